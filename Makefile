@@ -1,0 +1,38 @@
+# `make pretrain` runs the main job on text that every Python machine carries; `make test` checks the project.
+# Both first make .venv. No compiler and no download beyond Python packages is needed.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+
+.PHONY: pretrain test test-all lint schema clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[prep,dev]'
+	touch $@
+
+pretrain: $(VENV)/installed
+	$(RUN) -m data_prep --config tiny/docstrings.json
+	$(RUN) launch/pretrain.py --config tiny/teacher.json
+	$(RUN) launch/pretrain.py --config tiny/one_shot_90.json
+	$(RUN) launch/pretrain.py --config tiny/ofa_90.json
+	$(RUN) launch/verify.py runs/tiny/ofa_90 --expect-sparsity 0.9
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+test: lint
+	OMP_NUM_THREADS=1 $(RUN) -m pytest
+
+test-all: lint
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m ''
+
+schema: $(VENV)/installed
+	$(RUN) -c "import json, ofa.config as c; (c.CONFIGS / 'schema.json').write_text(json.dumps(c.schema(), indent=1) + '\n')"
+
+clean:
+	rm -rf $(VENV) data runs

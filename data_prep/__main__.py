@@ -1,0 +1,101 @@
+"""`python -m data_prep --config CONFIG [--set key=value] [--workers N] [--output DIR]`: text to shards.
+
+Exit status: 0 done, 1 error, 2 usage, 75 stopped by Ctrl-C (run it again to continue).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from data_prep.documents import DataPrepError
+from data_prep.pipeline import finished, prepare
+from ofa.config import ConfigError, DataPrepConfig, find, load
+from ofa.data.shards import SPLITS, ShardError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the preparation; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = load(DataPrepConfig, options.config, options.set)
+        output = options.output or Path("data") / find(options.config).stem
+        manifest = finished(config, output)
+        if manifest is not None:
+            print(f"{output}: already prepared")
+            _print_summary(manifest, output)
+            return 0
+        started = time.monotonic()
+        manifest = _prepare_visibly(config, output, options.workers)
+        _print_summary(manifest, output)
+        print(f"prepared in {time.monotonic() - started:.0f} s with {options.workers} workers")
+        return 0
+    except (ConfigError, DataPrepError, ShardError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        remedy = "free space or choose another --output, then run again: finished parts are kept"
+        print(f"error: {error}; {remedy}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("stopped; run the same command to continue", file=sys.stderr)
+        return 75
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m data_prep", description="Text to packed shards of token ids.")
+    parser.add_argument("--config", required=True, help="a path, or a name under configs/ such as tiny/docstrings.json")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the config"
+    )
+    parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument("--output", type=Path, help="default: data/<name of the config>")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
+    return int(text)
+
+
+def _prepare_visibly(config: DataPrepConfig, output: Path, workers: int) -> dict[str, Any]:
+    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def progress(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=total)
+            bars.update(tasks[step], completed=done)
+
+        return prepare(config, output, workers, progress)
+
+
+def _print_summary(manifest: dict[str, Any], output: Path) -> None:
+    statistics = manifest["statistics"]
+    table = Table()
+    table.add_column(manifest["mode"])
+    for split in SPLITS:
+        table.add_column(split, justify="right")
+    for what in ("documents", "segments", "rows", "tokens"):
+        table.add_row(what, *(f"{statistics.get(f'{split}_{what}', 0):,}" for split in SPLITS))
+    console = Console()
+    console.print(table)
+    console.print(f"rows of {manifest['sequence_length']} tokens, vocabulary of {manifest['vocab_size']:,}")
+    dropped = {name: number for name, number in statistics.items() if "dropped" in name or "unreadable" in name}
+    read = f"{statistics.get('documents_read', 0):,} documents read"
+    reasons = (f"{name.replace('_', ' ')} {number:,}" for name, number in dropped.items())
+    console.print(", ".join([read, *reasons]), soft_wrap=True)
+    console.print(f"rows are {statistics['fill']:.2%} full; {output}/manifest.json", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Second pass: one piece -> its documents, a train shard and a validation shard.
+
+A document's half is a hash of its group; sentences are encoded many at a time; segments are built and packed per half,
+and the rows written in a random order, since packing sorts them by length. The piece's JSON file is written last.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.clean import share_of
+from data_prep.documents import Document
+from data_prep.extract import CompressedLines, read_piece
+from data_prep.pack import pack
+from data_prep.segments import Encoded, Frame, PairBuilder, sentence_segments
+from data_prep.sentences import splitter
+from data_prep.tokenizer import encoder
+from ofa.config import DataPrepConfig
+from ofa.data.shards import SPLITS, Segment, ShardWriter, token_dtype
+from ofa.files import write_bytes
+
+_BATCH_CHARACTERS = 500_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for all pieces."""
+
+    config: DataPrepConfig
+    pieces: Path
+    """Folder of the extracted pieces."""
+    duplicates: Path | None
+    """Folder of the positions of duplicates, by unit; None: nothing is dropped."""
+    tokenizer: Path
+    special: dict[str, int]
+    vocab_size: int
+    output: Path
+
+
+def encode(job: Job, piece: dict[str, Any]) -> dict[str, Any]:
+    """Encode and pack one piece; returns what its JSON file says.
+
+    `shards`: the manifest's entry by half, absent if the half is empty; `counts`: documents, tokens, pairs, ...
+    """
+    name = piece["name"]
+    done = job.output / f"{name}.json"
+    if done.is_file():
+        return json.loads(done.read_text())
+    counts: Counter[str] = Counter()
+    halves: dict[str, list[Encoded]] = {split: [] for split in SPLITS}
+    with CompressedLines(job.output / f"{name}.jsonl.zst") as file:
+        documents = _kept(job, piece, file, counts)
+        for split, document in _encoded(job, documents, counts):
+            halves[split].append(document)
+    shards = {split: _write_shard(job, f"{name}.{split}", halves.pop(split), counts) for split in SPLITS}
+    result = {"shards": {split: entry for split, entry in shards.items() if entry}, "counts": dict(counts)}
+    write_bytes(done, json.dumps(result).encode())
+    return result
+
+
+def _kept(job: Job, piece: dict[str, Any], file: CompressedLines, counts: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Half and text of the documents that are no duplicates; they go to the documents' file on the way."""
+    dropped: set[int] = set()
+    if job.duplicates is not None:
+        unit = piece["name"].split("-")[0]
+        dropped = set((np.load(job.duplicates / f"{unit}.npy") - piece["first"]).tolist())
+    for position, document in enumerate(read_piece(job.pieces / f"{piece['name']}.jsonl.zst")):
+        if position in dropped:
+            counts["dropped_duplicate"] += 1
+            continue
+        split = split_of(document, job.config)
+        file.add({"id": document.id, "text": document.text, "meta": document.meta, "split": split})
+        counts[f"{split}_documents"] += 1
+        counts["characters"] += len(document.text)
+        yield split, document.text
+
+
+def split_of(document: Document, config: DataPrepConfig) -> str:
+    """The half of the corpus that the document's group belongs to."""
+    group = document.id if document.group is None else document.group
+    return "validation" if share_of(f"{config.seed}:{group}") < config.validation_share else "train"
+
+
+def _encoded(job: Job, documents: Iterator[tuple[str, str]], counts: Counter[str]) -> Iterator[tuple[str, Encoded]]:
+    """Half and tokens of each document that has any."""
+    tokenizer, split_sentences = encoder(job.tokenizer), splitter(job.config.sentences)
+    dtype = token_dtype(job.vocab_size)
+    for batch in _batches(documents, split_sentences):
+        sentences = list(itertools.chain.from_iterable(found for _, found in batch))
+        ids = [one.ids for one in tokenizer.encode_batch_fast(sentences, add_special_tokens=False)]
+        position = 0
+        for split, found in batch:
+            mine = [one for one in ids[position : position + len(found)] if one]
+            position += len(found)
+            counts["sentences"] += len(mine)
+            if mine:
+                ends = list(itertools.accumulate(map(len, mine)))
+                tokens = np.fromiter(itertools.chain.from_iterable(mine), dtype, ends[-1])
+                yield split, Encoded(tokens, ends)
+            else:
+                counts["documents_without_tokens"] += 1
+
+
+def _batches(
+    documents: Iterator[tuple[str, str]], split_sentences: Callable[[str], list[str]]
+) -> Iterator[list[tuple[str, list[str]]]]:
+    batch, characters = [], 0
+    for split, text in documents:
+        batch.append((split, split_sentences(text)))
+        characters += len(text)
+        if characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _write_shard(job: Job, name: str, documents: list[Encoded], counts: Counter[str]) -> dict[str, Any] | None:
+    if not documents:
+        return None
+    segments = _segments(job, name, documents, counts)
+    if not segments:
+        return None
+    rows = pack([len(segment.tokens) for segment in segments], job.config.sequence_length)
+    random.Random(f"{job.config.seed}:{name}:rows").shuffle(rows)
+    writer = ShardWriter(
+        job.output / f"{name}.tar",
+        token_dtype(job.vocab_size),
+        job.config.record_tokens,
+        special=job.special.values(),
+        pairs=job.config.mode == "segment_pair_nsp",
+    )
+    try:
+        for row in rows:
+            writer.add_row([segments[index] for index in row])
+        return writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+def _segments(job: Job, name: str, documents: list[Encoded], counts: Counter[str]) -> list[Segment]:
+    config = job.config
+    frame = Frame(config.sequence_length, job.special["cls"], job.special["sep"])
+    if config.mode == "doc_sentences":
+        cut = config.overflow == "cut"
+        return [segment for document in documents for segment in sentence_segments(document, frame, cut=cut)]
+    builder = PairBuilder(documents, frame, config.short_sequence_probability, f"{config.seed}:{name}")
+    segments = [segment for index in range(len(documents)) for segment in builder.segments(index)]
+    counts.update(builder.counts)
+    return segments

@@ -1,0 +1,101 @@
+"""First pass: one unit of the input -> pieces of cleaned text, and a hash of every document.
+
+A piece is a zstd-compressed JSON-lines file of about `shard_characters`; it becomes one shard. The unit's JSON file is
+written last, so its presence says that the rest is complete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zstandard
+
+from data_prep import sources
+from data_prep.clean import clean, fingerprint
+from data_prep.documents import Document, Unit
+from data_prep.files import open_text
+from ofa.config import DataPrepConfig
+from ofa.files import beside, write_bytes
+
+_LEVEL = 3
+
+
+def extract(config: DataPrepConfig, unit: Unit, number: int, folder: Path) -> dict[str, Any]:
+    """Read, clean and store unit `number`; returns what its JSON file says.
+
+    `pieces`: name, `first` document within the unit, `documents`, `characters`; `counts`: see `clean`.
+    """
+    done = folder / f"{number:05d}.json"
+    if done.is_file():
+        return json.loads(done.read_text())
+    counts: Counter[str] = Counter()
+    hashes: list[np.ndarray] = []
+    pieces: list[dict[str, Any]] = []
+    documents = _cleaned(config, unit, counts)
+    first = next(documents, None)
+    while first is not None:
+        name = f"{number:05d}-{len(pieces):05d}"
+        piece, found, first = _write_piece(folder / f"{name}.jsonl.zst", first, documents, config.shard_characters)
+        pieces.append({"name": name, "first": sum(map(len, hashes)), **piece})
+        hashes.append(found)
+    write_bytes(folder / f"{number:05d}.hashes", np.concatenate([np.empty(0, "<u8"), *hashes]).tobytes())
+    result = {"pieces": pieces, "counts": dict(counts)}
+    write_bytes(done, json.dumps(result).encode())
+    return result
+
+
+def read_piece(path: Path) -> Iterator[Document]:
+    """The documents of a piece, in order."""
+    with open_text(path) as file:
+        for line in file:
+            yield Document(*json.loads(line))
+
+
+class CompressedLines:
+    """A zstd file of JSON lines that gets its name when the block that writes it ends well."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __enter__(self) -> CompressedLines:
+        self._file = beside(self._path).open("wb")
+        self._stream = zstandard.ZstdCompressor(_LEVEL).stream_writer(self._file, closefd=False)
+        return self
+
+    def add(self, value: Any) -> None:
+        """Append one line."""
+        self._stream.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._stream.close()
+        self._file.close()
+        if kind is None:
+            beside(self._path).replace(self._path)
+
+
+def _cleaned(config: DataPrepConfig, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
+    for document in sources.read(config.source, unit, counts):
+        text = clean(document.text, config.clean, counts)
+        if text is not None:
+            yield Document(document.id, text, document.meta, document.group)
+
+
+def _write_piece(
+    path: Path, first: Document, rest: Iterator[Document], characters: int
+) -> tuple[dict[str, int], np.ndarray, Document | None]:
+    """Write documents until the piece is full; returns its counts, its hashes and the first document of the next."""
+    written, hashes = 0, []
+    following: Document | None = first
+    with CompressedLines(path) as file:
+        while following is not None and written < characters:
+            file.add([following.id, following.text, following.meta, following.group])
+            hashes.append(fingerprint(following.text))
+            written += len(following.text)
+            following = next(rest, None)
+    return {"documents": len(hashes), "characters": written}, np.array(hashes, "<u8"), following

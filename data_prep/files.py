@@ -1,0 +1,204 @@
+"""Sources `text` and `parquet`: files on disk.
+
+`.txt` is one document; `.jsonl` one document a line; either may be compressed (`.gz`, `.zst`, `.xz`). Parquet files are
+read in batches, never whole. A damaged file stops the preparation with its name and line: a corpus that silently lacks
+its second half is worse than none.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import io
+import json
+import lzma
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow
+import pyarrow.parquet
+import zstandard
+
+from data_prep.documents import DataPrepError, Document, Unit, batched_units
+from ofa.config import SourceConfig
+
+COMPRESSIONS = ("", ".gz", ".zst", ".xz")
+SUFFIXES = {
+    "text": tuple(kind + compression for kind in (".txt", ".jsonl") for compression in COMPRESSIONS),
+    "parquet": (".parquet",),
+}
+_BATCH_ROWS = 1024
+
+
+def units(source: SourceConfig, shard_characters: int) -> list[Unit]:
+    """One unit a file, small ones together."""
+    return batched_units([(str(path), path.stat().st_size) for path in find_files(source)], shard_characters)
+
+
+def versions(source: SourceConfig) -> dict[str, Any]:
+    """Names and sizes of the files that are read."""
+    files = find_files(source)
+    names = _names(files)
+    return {"files": {names(path): path.stat().st_size for path in files}}
+
+
+def read(source: SourceConfig, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
+    """The documents of a unit's files, in order."""
+    names = _names(find_files(source))
+    for entry in unit.inputs:
+        path = Path(entry)
+        counts["files"] += 1
+        try:
+            yield from _read_file(source, path, names(path))
+        except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+            raise DataPrepError(f"{path}: truncated or damaged ({error}); fetch it again or remove it") from error
+        except UnicodeDecodeError as error:
+            raise DataPrepError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert it first") from None
+        except pyarrow.ArrowInvalid as error:
+            raise DataPrepError(f"{path}: not a readable parquet file ({error})") from error
+
+
+def find_files(source: SourceConfig) -> list[Path]:
+    """Every file that `source.paths` means, sorted, once.
+
+    Raises:
+        DataPrepError: an entry matches nothing, or a file has a suffix that is not read.
+    """
+    suffixes = SUFFIXES[source.kind]
+    found: set[Path] = set()
+    for entry in source.paths:
+        pattern = os.path.expanduser(entry)
+        matches = [Path(match) for match in glob.glob(pattern, recursive=True)] or [Path(pattern)]
+        files = [path for match in matches for path in (sorted(match.rglob("*")) if match.is_dir() else [match])]
+        usable = [path for path in files if path.is_file() and path.name.endswith(suffixes)]
+        if not usable:
+            state = "exists but holds no file" if any(path.exists() for path in matches) else "matches nothing; no file"
+            raise DataPrepError(
+                f"source.paths: {entry} {state} ending in {', '.join(suffixes)} (working directory {Path.cwd()})"
+            )
+        found.update(path.resolve() for path in usable)
+    return sorted(found)
+
+
+def document_of(source: SourceConfig, record: dict[str, Any], where: str, name: str) -> Document:
+    """A document from a JSON object or a row of a table.
+
+    Args:
+        where: File and line, for errors.
+        name: Serves as id where the record has none.
+
+    Raises:
+        DataPrepError: the text field is missing or no text.
+    """
+    text = record.get(source.text_field)
+    if not isinstance(text, str):
+        found = f"found {type(text).__name__}" if source.text_field in record else f"found only {', '.join(record)}"
+        raise DataPrepError(f"{where}: no text in field {source.text_field!r}, {found}; set source.text_field")
+    if source.group_field is not None and record.get(source.group_field) is None:
+        raise DataPrepError(f"{where}: nothing in field {source.group_field!r}; set source.group_field")
+    identifier = record.get(source.id_field) if source.id_field else None
+    group = None if source.group_field is None else str(record[source.group_field])
+    used = (source.text_field, source.id_field)
+    meta = {key: value for key, value in record.items() if key not in used and isinstance(value, str | int | float)}
+    return Document(name if identifier is None else str(identifier), text, meta, group)
+
+
+def _names(files: list[Path]) -> Any:
+    """A function from path to a name that does not depend on where the corpus lies."""
+    root = os.path.commonpath([path.parent for path in files])
+    return lambda path: path.relative_to(root).as_posix()
+
+
+def _read_file(source: SourceConfig, path: Path, name: str) -> Iterator[Document]:
+    if source.kind == "parquet":
+        yield from _read_parquet(source, path, name)
+        return
+    with open_text(path) as file:
+        if ".jsonl" in path.suffixes:
+            yield from _read_lines(source, file, path, name)
+        else:
+            yield Document(name, file.read())
+
+
+def _read_lines(source: SourceConfig, file: io.TextIOBase, path: Path, name: str) -> Iterator[Document]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataPrepError(f"{where}: not JSON ({error.msg} at column {error.colno}); repair the line") from None
+        if not isinstance(record, dict):
+            raise DataPrepError(f"{where}: expected a JSON object, found {type(record).__name__}")
+        yield document_of(source, record, where, f"{name}:{number}")
+
+
+def _read_parquet(source: SourceConfig, path: Path, name: str) -> Iterator[Document]:
+    with pyarrow.parquet.ParquetFile(path) as file:
+        row = 0
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+            for record in batch.to_pylist():
+                yield document_of(source, record, f"{path}, row {row}", f"{name}:{row}")
+                row += 1
+
+
+def open_text(path: Path) -> io.TextIOWrapper:
+    """A text file, decompressed by its suffix; a byte-order mark is skipped."""
+    if path.suffix == ".gz":
+        data: Any = gzip.open(path, "rb")  # noqa: SIM115
+    elif path.suffix == ".xz":
+        data = lzma.open(path, "rb")  # noqa: SIM115
+    elif path.suffix == ".zst":
+        data = io.BufferedReader(_ZstdFile(path.open("rb")), 1 << 20)
+    else:
+        data = path.open("rb")
+    return io.TextIOWrapper(data, encoding="utf-8-sig", newline="\n")
+
+
+class _ZstdFile(io.RawIOBase):
+    """Decompressed bytes of one or more frames; raises EOFError if the last one is cut off.
+
+    The library's own reader ends silently there.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._frame: Any = None
+        self._left = b""
+        self._input = b""
+
+    def readable(self) -> bool:
+        """As io.RawIOBase."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As io.RawIOBase."""
+        while not self._left:
+            if not self._input:
+                self._input = self._file.read(1 << 17)
+            if not self._input:
+                if self._frame is not None:
+                    raise EOFError("the zstd frame has no end")
+                return 0
+            self._decompress()
+        count = min(len(buffer), len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
+        return count
+
+    def _decompress(self) -> None:
+        if self._frame is None:
+            self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._left = self._frame.decompress(self._input)
+        self._input = b""
+        if self._frame.eof:
+            self._input, self._frame = self._frame.unused_data, None
+
+    def close(self) -> None:
+        """As io.RawIOBase."""
+        self._file.close()
+        super().close()

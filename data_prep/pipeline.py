@@ -1,0 +1,237 @@
+"""Text to shards, in four steps, each of which does only what is missing.
+
+    extract     units of the input -> pieces of cleaned text and hashes     (workers)
+    duplicates  hashes -> positions of later occurrences, by unit
+    tokenizer   loaded, or trained on the pieces
+    encode      pieces -> documents, train and validation shards            (workers)
+
+Everything lies in `.work/` inside the output folder until it is complete; then the files move to their names and
+manifest.json, written last, makes the folder a finished one. `.work/plan.json` says what the work is for: another input
+starts it anew, another config is refused. Work is cut by the input and the config alone, so the number of workers
+changes no byte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep import sources
+from data_prep.clean import share_of
+from data_prep.dedup import duplicates
+from data_prep.documents import DataPrepError, Unit
+from data_prep.encode import Job, encode
+from data_prep.extract import extract, read_piece
+from data_prep.tokenizer import build
+from data_prep.work import exclusive, refuse_another_config, start_or_continue
+from data_prep.workers import Workers
+from ofa.config import DataPrepConfig
+from ofa.data.shards import SPLITS, read_manifest, tokenizer_fingerprint, write_manifest
+from ofa.files import empty_folder_beside, replace_folder, write_bytes
+
+_CHARACTERS_PER_ENTRY = 2000
+"""A vocabulary is trained on about this much text for each of its entries, drawn evenly from the corpus. More changes
+rare entries only, and the trainer's memory and time grow with it."""
+
+Facts = dict[str, Any]
+"""What a step's JSON file says."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with the step's name, what is done and what there is to do."""
+
+
+def finished(config: DataPrepConfig, output: Path) -> Facts | None:
+    """The manifest, if `output` is finished; None if it is not.
+
+    Raises:
+        DataPrepError: it was made with another config.
+    """
+    if not (output / "manifest.json").is_file():
+        return None
+    manifest = read_manifest(output)
+    refuse_another_config(manifest["config"], config, output)
+    return manifest
+
+
+def prepare(config: DataPrepConfig, output: Path, workers: int, progress: Progress) -> Facts:
+    """Make `output`, or finish what an interrupted run has begun there; returns the manifest.
+
+    Raises:
+        DataPrepError: input that cannot be used, or another run at work in the folder.
+        OSError: the disk.
+    """
+    work = output / ".work"
+    output.mkdir(parents=True, exist_ok=True)
+    with exclusive(output):
+        units = sources.units(config.source, config.shard_characters)
+        start_or_continue(work, config, units)
+        with Workers(workers) as pool:
+            extracted = _extract(work, config, units, pool, progress)
+            pieces = [piece for unit in extracted for piece in unit["pieces"]]
+            if not pieces:
+                raise DataPrepError(f"no document is left after cleaning: {_readable(_counts(extracted))}")
+            progress("duplicates", 0, 1)
+            _duplicates(work, config, len(units))
+            progress("duplicates", 1, 1)
+            progress("tokenizer", 0, 1)
+            facts = _tokenizer(work, config, pieces)
+            progress("tokenizer", 1, 1)
+            encoded = _encode(work, config, facts, pieces, pool, progress)
+        manifest = _manifest(work, config, facts, extracted, encoded)
+        _publish(work, output, pieces, manifest)
+    return read_manifest(output)
+
+
+# ---- the steps --------------------------------------------------------------------------------------------------
+
+
+def _extract(work: Path, config: DataPrepConfig, units: list[Unit], pool: Workers, progress: Progress) -> list[Facts]:
+    folder = work / "extract"
+    folder.mkdir(exist_ok=True)
+    results = []
+    progress("extract", 0, len(units))
+    for result in pool.map(extract, ((config, unit, number, folder) for number, unit in enumerate(units))):
+        results.append(result)
+        progress("extract", len(results), len(units))
+    return results
+
+
+def _duplicates(work: Path, config: DataPrepConfig, units: int) -> None:
+    folder = work / "duplicates"
+    if not config.clean.deduplicate or folder.is_dir():
+        return
+    partial = empty_folder_beside(folder)
+    found = duplicates([work / "extract" / f"{number:05d}.hashes" for number in range(units)])
+    for number, positions in enumerate(found):
+        np.save(partial / f"{number:05d}.npy", positions)
+    replace_folder(partial, folder)
+
+
+def _tokenizer(work: Path, config: DataPrepConfig, pieces: list[Facts]) -> Facts:
+    done = work / "tokenizer.json"
+    if done.is_file():
+        return json.loads(done.read_text())
+    wanted = config.tokenizer.vocab_size * _CHARACTERS_PER_ENTRY
+    share = min(1.0, wanted / sum(piece["characters"] for piece in pieces))
+
+    def texts() -> Iterator[str]:
+        for piece in pieces:
+            for document in read_piece(work / "extract" / f"{piece['name']}.jsonl.zst"):
+                if share_of(f"vocabulary:{document.id}") < share:
+                    yield document.text
+
+    facts = build(work / "tokenizer", config.tokenizer, config.sequence_length, texts)
+    facts["fingerprint"] = tokenizer_fingerprint(work / "tokenizer")
+    write_bytes(done, json.dumps(facts).encode())
+    return facts
+
+
+def _encode(
+    work: Path,
+    config: DataPrepConfig,
+    facts: Facts,
+    pieces: list[Facts],
+    pool: Workers,
+    progress: Progress,
+) -> list[Facts]:
+    job = Job(
+        config,
+        pieces=work / "extract",
+        duplicates=work / "duplicates" if config.clean.deduplicate else None,
+        tokenizer=work / "tokenizer",
+        special=facts["special"],
+        vocab_size=facts["vocab_size"],
+        output=work / "encode",
+    )
+    job.output.mkdir(exist_ok=True)
+    results = []
+    progress("encode", 0, len(pieces))
+    for result in pool.map(encode, ((job, piece) for piece in pieces)):
+        results.append(result)
+        progress("encode", len(results), len(pieces))
+    return results
+
+
+def _manifest(
+    work: Path,
+    config: DataPrepConfig,
+    facts: Facts,
+    extracted: list[Facts],
+    encoded: list[Facts],
+) -> Facts:
+    """What manifest.json will say; shards get consecutive names, as not every piece fills both halves."""
+    splits: Facts = {}
+    for split in SPLITS:
+        entries = [result["shards"][split] for result in encoded if split in result["shards"]]
+        splits[split] = {"shards": [{**one, "name": f"shard-{i:05d}.tar"} for i, one in enumerate(entries)]}
+    counts = _counts([*extracted, *encoded])
+    _check_halves(config, splits, counts)
+    for split in SPLITS:
+        shards = splits[split]["shards"]
+        rows, tokens = sum(one["rows"] for one in shards), sum(one["tokens"] for one in shards)
+        counts |= {f"{split}_rows": rows, f"{split}_tokens": tokens}
+        counts[f"{split}_segments"] = sum(one["segments"] for one in shards)
+    tokens, rows = (sum(counts[f"{split}_{what}"] for split in SPLITS) for what in ("tokens", "rows"))
+    return {
+        "mode": config.mode,
+        "sequence_length": config.sequence_length,
+        "vocab_size": facts["vocab_size"],
+        "tokenizer": {"fingerprint": facts["fingerprint"], "special": facts["special"]},
+        "splits": splits,
+        "source": json.loads((work / "plan.json").read_text())["source"],
+        "statistics": {**dict(sorted(counts.items())), "fill": round(tokens / (rows * config.sequence_length), 6)},
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def _publish(work: Path, output: Path, pieces: list[Facts], manifest: Facts) -> None:
+    """Move everything to its name; the manifest comes last. May be interrupted and repeated at any point."""
+    encoded = work / "encode"
+    for split in SPLITS:
+        (output / split).mkdir(exist_ok=True)
+        made = [json.loads((encoded / f"{piece['name']}.json").read_text()) for piece in pieces]
+        names = [piece["name"] for piece, one in zip(pieces, made, strict=True) if split in one["shards"]]
+        for name, entry in zip(names, manifest["splits"][split]["shards"], strict=True):
+            _move(encoded / f"{name}.{split}.tar", output / split / entry["name"])
+    (output / "documents").mkdir(exist_ok=True)
+    for number, piece in enumerate(pieces):
+        _move(encoded / f"{piece['name']}.jsonl.zst", output / "documents" / f"{number:05d}.jsonl.zst")
+    _move(work / "tokenizer", output / "tokenizer")
+    write_manifest(output, manifest)
+    shutil.rmtree(work)
+
+
+# ---- small parts ------------------------------------------------------------------------------------------------
+
+
+def _check_halves(config: DataPrepConfig, splits: Facts, counts: Counter[str]) -> None:
+    wanted = [split for split in SPLITS if split == "train" or config.validation_share > 0]
+    for split in wanted:
+        if not splits[split]["shards"]:
+            raise DataPrepError(
+                f"nothing went to {split}: {_readable(counts)}; the halves are drawn by group, so give more documents, "
+                "or set validation_share, source.group_field or seed"
+            )
+
+
+def _counts(results: list[Facts]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for result in results:
+        total.update(result["counts"])
+    return total
+
+
+def _readable(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
+
+
+def _move(source: Path, target: Path) -> None:
+    if source.exists() or not target.exists():  # absent: an earlier, interrupted attempt has moved it
+        os.replace(source, target)

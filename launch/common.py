@@ -1,0 +1,90 @@
+"""What every entry script shares: the checkout on the import path, common arguments, exit statuses, error lines.
+
+Scripts are run as files (`python launch/verify.py`, also by DeepSpeed's and torch's launchers) from any working
+directory. Each parses its arguments first and imports torch and transformers after that, in its `__main__` block, so
+that `--help` and a mistyped option answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+if str(CHECKOUT) not in sys.path:
+    sys.path.insert(0, str(CHECKOUT))
+
+DONE = 0
+ERROR = 1
+USAGE = 2
+STOPPED_AND_SAVED = 75
+"""A signal ended the run after it saved: start the same command again (sysexits' EX_TEMPFAIL)."""
+
+
+def launcher_arguments() -> argparse.ArgumentParser:
+    """Parent parser: what launchers add to a command line and we do not need."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=None, help=argparse.SUPPRESS)
+    return parser
+
+
+def run_arguments() -> argparse.ArgumentParser:
+    """Parent parser of scripts that train: which config, where to, and whether to continue."""
+    parser = argparse.ArgumentParser(add_help=False, parents=[launcher_arguments()])
+    parser.add_argument("--config", required=True, metavar="FILE", help="a path, or a name under configs/")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        dest="overrides",
+        help="override one value; may be repeated",
+    )
+    parser.add_argument("--run-dir", metavar="DIR", help="run folder (default: runs/ and the config's name)")
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|never|DIR",
+        help="auto continues what the run folder holds (default); DIR continues another run's checkpoint",
+    )
+    return parser
+
+
+def folder_arguments() -> argparse.ArgumentParser:
+    """Parent parser of scripts that read what a run has made."""
+    parser = argparse.ArgumentParser(add_help=False, parents=[launcher_arguments()])
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a run folder or a model folder")
+    return parser
+
+
+def main_wrapper(main: Callable[[], int | None]) -> NoReturn:
+    """Run `main` and exit with its status (None: 0); see `explained_errors`."""
+    with explained_errors():
+        status = main()
+    sys.exit(DONE if status is None else status)
+
+
+@contextlib.contextmanager
+def explained_errors() -> Iterator[None]:
+    """Turn an error that a user can fix into one line on stderr and exit status 1.
+
+    With OFA_TRACEBACK=1 the traceback is shown too. Errors that only we can have made keep theirs.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if os.environ.get("OFA_TRACEBACK") == "1":
+            traceback.print_exc()
+        print(f"error: {describe(error)}", file=sys.stderr)
+        sys.exit(ERROR)
+
+
+def describe(error: Exception) -> str:
+    """An error's own words, on one line; its class where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,56 @@
+"""Pre-train a model: teacher preparation, sparse pre-training or one-shot pruning, as the config says.
+
+    deepspeed launch/pretrain.py --config ofa_90.json
+    torchrun --nproc_per_node 8 launch/pretrain.py --config ofa_90.json
+    python launch/pretrain.py --config tiny/ofa_90.json --set optimizer.lr=5e-4
+    python launch/pretrain.py --config ofa_90.json --plan            # the schedule as JSON lines; needs no data
+    python launch/pretrain.py --config ofa_90.json --plan --summary  # tokens, FLOPs, memory, disk, hours
+"""
+
+import argparse
+from pathlib import Path
+
+import common
+
+from ofa import config, plan
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common.run_arguments()]
+    )
+    parser.add_argument("--plan", action="store_true", help="print the schedule as JSON lines and stop")
+    parser.add_argument("--plan-every", type=int, default=1, metavar="N", help="only every Nth step of the plan")
+    parser.add_argument("--summary", action="store_true", help="with --plan: what the run costs, instead")
+    parser.add_argument("--tokens-per-second", type=float, metavar="RATE", help="with --summary: gives hours")
+    parser.add_argument("--ranks", type=int, default=1, metavar="N", help="with --summary: ranks (default 1)")
+    options = parser.parse_args()
+    if options.plan_every < 1:
+        parser.error("--plan-every must be at least 1")
+    if (options.summary or options.tokens_per_second) and not options.plan:
+        parser.error("--summary and --tokens-per-second belong to --plan")
+    return options
+
+
+def run() -> int:
+    """Train; the run's name is its config's path under `configs/`."""
+    folder = config.run_folder(OPTIONS.config)
+    name = folder.relative_to("runs").as_posix()
+    return pretrain(CONFIG, Path(OPTIONS.run_dir or folder), name=name, resume=OPTIONS.resume)
+
+
+if __name__ == "__main__":
+    OPTIONS = arguments()
+    with common.explained_errors():
+        CONFIG = config.load(config.RunConfig, OPTIONS.config, OPTIONS.overrides)
+    if OPTIONS.plan and OPTIONS.summary:
+        from ofa.cost import summary
+
+        rate = OPTIONS.tokens_per_second
+        common.main_wrapper(lambda: print(summary(CONFIG, ranks=OPTIONS.ranks, tokens_per_second=rate)))
+    if OPTIONS.plan:
+        common.main_wrapper(lambda: plan.print_schedule(CONFIG, every=OPTIONS.plan_every))
+    from ofa.train import pretrain  # after the arguments: it takes seconds to import
+
+    common.main_wrapper(run)

@@ -1,0 +1,136 @@
+"""From a config to the parts of a run, each checked against the others before the first step."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from ofa import dist, flops
+from ofa.checkpoint import Checkpoints, load
+from ofa.config import RunConfig
+from ofa.data.loader import Loader, Validation
+from ofa.data.shards import Corpus
+from ofa.engine import Engine
+from ofa.export.recipe_file import Parent, parameters_fingerprint
+from ofa.journal import Journal, MaskedShare, Meter
+from ofa.metrics import MetricsLog
+from ofa.models.adapters import base_parameters, encoder_names, scope, shape
+from ofa.models.build import build_model, check_teacher, check_tokenizer, check_vocabulary, load_teacher
+from ofa.models.pretraining import MaskedLanguageModeling, Teacher
+from ofa.progress import Progress
+from ofa.pruning.magnitude import MagnitudePruner
+from ofa.pruning.pruner import NoPruner, Pruner
+from ofa.recipe import Recipe
+from ofa.run_folder import RunFolder
+from ofa.stop import StopRequest
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """The parts of one run on one rank."""
+
+    name: str
+    config: RunConfig
+    folder: RunFolder
+    corpus: Corpus
+    loader: Loader
+    recipe: Recipe
+    module: MaskedLanguageModeling
+    engine: Engine
+    teacher: Teacher | None
+    pruner: Pruner
+    checkpoints: Checkpoints
+    journal: Journal
+    progress: Progress
+    stop_request: StopRequest
+    parents: list[Parent]
+    start_step: int
+
+    def validation(self) -> Validation:
+        """A fresh pass over the validation rows."""
+        settings = self.config.evaluate
+        return self.loader.validation(settings.rows, settings.micro_size)
+
+
+def assemble(config: RunConfig, folder: RunFolder, checkpoint: Path | None, *, name: str) -> Run:
+    """Build everything, load the checkpoint if there is one, and cut the metrics back to it (a collective call)."""
+    rank, world = dist.rank(), dist.world_size()
+    corpus = Corpus.open(config.data.path)
+    loader = Loader(corpus, config, rank, world, dist.device())
+    model = build_model(config.model, seed=config.seed)
+    check_vocabulary(model, corpus)
+    check_tokenizer(config.model.init, corpus)
+    parents = [_parent("init", config.model.init, model)] if config.model.init else []
+    teacher = None
+    if config.teacher is not None:
+        dense = load_teacher(config.teacher, config.model)
+        check_teacher(model, dense, config.objective)
+        check_tokenizer(config.teacher.init, corpus)
+        parents.append(_parent("teacher", config.teacher.init, dense))
+        teacher = Teacher(dense, config.objective).to(dist.device(), _compute_dtype(config))
+
+    scoped = scope(model)
+    module = MaskedLanguageModeling(model, config.objective)
+    engine = Engine(config, module, scoped)
+    pruner: Pruner = MagnitudePruner(config.pruning, scoped, engine.weights) if config.pruning else NoPruner()
+    step = 0
+    if checkpoint is not None:
+        step, state = load(engine, checkpoint)
+        pruner.load_state_dict(state["pruner"])
+        LOG.info("continuing from %s", checkpoint)
+    progress = Progress(config.schedule.total_steps, active=rank == 0)
+    stop_request = StopRequest()
+    metrics = MetricsLog(folder.path, tensorboard=config.log.tensorboard, active=rank == 0)
+    metrics.cut_back(step)
+    masked = MaskedShare(encoder_names(model), sum(p.numel() for p in base_parameters(model).values()))
+    masked.recount(pruner.keep)
+    peak = flops.measure_peak_flops(dist.device(), _compute_dtype(config))
+    LOG.info("large matrix products run at %.3g TFLOP/s on this device: mfu is a share of that", peak / 1e12)
+    meter = Meter(_flops_per_token(config, loader, model, teacher), peak)
+    engine.train()
+    progress.start(step, name)
+    return Run(
+        name=name,
+        config=config,
+        folder=folder,
+        corpus=corpus,
+        loader=loader,
+        recipe=Recipe(config),
+        module=module,
+        engine=engine,
+        teacher=teacher,
+        pruner=pruner,
+        checkpoints=Checkpoints(folder.checkpoints, config.checkpoint),
+        journal=Journal(metrics, progress, meter, masked, stop_request),
+        progress=progress,
+        stop_request=stop_request,
+        parents=parents,
+        start_step=step,
+    )
+
+
+def _compute_dtype(config: RunConfig) -> torch.dtype:
+    return torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+
+
+def _parent(role: Literal["init", "teacher"], init: str, model: PreTrainedModel) -> Parent:
+    return Parent(role, init, parameters_fingerprint(model.named_parameters()))
+
+
+def _flops_per_token(config: RunConfig, loader: Loader, model: PreTrainedModel, teacher: Teacher | None) -> float:
+    """As in the first batch: packed rows differ little in their segments and predictions."""
+    totals, batches = loader.global_batch(0)
+    return flops.train_flops(
+        shape(model.config),
+        flops.mean_length(torch.cat([batch.document_ids for batch in batches])),
+        totals.predicted / totals.tokens,
+        shape(teacher.model.config) if teacher else None,
+        totals.distilled / totals.tokens,
+    )

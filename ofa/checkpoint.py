@@ -1,0 +1,143 @@
+"""Save and resume: a checkpoint is complete or it does not exist.
+
+    checkpoints/step-00001000/  DeepSpeed's files and checkpoint.json (step, world size, size and crc32 of every file)
+    checkpoints/latest          the name of the newest complete one
+
+Everything is written into a hidden folder beside, flushed to disk, and renamed by one rank; `latest` follows by a
+rename of its own. A kill at any moment leaves the previous checkpoint in force. DeepSpeed's files hold pickles: load
+only checkpoints that you trust.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any, Protocol
+
+from ofa import dist
+from ofa.config import CheckpointConfig
+from ofa.files import beside, replace_folder, write_text
+from ofa.run_folder import read_json, write_json
+
+INDEX = "checkpoint.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: what is wrong with it and what to do."""
+
+
+class Saves(Protocol):
+    """What writes and reads the engine's files (see `ofa.engine.Engine`)."""
+
+    def save(self, folder: Path, tag: str, client_state: dict[str, Any]) -> None:
+        """Write into folder/tag on all ranks."""
+        ...
+
+    def load(self, folder: Path, tag: str) -> dict[str, Any]:
+        """Read from folder/tag on all ranks."""
+        ...
+
+
+class Checkpoints:
+    """The checkpoints of one run folder."""
+
+    def __init__(self, folder: Path, config: CheckpointConfig):
+        self.folder = folder
+        self._config = config
+
+    def save(self, engine: Saves, step: int, client_state: dict[str, Any]) -> Path:
+        """Write the state with `step` updates applied (a collective call); old ones beyond the limits are removed."""
+        final = self.folder / f"step-{step:08d}"
+        partial = beside(final)
+        if dist.rank() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self.folder.glob(beside(Path("step-*")).name):
+                shutil.rmtree(leftover)
+        dist.barrier()
+        engine.save(self.folder, partial.name, client_state)
+        dist.barrier()
+        if dist.rank() == 0:
+            files = _files(partial)
+            write_json(partial / INDEX, {"step": step, "world_size": dist.world_size(), "files": files})
+            replace_folder(partial, final)  # one may be there that a killed run did not come to name
+            write_text(self.folder / "latest", f"{final.name}\n")
+            self._remove_old(keep=final)
+        dist.barrier()
+        return final
+
+    def latest(self) -> Path | None:
+        """The newest complete checkpoint; None if the run has none yet.
+
+        Raises:
+            CheckpointError: `latest` names one that is not there.
+        """
+        pointer = self.folder / "latest"
+        if not pointer.is_file():
+            return None
+        path = self.folder / pointer.read_text().strip()
+        if not path.is_dir():
+            complete = ", ".join(sorted(p.name for p in self.folder.glob("step-*"))) or "none"
+            raise CheckpointError(
+                f"{pointer} names {path.name}, which is missing; complete checkpoints: {complete}. "
+                "Choose one with --resume DIR"
+            )
+        return path
+
+    def _remove_old(self, keep: Path) -> None:
+        steps = sorted(self.folder.glob("step-*"))
+        every = self._config.keep_every
+        for path in steps[: -self._config.keep_last]:
+            if path != keep and not (every and int(path.name.removeprefix("step-")) % every == 0):
+                shutil.rmtree(path)
+
+
+def check(path: Path) -> dict[str, Any]:
+    """Hold a checkpoint folder against its own index and return that.
+
+    Raises:
+        CheckpointError: a file is missing, or its size or crc32 differs.
+    """
+    if not (path / INDEX).is_file():
+        raise CheckpointError(f"{path} is no checkpoint: it has no {INDEX}. A checkpoint is a step-* folder of a run")
+    index = read_json(path / INDEX)
+    for name, expected in index["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"checkpoint {path} lacks {name}; resume from an older one with --resume DIR")
+        found = _describe(file)
+        if found != expected:
+            raise CheckpointError(
+                f"checkpoint {path}: {name} is damaged (size and crc32 {found}, written as {expected}); "
+                "resume from an older one with --resume DIR"
+            )
+    return index
+
+
+def load(engine: Saves, path: Path) -> tuple[int, dict[str, Any]]:
+    """Load a checkpoint into a fresh engine (a collective call) and return its step and client state.
+
+    Raises:
+        CheckpointError: it is damaged, or was written by another number of ranks.
+    """
+    index = dist.on_rank_zero(lambda: check(path))
+    if index["world_size"] != dist.world_size():
+        raise CheckpointError(
+            f"checkpoint {path} was written by {index['world_size']} ranks and this run has {dist.world_size()}; "
+            f"start it with {index['world_size']}"
+        )
+    return index["step"], engine.load(path.parent, path.name)
+
+
+def _files(folder: Path) -> dict[str, list[int]]:
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != INDEX)
+    return {str(p.relative_to(folder)): _describe(p) for p in files}
+
+
+def _describe(file: Path) -> list[int]:
+    """[bytes, crc32]"""
+    crc = 0
+    with file.open("rb") as handle:
+        while block := handle.read(1 << 24):
+            crc = zlib.crc32(block, crc)
+    return [file.stat().st_size, crc]

@@ -1,0 +1,108 @@
+"""What a run will cost: tokens, operations, memory, disk and hours, from its config alone.
+
+Models are built on the meta device, so nothing is allocated; epochs are given if the shards are there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
+
+from ofa import flops
+from ofa.config import ModelConfig, RunConfig
+from ofa.data.plan import accumulation
+from ofa.data.shards import Corpus
+from ofa.models.adapters import scope, shape
+from ofa.models.build import build_config
+
+MASTER_AND_MOMENTS = 12
+"""Bytes a parameter of fp32 master and two Adam moments, shared out over the ranks by ZeRO 1."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Weights of a model with its heads."""
+
+    parameters: int
+    scoped: int
+
+
+def summary(config: RunConfig, *, ranks: int, tokens_per_second: float | None) -> str:
+    """A table of the run's cost on `ranks` ranks; hours are given for a rate in tokens per second over all ranks."""
+    tokens = config.schedule.total_steps * config.batch.global_size * config.data.sequence_length
+    operations = tokens * _flops_per_token(config)
+    size = model_size(config.model)
+    rows = [
+        ("steps", f"{config.schedule.total_steps:,}"),
+        ("rows per step", f"{config.batch.global_size:,} = {_batch(config, ranks)}"),
+        ("tokens", f"{tokens:.4g} (rows are full)"),
+        ("epochs", _epochs(config)),
+        ("parameters", f"{size.parameters:,} of which {size.scoped:,} can be pruned"),
+        ("operations", f"{operations:.3g} FLOP, {operations / max(tokens, 1):.4g} a token"),
+        ("memory per rank", f"{_gigabytes(rank_memory(config, size, ranks))} and activations"),
+        ("disk per checkpoint", _gigabytes(checkpoint_bytes(config, size))),
+        ("disk for checkpoints", _checkpoints(config, size)),
+    ]
+    if tokens_per_second:
+        rows.append(("time", f"{tokens / tokens_per_second / 3600:.1f} hours at {tokens_per_second:,.0f} tokens/s"))
+    return "\n".join(f"{label:22}{value}" for label, value in rows)
+
+
+def model_size(model: ModelConfig) -> Size:
+    """Parameters, tied ones once, and those in the pruning scope."""
+    kind = AutoModelForPreTraining if model.task == "mlm_nsp" else AutoModelForMaskedLM
+    with torch.device("meta"):
+        built = kind.from_config(build_config(model.model_copy(update={"init": None})))
+    return Size(sum(p.numel() for p in built.parameters()), sum(p.numel() for p in scope(built).values()))
+
+
+def rank_memory(config: RunConfig, size: Size, ranks: int) -> float:
+    """Bytes of weights, gradients, optimizer state, masks and teacher on one rank."""
+    live = 2 if config.engine.precision == "bf16" else 4
+    shares = ranks if config.engine.zero_stage else 1
+    masters = MASTER_AND_MOMENTS if config.engine.zero_stage else 8
+    teacher = live * size.parameters if config.teacher else 0
+    masks = size.scoped if config.pruning else 0
+    return 2 * live * size.parameters + masters * size.parameters / shares + masks + teacher
+
+
+def checkpoint_bytes(config: RunConfig, size: Size) -> float:
+    """Bytes on disk of one checkpoint, over all ranks: live weights, optimizer state, one bit a mask."""
+    live = 2 if config.engine.precision == "bf16" else 4
+    masters = MASTER_AND_MOMENTS if config.engine.zero_stage else 8
+    return (live + masters) * size.parameters + (size.scoped / 8 if config.pruning else 0)
+
+
+def _flops_per_token(config: RunConfig) -> float:
+    """A row taken as one segment; the teacher as large as the student, which its config file may tell better."""
+    student = shape(build_config(config.model.model_copy(update={"init": None})))
+    length = config.data.sequence_length
+    predicted = config.data.predictions_limit() / length
+    kind = config.objective.kd_positions
+    shares = {"masked": predicted, "all": 1.0}
+    distilled = shares[kind] if kind in shares else float(kind.removeprefix("sample:"))
+    return flops.train_flops(student, length, predicted, student if config.teacher else None, distilled)
+
+
+def _batch(config: RunConfig, ranks: int) -> str:
+    return f"{ranks} ranks x {config.batch.micro_size} x {accumulation(config.batch, ranks)} micro-batches"
+
+
+def _epochs(config: RunConfig) -> str:
+    if not (Path(config.data.path) / "manifest.json").is_file():
+        return f"unknown until {config.data.path} is prepared"
+    rows = Corpus.open(config.data.path).split("train").total_rows
+    return f"{config.schedule.total_steps * config.batch.global_size / rows:.2f} of {rows:,} rows"
+
+
+def _checkpoints(config: RunConfig, size: Size) -> str:
+    every = config.checkpoint.keep_every
+    kept = config.checkpoint.keep_last + 1 + (config.schedule.total_steps // every if every else 0)
+    return f"{_gigabytes(kept * checkpoint_bytes(config, size))} for up to {kept} at a time"
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.2f} GB"

@@ -1,0 +1,108 @@
+"""This process among the others: who it is, and the few collectives the library asks for by name.
+
+Every launcher that speaks torchrun's environment works (`deepspeed`, `torchrun`, one process per Slurm task); plain
+`python` gets the environment of a world of one. Collectives go through torch.distributed, whose process group the
+engine starts.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as torch_dist
+
+T = TypeVar("T")
+
+
+def set_environment() -> None:
+    """Give a process that no launcher started the environment of a world of one."""
+    if "RANK" in os.environ:
+        return
+    defaults = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
+    os.environ.update(defaults, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+
+
+def rank() -> int:
+    """Number of this process among all."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """Number of this process among those of its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def processes_here() -> int:
+    """How many of them run on this machine, as the launcher says (torchrun and DeepSpeed name it differently)."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", world_size())))
+
+
+def device() -> torch.device:
+    """The accelerator of this process, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", local_rank() % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    if torch_dist.is_initialized() and world_size() > 1:
+        torch_dist.barrier()
+
+
+def sum_over_ranks(values: Mapping[str, torch.Tensor | float]) -> dict[str, float]:
+    """Sum named scalars over all ranks in one collective; reads the device once.
+
+    Sums are made in float64, so counts stay exact.
+    """
+    names = sorted(values)
+    scalars = [torch.as_tensor(values[name], dtype=torch.float64).to(device()) for name in names]
+    total = torch.stack(scalars)
+    if torch_dist.is_initialized() and world_size() > 1:
+        torch_dist.all_reduce(total)
+    return dict(zip(names, total.tolist(), strict=True))
+
+
+def from_rank_zero(value: Any) -> Any:
+    """The value that rank 0 holds, on every rank."""
+    if not torch_dist.is_initialized() or world_size() == 1:
+        return value
+    box = [value]
+    torch_dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def on_rank_zero(function: Callable[[], T]) -> T:
+    """Run `function` on rank 0 and give every rank its result; if it raises, every rank ends.
+
+    For what only one process may do (locks, decisions about files): rank 0 raises and so says why, and the others exit
+    instead of waiting for it.
+    """
+    if rank() != 0:
+        result, failed = from_rank_zero(None)
+        if failed:
+            sys.exit(1)
+        return result
+    try:
+        result = function()
+    except BaseException:
+        from_rank_zero((None, True))
+        raise
+    from_rank_zero((result, False))
+    return result
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

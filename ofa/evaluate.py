@@ -1,0 +1,91 @@
+"""Masked-LM validation, and what a pruned run is compared with.
+
+The validation rows and their masks are the same for every run on a corpus, so losses compare. Sums are made over all
+ranks with the counts of all rows, so neither world size nor batch size shows in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ofa import dist
+from ofa.config import DataConfig, ModelConfig, ObjectiveConfig, TeacherConfig
+from ofa.data.batches import PAIRS
+from ofa.data.loader import Validation, validation_batches
+from ofa.data.shards import Corpus
+from ofa.export.hf import find_model_folder
+from ofa.models.adapters import scope, sparsities
+from ofa.models.build import build_model, check_tokenizer, check_vocabulary, is_local, load_teacher
+from ofa.models.pretraining import MaskedLanguageModeling
+from ofa.pruning.masks import keep_largest
+
+
+@torch.no_grad()
+def masked_lm_score(module: MaskedLanguageModeling, validation: Validation) -> dict[str, float]:
+    """Score a module on validation rows (a collective call).
+
+    Returns:
+        `validation_loss` (nats per predicted token), `masked_accuracy`, and with sentence pairs `validation_nsp_loss`.
+    """
+    was_training = module.training
+    module.eval()
+    sums: dict[str, torch.Tensor | float] = {"masked_lm": 0.0, "correct": 0.0}
+    if validation.totals.pairs:
+        sums["nsp"] = 0.0
+    for batch in validation.batches:
+        _, terms = module(batch, validation.totals)
+        for name in sums.keys() & terms.keys():
+            sums[name] = sums[name] + terms[name].double()
+    module.train(was_training)
+    summed = dist.sum_over_ranks(sums)
+    score = {
+        "validation_loss": summed["masked_lm"],
+        "masked_accuracy": summed["correct"] / validation.totals.predicted,
+    }
+    return score | ({"validation_nsp_loss": summed["nsp"]} if "nsp" in summed else {})
+
+
+def reference_rows(
+    config: ModelConfig,
+    objective: ObjectiveConfig,
+    *,
+    seed: int,
+    sparsity: float,
+    validation: Callable[[], Validation],
+    start: str,
+) -> list[dict[str, float | str]]:
+    """Scores of what a pruned run starts from, so that its own score means something (a collective call).
+
+    Returns:
+        Three rows: the dense start under the name `start`; the same pruned to `sparsity` in one shot; and the floor,
+        with every scoped weight zero.
+    """
+    model = build_model(config, seed=seed)
+    module = MaskedLanguageModeling(model, objective).to(dist.device())
+    rows = [{"name": start, **masked_lm_score(module, validation()), **sparsities(model)}]
+    for name, fraction in ((f"one-shot {sparsity:.0%}", sparsity), ("floor: scope all zero", None)):
+        for weight in scope(model).values():
+            with torch.no_grad():
+                weight.mul_(keep_largest(weight.abs(), fraction) if fraction is not None else 0.0)
+        rows.append({"name": name, **masked_lm_score(module, validation()), **sparsities(model)})
+    return rows
+
+
+def evaluate_folder(name: str, data: str, *, rows: int | None, micro_size: int) -> dict[str, float | str]:
+    """Score a run folder, a model folder or a hub id on prepared data, in this process alone.
+
+    Raises:
+        ValueError: the model, the data, or their vocabularies do not serve.
+    """
+    init = str(find_model_folder(name)) if is_local(name) else name
+    corpus = Corpus.open(data)
+    heads = ModelConfig(architecture={}, task="mlm_nsp" if corpus.mode == PAIRS else "mlm")
+    model = load_teacher(TeacherConfig(init=init), heads)
+    check_vocabulary(model, corpus)
+    check_tokenizer(init, corpus)
+    settings = DataConfig(path=data, sequence_length=corpus.sequence_length)
+    module = MaskedLanguageModeling(model, ObjectiveConfig(ce_weight=1.0, kd_weight=0.0)).to(dist.device())
+    validation = validation_batches(corpus, settings, micro_size=micro_size, rows=rows, device=dist.device())
+    return {"name": name, **masked_lm_score(module, validation), **sparsities(model)}

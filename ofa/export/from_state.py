@@ -1,0 +1,73 @@
+"""From weights and masks as the engine or a checkpoint has them to a stock model that can be exported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ofa.checkpoint import Checkpoints, check
+from ofa.config import RunConfig, parse
+from ofa.data.shards import Corpus
+from ofa.engine import read_checkpoint
+from ofa.export.hf import export_model
+from ofa.export.recipe_file import Parent, describe_run
+from ofa.models.build import build_model
+from ofa.pruning.mask_set import unpack
+from ofa.run_folder import RunFolder, RunFolderError, read_json
+
+
+def fill(like: PreTrainedModel, state: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> PreTrainedModel:
+    """A stock model of the same class in fp32 on the CPU, with given weights and +0.0 where masks drop.
+
+    Args:
+        like: gives class and config.
+        state: fp32 weights by name; other names of tied ones and buffers may stand there too.
+        keep: boolean masks by name.
+    """
+    model = type(like)(like.config).float()
+    masked = {name: torch.where(keep[name], value, 0.0) if name in keep else value for name, value in state.items()}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(masked[name])
+    return model.eval()
+
+
+def export_checkpoint(run_folder: Path, output: Path, checkpoint: Path | None = None) -> tuple[int, Path]:
+    """Export the model of a run's checkpoint, also from the middle of a run; returns its step and the folder.
+
+    Args:
+        run_folder: the run.
+        output: where the model goes; replaced if it is there.
+        checkpoint: one of its step-* folders; None: the newest.
+
+    Raises:
+        RunFolderError: no run, or none with a checkpoint.
+        CheckpointError: the checkpoint is damaged.
+    """
+    folder = RunFolder(run_folder)
+    recorded = read_json(folder.config)
+    config = parse(RunConfig, recorded["config"], origin=str(folder.config))
+    path = checkpoint or Checkpoints(folder.checkpoints, config.checkpoint).latest()
+    if path is None:
+        raise RunFolderError(f"{run_folder} has no checkpoint yet: let it run to step {config.checkpoint.every}")
+    check(path)
+    corpus = Corpus.open(config.data.path)
+    state, client = read_checkpoint(path, prefix="model.")
+    fresh = config.model.model_copy(update={"init": None})
+    model = build_model(fresh, seed=config.seed)
+    shapes = dict(model.named_parameters())
+    keep = {name: unpack(bits, shapes[name].shape) for name, bits in client["pruner"].get("masks", {}).items()}
+    recipe = describe_run(
+        config,
+        name=client["name"],
+        steps=client["step"],
+        parents=[Parent(**parent) for parent in client["parents"]],
+        data_fingerprint=corpus.fingerprint,
+        versions=recorded["versions"],
+    )
+    export_model(output, fill(model, state, keep), corpus.tokenizer_path, keep, recipe)
+    return client["step"], output

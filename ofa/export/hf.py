@@ -1,0 +1,164 @@
+"""Export: the folder that stock transformers loads, with the zeros in place and what made them beside it.
+
+    config.json  model.safetensors  <tokenizer files>  masks.safetensors  recipe.json  README.md
+
+The folder is built beside its final place and renamed; equal models give equal bytes. Sparse storage formats were left
+aside: no stock loader reads them, and the zeros compress well where size matters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from ofa.export.card import CARD_FILE, model_card
+from ofa.export.count import count
+from ofa.export.masks_file import MASKS_FILE, write_masks
+from ofa.export.recipe_file import RECIPE_FILE, describe_weights, encode_recipe, fingerprint_of_file
+from ofa.files import empty_folder_beside, replace_folder, write_text
+from ofa.models.adapters import scope, sparsities
+
+MODEL_FOLDER = "model"
+"""Name of the exported folder inside a run folder."""
+
+CONFIG_FILE = "config.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+ONE_FILE = "1000GB"
+"""Shard size that no encoder reaches."""
+
+
+class ExportError(ValueError):
+    """A model that cannot be exported, or a folder that is neither a run's nor a model's."""
+
+
+def export_model(
+    folder: str | Path,
+    model: PreTrainedModel,
+    tokenizer_path: str | Path,
+    keep: Mapping[str, Tensor],
+    recipe: Mapping[str, Any],
+) -> None:
+    """Write a model folder, or replace one, in a single step.
+
+    Args:
+        folder: final place; its parent is created.
+        model: stock class, fp32 on the CPU, with zeros where `keep` is False. Its -0.0 become +0.0 in place.
+        tokenizer_path: folder whose tokenizer files are copied as they are.
+        keep: boolean masks of pruned parameters by name; empty for a dense model, which gets no masks.safetensors.
+        recipe: what the run knows (`ofa.export.recipe_file.describe_run`).
+
+    Raises:
+        ExportError: a weight is not finite, a mask is not of the scope, or there is no tokenizer.
+        OSError: the disk is full or cannot be written; what stood there still stands.
+    """
+    folder = Path(folder)
+    _normalise(model)
+    measured = _measure(model, keep)
+    building = empty_folder_beside(folder)
+    try:
+        _save_weights(building, model)
+        _copy_tokenizer(Path(tokenizer_path), building)
+        if keep:
+            write_masks(building / MASKS_FILE, keep)
+        for path in building.iterdir():
+            shutil.copymode(building / CONFIG_FILE, path)  # safetensors makes files that only their owner can read
+        made = {path.name: fingerprint_of_file(path) for path in sorted(building.iterdir())}
+        complete = {**recipe, **measured, "files": made}
+        write_text(building / RECIPE_FILE, encode_recipe(complete))
+        write_text(building / CARD_FILE, model_card(complete))
+        replace_folder(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def find_model_folder(path: str | Path) -> Path:
+    """The model folder that a path means: itself, or `model/` of a run folder.
+
+    Raises:
+        ExportError: neither is there.
+    """
+    path = Path(path)
+    for candidate in (path / MODEL_FOLDER, path):
+        if "model_type" in _json_object(candidate / CONFIG_FILE):
+            return candidate
+    if "config" in _json_object(path / CONFIG_FILE):
+        raise ExportError(f"{path} is a run that has not exported its model yet: continue it, or launch/export.py it")
+    raise ExportError(f"{path} is neither a run folder with model/ nor a model folder with a config.json")
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no notices of transformers inside; what they say is in return values."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@torch.no_grad()
+def _normalise(model: PreTrainedModel) -> None:
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ExportError(f"{name} holds values that are not finite: the run has diverged; nothing was exported")
+        parameter.add_(0.0)  # -0.0 + 0.0 is +0.0, every other value keeps its bits
+
+
+def _measure(model: PreTrainedModel, keep: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Count the weights that are about to be written, after holding the masks against them."""
+    scoped = scope(model)
+    outside = sorted(keep.keys() - scoped.keys())
+    if outside:
+        raise ExportError(f"masks of weights outside the scope: {', '.join(outside[:4])}")
+    for name, mask in keep.items():
+        assert mask.shape == scoped[name].shape, f"mask of {name} has another shape than its weight"
+        assert not bool(scoped[name][~mask].any()), f"{name} is not zero where its mask drops it"
+    counts = {name: count(tensor.detach()) for name, tensor in scoped.items()}
+    return describe_weights(model.config.model_type, counts, sparsities(model), masked=bool(keep))
+
+
+def _save_weights(folder: Path, model: PreTrainedModel) -> None:
+    with quiet_transformers():
+        model.save_pretrained(folder, max_shard_size=ONE_FILE)
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    config.pop("_name_or_path", None)  # a path of the machine that trained it
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    write_text(folder / CONFIG_FILE, text)
+
+
+def _copy_tokenizer(source: Path, folder: Path) -> None:
+    found = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
+    if not found:
+        raise ExportError(f"{source} holds no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}")
+    for path in found:
+        shutil.copyfile(path, folder / path.name)
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

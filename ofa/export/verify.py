@@ -1,0 +1,226 @@
+"""Verify: recount a model folder from its files, hold masks against zeros, reload through stock transformers.
+
+Comes in: a folder of ours, or any sparse checkpoint of a known architecture (without masks.safetensors its zeros are
+counted against the scope). Goes out: a list of problems, each with a fixed name, and the counts. Nothing is believed
+because `recipe.json` says it; a run's own memory of its masks is not asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedConfig
+
+from ofa.export.count import TensorCount, count
+from ofa.export.hf import CONFIG_FILE
+from ofa.export.masks_file import MASKS_FILE, MaskFileError, read_masks
+from ofa.export.recipe_file import RECIPE_FILE, RecipeFileError, fingerprint_of_file, read_recipe
+from ofa.export.reload import reload_mismatches
+from ofa.export.weights import WeightsError, read_weights
+from ofa.models.adapters import Adapter, adapter_for, sparsities_of
+from ofa.pruning.masks import dropped_count
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong."""
+
+    kind: str
+    """Its fixed name, for example `zero-mismatch`."""
+    where: str
+    """A tensor or a file."""
+    what: str
+    """What was found and what was expected."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scoped tensor of the table."""
+
+    name: str
+    count: TensorCount
+    surplus: int | None
+    """Zeros beyond floor(s * numel); None where no sparsity is expected. One is 1/numel."""
+
+
+@dataclass
+class Verification:
+    """What was found in a folder."""
+
+    folder: Path
+    rows: list[Row] = field(default_factory=list)
+    sparsities: dict[str, float] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    has_masks: bool = False
+
+
+def verify_folder(folder: str | Path, expect_sparsity: float | None = None) -> Verification:
+    """Check a model folder.
+
+    Args:
+        folder: the model folder (see `ofa.export.hf.find_model_folder`).
+        expect_sparsity: every scoped tensor must have exactly floor(s * numel) dropped weights; without
+            masks.safetensors, within one weight of s * numel.
+
+    Raises:
+        AdapterError: the architecture is unknown.
+        ValueError: config.json cannot be used.
+    """
+    folder = Path(folder)
+    result = Verification(folder)
+    config = _config(folder)
+    recipe, masks = _side_files(folder, result)
+    try:
+        tensors = dict(read_weights(folder))
+    except WeightsError as error:
+        result.problems.append(Problem("damaged-weights", folder.name, str(error)))
+        return result
+    names = ScopedNames.of(adapter_for(config.model_type), config, tensors)
+    missing = [name for name in names.scope if name not in tensors]
+    result.problems += [Problem("missing-tensor", name, "not in the weights file") for name in missing]
+    counts = {name: count(tensors[name]) for name in names.scope if name in tensors}
+    result.problems += check_numbers(tensors, ours=recipe is not None or masks is not None)
+    if masks is not None:
+        result.problems += check_masks(masks, tensors, names.scope)
+    if recipe is not None:
+        result.problems += check_recipe(recipe, folder, counts, expect_sparsity)
+    if expect_sparsity is not None:
+        more_is_fine = _ties_drop_all(recipe)
+        result.problems += check_sparsity(counts, expect_sparsity, exact=masks is not None, more_is_fine=more_is_fine)
+    result.rows = [
+        Row(name, found, found.surplus(expect_sparsity) if expect_sparsity is not None else None)
+        for name, found in counts.items()
+    ]
+    result.sparsities = sparsities_of(names.base_model(tensors), counts, [n for n in names.encoder if n in counts])
+    mismatches, notes = reload_mismatches(folder, config, tensors)
+    result.problems += [Problem("reload", mismatch.name, mismatch.what) for mismatch in mismatches]
+    result.notes += notes
+    return result
+
+
+@dataclass(frozen=True)
+class ScopedNames:
+    """The scope's names as a weights file spells them: a bare encoder's file has no base prefix."""
+
+    scope: list[str]
+    encoder: list[str]
+    prefix: str
+
+    @staticmethod
+    def of(adapter: Adapter, config: PreTrainedConfig, tensors: Iterable[str]) -> ScopedNames:
+        """From the architecture's row; the pooler counts where the file has one."""
+        prefix = f"{adapter.base}."
+        bare = not any(name.startswith(prefix) for name in tensors)
+        encoder = adapter.encoder_names(config)
+        pooler = adapter.pooler_name()
+        if bare:
+            encoder = [name.removeprefix(prefix) for name in encoder]
+            pooler = pooler.removeprefix(prefix) if pooler else None
+        scope = [*encoder, pooler] if pooler and pooler in set(tensors) else list(encoder)
+        return ScopedNames(scope, encoder, "" if bare else prefix)
+
+    def base_model(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The base model's parameters: without task heads, and without buffers, which are not floats."""
+        return {n: t for n, t in tensors.items() if n.startswith(self.prefix) and t.is_floating_point()}
+
+
+def check_numbers(tensors: Mapping[str, Tensor], *, ours: bool) -> Iterator[Problem]:
+    """Nothing infinite or NaN; in our folders no -0.0 either (the released checkpoints have some)."""
+    for name, tensor in tensors.items():
+        found = count(tensor)
+        if found.not_finite:
+            yield Problem("not-finite", name, f"{found.not_finite} of {found.numel} values are NaN or infinite")
+        if ours and found.negative_zeros:
+            yield Problem("negative-zero", name, f"{found.negative_zeros} values are -0.0, expected +0.0 only")
+
+
+def check_masks(masks: Mapping[str, Tensor], tensors: Mapping[str, Tensor], scope: list[str]) -> Iterator[Problem]:
+    """A mask for every scoped tensor and no other; weights zero exactly where it says so."""
+    for name in sorted(masks.keys() - set(scope)):
+        yield Problem("mask-outside-scope", name, "has a mask, but is no prunable weight of this model")
+    for name in (name for name in scope if name in tensors):
+        if name not in masks:
+            yield Problem("missing-mask", name, f"{MASKS_FILE} has no mask of this weight")
+            continue
+        keep, weight = masks[name], tensors[name]
+        if keep.shape != weight.shape:
+            yield Problem("mask-shape", name, f"mask {list(keep.shape)}, weight {list(weight.shape)}")
+            continue
+        alive = int(((weight != 0) & ~keep).sum())
+        dead = int(((weight == 0) & keep).sum())
+        if alive:
+            yield Problem("not-zeroed", name, f"{alive} weights are not zero although their mask drops them")
+        if dead:
+            yield Problem("zero-not-dropped", name, f"{dead} weights are zero although their mask keeps them")
+
+
+def check_sparsity(
+    counts: Mapping[str, TensorCount], sparsity: float, *, exact: bool, more_is_fine: bool
+) -> Iterator[Problem]:
+    """floor(s * numel) zeros in each tensor; where no mask says which zeros were meant, one more or less."""
+    for name, found in counts.items():
+        expected = dropped_count(found.numel, sparsity)
+        surplus = found.zeros - expected
+        tolerance = 0 if exact else 1
+        if surplus < -tolerance or (surplus > tolerance and not more_is_fine):
+            what = f"{found.zeros} zeros, expected {expected} of {found.numel} ({surplus:+d}, 1/numel each)"
+            yield Problem("wrong-count", name, what)
+
+
+def check_recipe(
+    recipe: Mapping[str, Any], folder: Path, counts: Mapping[str, TensorCount], expect: float | None
+) -> Iterator[Problem]:
+    """What recipe.json says of scope, counts, sparsity and files is what is there."""
+    said = recipe["scope"]["tensors"]
+    for name in sorted(said.keys() ^ counts.keys()):
+        what = "scoped by the recipe, not by this model" if name in said else "not in the recipe's scope"
+        yield Problem("recipe-disagrees", name, what)
+    for name in sorted(said.keys() & counts.keys()):
+        found = {"numel": counts[name].numel, "zeros": counts[name].zeros}
+        if said[name] != found:
+            yield Problem("recipe-disagrees", name, f"recipe says {said[name]}, found {found}")
+    target = recipe.get("target_sparsity")
+    if expect is not None and target is not None and target != expect:
+        yield Problem("recipe-disagrees", "target_sparsity", f"recipe says {target}, expected {expect}")
+    for name, fingerprint in recipe["files"].items():
+        path = folder / name
+        if not path.is_file():
+            yield Problem("missing-file", name, "recipe.json lists it")
+        elif fingerprint_of_file(path) != fingerprint:
+            yield Problem("changed-file", name, "its sha256 is not the one that recipe.json recorded at the export")
+
+
+def _side_files(folder: Path, result: Verification) -> tuple[dict[str, Any] | None, dict[str, Tensor] | None]:
+    """recipe.json and masks.safetensors where they exist; one without the other is a problem."""
+    recipe = masks = None
+    try:
+        recipe = read_recipe(folder) if (folder / RECIPE_FILE).exists() else None
+    except RecipeFileError as error:
+        result.problems.append(Problem("damaged-recipe", RECIPE_FILE, str(error)))
+    try:
+        masks = read_masks(folder / MASKS_FILE) if (folder / MASKS_FILE).exists() else None
+    except MaskFileError as error:
+        result.problems.append(Problem("damaged-masks", MASKS_FILE, str(error)))
+    result.has_masks = masks is not None
+    if masks is not None and not (folder / RECIPE_FILE).exists():
+        result.problems.append(Problem("missing-file", RECIPE_FILE, f"{MASKS_FILE} stands without it"))
+    if not (folder / MASKS_FILE).exists() and not (folder / RECIPE_FILE).exists():
+        result.notes.append(f"no {MASKS_FILE}: zeros are counted against the architecture's scope, within one weight")
+    return recipe, masks
+
+
+def _config(folder: Path) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder / CONFIG_FILE} cannot be used: {error}") from None
+
+
+def _ties_drop_all(recipe: Mapping[str, Any] | None) -> bool:
+    pruning = ((recipe or {}).get("config") or {}).get("pruning") or {}
+    return pruning.get("ties") == "drop_all"

@@ -1,0 +1,42 @@
+"""A verification as text: the counts of every scoped tensor, the three sparsities, and what is wrong.
+
+Takes what `ofa.export.verify` found; gives plain text for a terminal or a log.
+"""
+
+from __future__ import annotations
+
+from ofa.export.verify import Verification
+from ofa.tables import table
+
+SHOWN_PROBLEMS = 100
+
+
+def verification_table(found: Verification) -> str:
+    """All that was counted, then notes, then either `ok` or the problems."""
+    rows = [
+        (
+            row.name,
+            "x".join(map(str, row.count.shape)),
+            f"{row.count.zeros:,}",
+            f"{row.count.sparsity:.5%}",
+            "-" if row.surplus is None else f"{row.surplus:+d}",
+            f"{1 / row.count.numel:.1e}",
+        )
+        for row in found.rows
+    ]
+    parts = [table(("scoped tensor", "shape", "zeros", "sparsity", "off by", "1/numel"), rows), ""]
+    names = {"encoder_sparsity": "encoder", "scope_sparsity": "scope", "model_sparsity": "model"}
+    parts += [f"{names[key]} zeros: {value:.4%}" for key, value in found.sparsities.items()]
+    parts += found.notes
+    if not found.problems:
+        return "\n".join([*parts, f"ok: {found.folder} is what it says it is"])
+    shown = [(problem.kind, problem.where, problem.what) for problem in found.problems[:SHOWN_PROBLEMS]]
+    hidden = len(found.problems) - len(shown)
+    parts += ["", problem_table(shown)]
+    return "\n".join([*parts, f"{len(found.problems)} problems" + (f", {hidden} not shown" if hidden else "")])
+
+
+def problem_table(problems: list[tuple[str, str, str]]) -> str:
+    """Kind, place and finding, all to the left: findings are sentences."""
+    widths = [max(len(problem[column]) for problem in problems) for column in range(2)]
+    return "\n".join(f"{kind:<{widths[0]}}  {where:<{widths[1]}}  {what}" for kind, where, what in problems)

@@ -1,0 +1,77 @@
+"""The end of a run: export the model, score it beside what it came from, write result.json and the report."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ofa import dist
+from ofa.assemble import Run
+from ofa.evaluate import masked_lm_score, reference_rows
+from ofa.export.from_state import fill
+from ofa.export.hf import export_model
+from ofa.export.recipe_file import describe_run
+from ofa.models.adapters import sparsities
+from ofa.report import build_report
+from ofa.run_folder import versions, write_json
+from ofa.tables import result_table
+
+LOG = logging.getLogger(__name__)
+
+
+def finish(run: Run) -> None:
+    """Export, score and report (a collective call); prints the table on rank 0."""
+    state = run.engine.full_state_dict(run.module.model)
+    rows = _rows(run)
+    if dist.rank() == 0:
+        keep = {name: mask.cpu() for name, mask in run.pruner.keep.items()}
+        exported = fill(run.module.model, state, keep)
+        recipe = describe_run(
+            run.config,
+            name=run.name,
+            steps=run.recipe.total_steps,
+            parents=run.parents,
+            data_fingerprint=run.corpus.fingerprint,
+            versions=versions(),
+        )
+        export_model(run.folder.model, exported, run.corpus.tokenizer_path, keep, recipe)
+        rows[-1] |= sparsities(exported)
+        write_json(run.folder.result, _result(run, rows))
+        build_report(run.folder.path)
+        run.journal.metrics.close()
+        print(result_table(_result(run, rows)))
+    dist.barrier()
+
+
+def _rows(run: Run) -> list[dict[str, Any]]:
+    """The table: what a pruned run came from, then the run itself; sparsities of the last are filled in later."""
+    config, rows = run.config, []
+    start = "dense teacher" if config.teacher and config.teacher.init == config.model.init else "dense start"
+    if run.teacher is not None and start != "dense teacher":
+        module = type(run.module)(run.teacher.model, config.objective)
+        rows.append({"name": "dense teacher", **masked_lm_score(module, run.validation()), **sparsities(module.model)})
+    if config.pruning is not None:
+        LOG.info("scoring what the run started from: dense, pruned in one shot, and with its scope all zero")
+        rows += reference_rows(
+            config.model,
+            config.objective,
+            seed=config.seed,
+            sparsity=config.pruning.sparsity,
+            validation=run.validation,
+            start=start,
+        )
+    pruned = "sparse student" if config.schedule.total_steps else "one-shot model"
+    name = pruned if config.pruning else "trained model"
+    rows.append({"name": name, **masked_lm_score(run.module, run.validation())})
+    return rows
+
+
+def _result(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "rows": rows,
+        "steps": run.recipe.total_steps,
+        "tokens_per_second": run.journal.meter.mean_rate(),
+        "model": str(run.folder.model),
+        "report": str(run.folder.path / "report.html"),
+        "events": str(run.folder.tensorboard),
+    }

@@ -1,0 +1,144 @@
+"""From the loop's tensors to metrics lines: one collective and one device read per line, none between lines."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ofa import dist
+from ofa.data.batches import Totals
+from ofa.metrics import MetricsLog
+from ofa.progress import Progress
+from ofa.pruning.pruner import MaskChurn
+from ofa.recipe import Knobs
+from ofa.stop import StopRequest
+
+
+class NotFinite(ValueError):
+    """The loss is no longer a number."""
+
+
+class Meter:
+    """Tokens and time since the last reading; pauses do not count."""
+
+    def __init__(self, flops_per_token: float, peak_flops: float):
+        """
+        Args:
+            flops_per_token: of training one token (`ofa.flops.train_flops`).
+            peak_flops: of one rank's device, per second.
+        """
+        self._flops_share = flops_per_token / (peak_flops * dist.world_size())
+        self._tokens = 0
+        self._all_tokens = 0
+        self._all_seconds = 0.0
+        self._since = time.perf_counter()
+
+    def count(self, totals: Totals) -> None:
+        """One step of the global batch."""
+        self._tokens += totals.tokens
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time that is not training: validation, checkpoints."""
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
+
+    def read(self) -> dict[str, float]:
+        """`tokens_per_second` over all ranks and `mfu`, since the last reading."""
+        now = time.perf_counter()
+        seconds = max(now - self._since, 1e-9)
+        rate = self._tokens / seconds
+        self._all_tokens, self._all_seconds = self._all_tokens + self._tokens, self._all_seconds + seconds
+        self._tokens, self._since = 0, now
+        return {"tokens_per_second": rate, "mfu": rate * self._flops_share}
+
+    def mean_rate(self) -> float | None:
+        """Tokens per second over all readings; None if nothing was trained."""
+        return self._all_tokens / self._all_seconds if self._all_tokens else None
+
+
+class MaskedShare:
+    """Sparsity as counted in the masks: of the encoder, of the scope, of the model."""
+
+    def __init__(self, encoder: list[str], model_size: int):
+        """
+        Args:
+            encoder: names of the scope without the pooler.
+            model_size: weights of the model without its heads.
+        """
+        self._encoder = set(encoder)
+        self._model_size = model_size
+        self._counted: dict[str, float] = {}
+
+    def recount(self, keep: Mapping[str, Tensor]) -> None:
+        """Count anew; reads the device once."""
+        if not keep:
+            return
+        counts = torch.stack([mask.sum() for mask in keep.values()]).tolist()
+        sizes = {name: mask.numel() for name, mask in keep.items()}
+        dropped = {name: sizes[name] - kept for name, kept in zip(keep, counts, strict=True)}
+        scope = sum(dropped.values()) / sum(sizes.values())
+        encoder = sum(dropped[n] for n in self._encoder) / sum(sizes[n] for n in self._encoder)
+        self._counted = {
+            "sparsity": scope,
+            "encoder_sparsity": encoder,
+            "scope_sparsity": scope,
+            "model_sparsity": sum(dropped.values()) / self._model_size,
+        }
+
+    def counted(self) -> dict[str, float]:
+        """The last count; empty for a dense run."""
+        return self._counted
+
+
+class Journal:
+    """Writes the training loop's lines and tells it whether any rank was asked to stop."""
+
+    def __init__(self, metrics: MetricsLog, progress: Progress, meter: Meter, masked: MaskedShare, stop: StopRequest):
+        self.metrics = metrics
+        self.meter = meter
+        self.masked = masked
+        self._progress = progress
+        self._stop = stop
+
+    def log(
+        self,
+        knobs: Knobs,
+        terms: Mapping[str, Tensor],
+        totals: Totals,
+        *,
+        churn: MaskChurn | None,
+        keep: Mapping[str, Tensor],
+        grad_norm: float,
+    ) -> bool:
+        """Write the line of step knobs.step (a collective call); True if the run is to stop.
+
+        Raises:
+            NotFinite: the loss is NaN or infinite.
+        """
+        summed = dist.sum_over_ranks({**terms, "stop_requests": float(self._stop.requested)})
+        stop = summed.pop("stop_requests") > 0
+        if not math.isfinite(summed["loss"]):
+            raise NotFinite(
+                f"the loss of step {knobs.step} is {summed['loss']}: the run has diverged and was stopped; the last "
+                "checkpoint is kept. Lower optimizer.lr or raise schedule.warmup_steps"
+            )
+        if churn is not None:
+            self.masked.recount(keep)
+        line: dict[str, Any] = {"step": knobs.step, "lr": knobs.lr, "loss": summed.pop("loss")}
+        line["train_masked_accuracy"] = summed.pop("correct") / totals.predicted
+        line |= summed
+        if keep:
+            line |= {"target_sparsity": knobs.sparsity, **self.masked.counted()}
+            line |= {"dropped": churn.dropped if churn else 0, "revived": churn.revived if churn else 0}
+        line |= {"grad_norm": grad_norm, **self.meter.read()}
+        self.metrics.append(line)
+        self._progress.show(line)
+        return stop

@@ -1,0 +1,283 @@
+"""Models from a local folder, a hub id or a random draw, checked against what the run will feed them.
+
+In: the config's `model` and `teacher` sections. Out: stock transformers models in fp32 (the engine casts), or an error
+that says what was found, what was expected and what to do, before anything is trained.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, PreTrainedConfig, PreTrainedModel
+
+from ofa.config import ModelConfig, ObjectiveConfig, TeacherConfig, command_that_makes
+from ofa.data.shards import Corpus, tokenizer_fingerprint
+from ofa.models.adapters import adapter_for, scope
+
+LOG = logging.getLogger(__name__)
+
+VOCABULARY_PADDING = 128
+"""A model may have up to this many more entries than the tokenizer, minus one: rows added for alignment."""
+
+
+class ModelError(ValueError):
+    """A model that cannot be built, or does not fit the data or its teacher."""
+
+
+# ---- configs ----------------------------------------------------------------------------------------------------
+
+
+def build_config(model: ModelConfig) -> PreTrainedConfig:
+    """The transformers config of the student: the architecture's own, or that of `init`, with the dropout override.
+
+    Raises:
+        AdapterError: no row for the model_type.
+        ModelError: an unknown architecture key, or one that disagrees with the config of `init`.
+    """
+    wanted = dict(model.architecture)
+    config = _read_config(model.init) if model.init is not None else None
+    model_type = wanted.setdefault("model_type", config.model_type if config else "")
+    adapter = adapter_for(model_type)
+    _refuse_unknown_keys(wanted)
+    if config is None:
+        config = AutoConfig.for_model(**wanted)
+    else:
+        _refuse_disagreement(config, wanted, str(model.init))
+    if model.task == "mlm_nsp" and adapter.nsp is None:
+        raise ModelError(f"model.task mlm_nsp: {adapter.model_type} has no next-sentence head; use task mlm")
+    if model.dropout is not None:
+        for key in adapter.dropout_keys:
+            setattr(config, key, model.dropout)
+    return config
+
+
+def _refuse_unknown_keys(wanted: dict[str, Any]) -> None:
+    # transformers keeps any key it is given, so a mistyped size would silently stay at its default.
+    default = AutoConfig.for_model(wanted["model_type"])
+    known = set(default.to_dict()) | set(default.attribute_map)
+    for key in sorted(set(wanted) - known):
+        near = difflib.get_close_matches(key, sorted(known), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ModelError(f"model.architecture has no key {key} for {wanted['model_type']}{hint}")
+
+
+def _refuse_disagreement(config: PreTrainedConfig, wanted: dict[str, Any], init: str) -> None:
+    different = [
+        f"{key} is {getattr(config, key, None)!r} there, {value!r} in model.architecture"
+        for key, value in wanted.items()
+        if getattr(config, key, None) != value
+    ]
+    if different:
+        raise ModelError(f"model.init {init} is another architecture: {'; '.join(different)}")
+
+
+def _read_config(init: str) -> PreTrainedConfig:
+    with _explained(init):
+        return AutoConfig.from_pretrained(**_place(init))
+
+
+# ---- models -----------------------------------------------------------------------------------------------------
+
+
+def build_model(model: ModelConfig, *, seed: int) -> PreTrainedModel:
+    """The student in fp32, in training mode.
+
+    Weights are drawn from `seed` where `init` gives none; the caller's random state is left alone. Head weights that
+    `init` lacks are drawn too and reported in the log, as are weights of `init` that the task has no place for.
+
+    Raises:
+        ModelError: `init` cannot be read, lacks encoder or embedding weights, or its decoder came untied.
+    """
+    config = build_config(model)
+    kind = _auto_class(model.task)
+    with _seeded(seed):
+        if model.init is None:
+            built = kind.from_config(config, dtype=torch.float32, attn_implementation=model.attention)
+            report = None
+        else:
+            built, report = _load(kind, model.init, config, model.attention)
+    scope(built)
+    if report is not None:
+        _check_report(built, report, model.init or "", complete=False)
+    _check_tie(built, model.init or "a fresh model")
+    return built.train()
+
+
+def load_teacher(teacher: TeacherConfig, model: ModelConfig) -> PreTrainedModel:
+    """The teacher of a student: fp32, frozen, in evaluation mode, with the student's heads and attention.
+
+    Raises:
+        ModelError: `init` cannot be read or lacks any weight; a drawn head would teach noise.
+    """
+    config = _read_config(teacher.init)
+    adapter_for(config.model_type)
+    built, report = _load(_auto_class(model.task), teacher.init, config, model.attention)
+    scope(built)
+    _check_report(built, report, teacher.init, complete=True)
+    _check_tie(built, teacher.init)
+    return built.eval().requires_grad_(False)
+
+
+def _auto_class(task: Literal["mlm", "mlm_nsp"]) -> Any:
+    return AutoModelForPreTraining if task == "mlm_nsp" else AutoModelForMaskedLM
+
+
+def _load(kind: Any, init: str, config: PreTrainedConfig, attention: str) -> tuple[PreTrainedModel, dict[str, Any]]:
+    with _explained(init), _quiet():
+        return kind.from_pretrained(
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            output_loading_info=True,
+            **_place(init),
+        )
+
+
+def _check_report(model: PreTrainedModel, report: dict[str, Any], init: str, *, complete: bool) -> None:
+    adapter = adapter_for(model.config.model_type)
+    missing = sorted(report["missing_keys"])
+    pooler = f"{adapter.pooler}."
+    needed = [name for name in missing if complete or (name.startswith(f"{adapter.base}.") and pooler not in name)]
+    if needed:
+        raise ModelError(
+            f"{init}: {len(needed)} weights are missing: {', '.join(needed[:4])}; "
+            f"{'a teacher must be complete' if complete else 'it is no pre-trained ' + adapter.model_type}"
+        )
+    if missing:
+        LOG.warning("%s has no %s: drawn from the seed", init, ", ".join(missing))
+    if report["unexpected_keys"]:
+        LOG.info("%s: not used: %s", init, ", ".join(sorted(report["unexpected_keys"])))
+
+
+def _check_tie(model: PreTrainedModel, init: str) -> None:
+    decoder = model.get_submodule(adapter_for(model.config.model_type).decoder)
+    if decoder.weight is not model.get_input_embeddings().weight:
+        raise ModelError(
+            f"{init}: the decoder of the masked-LM head is not tied to the word embedding; "
+            "its config.json needs tie_word_embeddings true, and the file one of the two weights or both equal"
+        )
+
+
+# ---- what must fit together -------------------------------------------------------------------------------------
+
+
+def check_vocabulary(model: PreTrainedModel, corpus: Corpus) -> None:
+    """Refuse a model whose vocabulary or positions cannot hold the corpus.
+
+    Raises:
+        ModelError: fewer entries than the tokenizer, so many more that it is another tokenizer's, or rows longer than
+            the position embeddings.
+    """
+    entries, needed = model.config.vocab_size, corpus.vocab_size
+    if not needed <= entries < needed + VOCABULARY_PADDING:
+        raise ModelError(
+            f"the model's vocabulary has {entries} entries, the tokenizer of {corpus.path} {needed}; they must be "
+            f"equal (or the model padded by less than {VOCABULARY_PADDING}): set model.architecture.vocab_size, or "
+            "prepare the data with the model's tokenizer"
+        )
+    adapter = adapter_for(model.config.model_type)
+    longest = adapter.longest_sequence(model.config)
+    if corpus.sequence_length > longest:
+        raise ModelError(
+            f"rows of {corpus.path} have up to {corpus.sequence_length} tokens, the model's position embeddings cover "
+            f"{longest}: set model.architecture.max_position_embeddings or prepare shorter rows"
+        )
+
+
+def check_tokenizer(init: str | None, corpus: Corpus) -> None:
+    """Refuse a model folder whose tokenizer is not the corpus's; a folder without tokenizer.json is let through.
+
+    Raises:
+        ModelError: the fingerprints differ.
+    """
+    if init is None or not (Path(init).expanduser() / "tokenizer.json").is_file():
+        return
+    if tokenizer_fingerprint(Path(init).expanduser()) != corpus.tokenizer_fingerprint:
+        raise ModelError(
+            f"the tokenizer in {init} is not the one that {corpus.path} was prepared with, so the same ids mean other "
+            "words; prepare the data with tokenizer.init set to that folder"
+        )
+
+
+def check_teacher(student: PreTrainedModel, teacher: PreTrainedModel, objective: ObjectiveConfig) -> None:
+    """Refuse a teacher whose outputs cannot be compared with the student's.
+
+    Raises:
+        ModelError: vocabularies differ, or hidden states are to be compared and differ in size.
+    """
+    ours, theirs = student.config, teacher.config
+    if ours.vocab_size != theirs.vocab_size:
+        raise ModelError(
+            f"the teacher's vocabulary has {theirs.vocab_size} entries, the student's {ours.vocab_size}; "
+            "distillation compares logits entry by entry: both must use one tokenizer"
+        )
+    if objective.hidden_weight and ours.hidden_size != theirs.hidden_size:
+        raise ModelError(
+            f"objective.hidden_weight compares hidden states, but the teacher's size is {theirs.hidden_size} and the "
+            f"student's {ours.hidden_size}; set hidden_weight to 0"
+        )
+    theirs_longest = adapter_for(theirs.model_type).longest_sequence(theirs)
+    if theirs_longest < adapter_for(ours.model_type).longest_sequence(ours):
+        LOG.warning("the teacher's position embeddings cover %d tokens, fewer than the student's", theirs_longest)
+
+
+# ---- where weights come from --------------------------------------------------------------------------------------
+
+
+def is_local(init: str) -> bool:
+    """Whether `init` means a folder of this machine: it exists, or cannot be a hub id (`name` or `owner/name`)."""
+    path = Path(init).expanduser()
+    return path.exists() or path.is_absolute() or init.startswith(("./", "../", "runs/")) or init.count("/") > 1
+
+
+def _place(init: str) -> dict[str, Any]:
+    local = is_local(init)
+    name = str(Path(init).expanduser()) if local else init
+    return {"pretrained_model_name_or_path": name, "local_files_only": local}
+
+
+@contextmanager
+def _explained(init: str) -> Iterator[None]:
+    """Turn the many ways in which transformers says "no such model" into one error that says what to do."""
+    if is_local(init) and not (Path(init).expanduser() / "config.json").is_file():
+        command = command_that_makes(init)
+        hint = f"make it with: {command}" if command else "give a folder with config.json and weights, or a hub id"
+        raise ModelError(f"model folder {init} not found (no config.json there); {hint}")
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        if is_local(init):
+            raise ModelError(f"model folder {init} cannot be loaded: {first_line}") from error
+        raise ModelError(
+            f"{init} is neither a local folder nor a model that could be fetched from the hub: {first_line}. Offline, "
+            "download it elsewhere and give the folder's path"
+        ) from error
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no table of unused weights: the log names them in one line."""
+    level, had_bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if had_bars:
+            transformers.logging.enable_progress_bar()

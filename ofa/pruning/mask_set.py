@@ -1,0 +1,87 @@
+"""The masks of a model: hold, count, hash, pack, and keep gradients out of dropped places.
+
+Masks live beside the model under the names of its parameters; no module or parameter is renamed or wrapped. The
+alternative, a mask multiplied into every forward, costs two passes over all weights per micro-batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class MaskSet:
+    """Boolean keep masks by parameter name; True means that the weight lives.
+
+    The tensors are created once and only ever written in place, so that gradient hooks see every refresh.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], shapes: Mapping[str, torch.Size] | None = None):
+        shapes = shapes or {name: parameter.shape for name, parameter in parameters.items()}
+        self.keep = {
+            name: torch.ones(shapes[name], dtype=torch.bool, device=parameter.device)
+            for name, parameter in parameters.items()
+        }
+
+    def replace(self, name: str, keep: Tensor) -> tuple[int, int]:
+        """Write a new mask in place and return how many weights it (dropped, revived)."""
+        old = self.keep[name]
+        keep = keep.to(old.device)
+        dropped, revived = int((old & ~keep).sum()), int((~old & keep).sum())
+        old.copy_(keep)
+        return dropped, revived
+
+    def mask_gradients(self, parameters: Mapping[str, nn.Parameter]) -> list[torch.utils.hooks.RemovableHandle]:
+        """Multiply each weight's gradient by its mask before reduction, norm and clipping see it."""
+        return [parameters[name].register_hook(_gradient_mask(keep)) for name, keep in self.keep.items()]
+
+    def dropped(self) -> dict[str, int]:
+        """Dropped weights of each tensor."""
+        return {name: keep.numel() - int(keep.sum()) for name, keep in self.keep.items()}
+
+    def hash(self) -> str:
+        """sha256 over names, shapes and bits; equal masks have equal hashes on every rank and machine."""
+        digest = hashlib.sha256()
+        for name in sorted(self.keep):
+            keep = self.keep[name]
+            digest.update(f"{name}{tuple(keep.shape)}".encode())
+            digest.update(pack(keep).tobytes())
+        return digest.hexdigest()
+
+    def packed(self) -> dict[str, np.ndarray]:
+        """One bit per weight, for checkpoints."""
+        return {name: pack(keep) for name, keep in self.keep.items()}
+
+    def load_packed(self, packed: Mapping[str, np.ndarray]) -> None:
+        """Take masks saved by `packed`.
+
+        Raises:
+            ValueError: the names are not those of this model.
+        """
+        if packed.keys() != self.keep.keys():
+            unmatched = sorted(packed.keys() ^ self.keep.keys())
+            raise ValueError(f"saved masks are of another model: {len(unmatched)} names differ, first {unmatched[0]}")
+        for name, bits in packed.items():
+            self.keep[name].copy_(unpack(bits, self.keep[name].shape))
+
+
+def pack(keep: Tensor) -> np.ndarray:
+    """uint8 [ceil(numel / 8)]: bits row-major, the first weight in the highest bit (`numpy.packbits`)."""
+    return np.packbits(keep.cpu().numpy())
+
+
+def unpack(bits: np.ndarray, shape: torch.Size | tuple[int, ...]) -> Tensor:
+    """The keep mask that `pack` packed."""
+    count = int(np.prod(shape, dtype=np.int64))
+    return torch.from_numpy(np.unpackbits(bits, count=count).astype(bool)).reshape(shape)
+
+
+def _gradient_mask(keep: Tensor):
+    def hook(gradient: Tensor) -> Tensor:
+        return gradient * keep
+
+    return hook

@@ -1,0 +1,90 @@
+"""What the training loop asks of anything that prunes.
+
+The loop calls `before_step` with the step's knobs, `after_step` when the optimizer has stepped, and `state_dict` /
+`load_state_dict` around checkpoints. Weights are reached through `Weights`, which hides where the engine keeps its
+copies of them, so a pruner works alike on every ZeRO stage, and in a test on a plain optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ofa.recipe import Knobs
+
+
+@dataclass(frozen=True)
+class MaskChurn:
+    """Weights whose mask bit changed in one refresh, over the whole scope."""
+
+    dropped: int = 0
+    revived: int = 0
+
+
+class Weights(Protocol):
+    """Copies of each scoped weight: live (used by the forward), fp32 master and optimizer moments."""
+
+    def full_master(self, name: str) -> Tensor:
+        """fp32 master of the whole tensor on every rank (a collective call)."""
+        ...
+
+    def mask_live(self, keep: Mapping[str, Tensor]) -> None:
+        """live *= keep."""
+        ...
+
+    def write_live(self, name: str, value: Tensor) -> None:
+        """live = value."""
+        ...
+
+    def zero_dropped(self, keep: Mapping[str, Tensor]) -> None:
+        """+0.0 in live weight, master and moments where keep is False."""
+        ...
+
+
+class Pruner(Protocol):
+    """Masks and the schedule that changes them."""
+
+    @property
+    def keep(self) -> Mapping[str, Tensor]:
+        """Boolean keep masks by parameter name."""
+        ...
+
+    def before_step(self, knobs: Knobs) -> MaskChurn | None:
+        """Refresh masks if the step says so; None if it does not."""
+        ...
+
+    def after_step(self) -> None:
+        """Enforce the masks after an optimizer step."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint; call after the engine has loaded its weights."""
+        ...
+
+
+class NoPruner:
+    """Dense training: nothing is masked and nothing is done."""
+
+    keep: Mapping[str, Tensor] = {}
+
+    def before_step(self, knobs: Knobs) -> None:
+        """Nothing to refresh."""
+
+    def after_step(self) -> None:
+        """Nothing to enforce."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Refuse a pruned run's state."""
+        if state:
+            raise ValueError("the checkpoint holds masks but this run does not prune")

@@ -1,0 +1,245 @@
+"""The report of a run: one HTML page that needs nothing else, not even a network.
+
+Reads what the run has recorded (`config.json`, `metrics.jsonl`, `result.json`, `model/`), also while it is under way,
+and writes `report.html` beside it. Plain HTML with pictures inside, because such a page can be mailed and still opens
+in ten years; a dashboard that is served needs TensorBoard, which reads the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ofa import report_figures as figures
+from ofa.files import write_text
+from ofa.report_data import ReportData, read_report_data
+from ofa.tables import RESULT_COLUMNS, result_cells
+
+REPORT_FILE = "report.html"
+
+NOT_TERMS = {
+    "step", "lr", "loss", "time", "grad_norm", "tokens_per_second", "mfu", "dropped", "revived",
+    "target_sparsity", "sparsity", "encoder_sparsity", "scope_sparsity", "model_sparsity",
+}  # fmt: skip
+"""Keys of a training line that are not loss terms."""
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1f2937; background: #f3f4f6; margin: 0; }
+main { max-width: 1000px; margin: 0 auto; padding: 24px; background: #fff; }
+h1 { font-size: 26px; margin: 0; } h2 { font-size: 18px; margin: 36px 0 8px; border-bottom: 1px solid #d1d5db; }
+p.lead { margin: 4px 0 16px; color: #4b5563; }
+.state { display: inline-block; padding: 1px 10px; border-radius: 10px; background: #dcfce7; color: #166534; }
+.state.open { background: #fef3c7; color: #92400e; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: 5px 10px; border-bottom: 1px solid #e5e7eb; text-align: right; } th { color: #4b5563; }
+th:first-child, td:first-child { text-align: left; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; margin: 8px 0; }
+dt { color: #6b7280; } dd { margin: 0; overflow-wrap: anywhere; }
+img { width: 100%; height: auto; display: block; } .none { color: #6b7280; font-style: italic; }
+code, pre { font: 13px/1.45 ui-monospace, monospace; } pre { overflow-x: auto; background: #f9fafb; padding: 12px; }
+p.note { color: #6b7280; font-size: 13px; margin: 4px 0 8px; }
+"""
+
+
+def build_report(folder: str | Path, output: str | Path | None = None) -> Path:
+    """Write the page of a run folder or model folder and return its path.
+
+    Args:
+        folder: a run, finished or not, or an exported model.
+        output: where to; the default is `report.html` in the run folder (in the model folder if it stands alone).
+
+    Raises:
+        ValueError: the folder is neither, or one of its records is damaged.
+    """
+    data = read_report_data(folder)
+    path = Path(output) if output else data.folder / REPORT_FILE
+    write_text(path, page(data))
+    return path
+
+
+def page(data: ReportData) -> str:
+    """The whole document."""
+    sections = [
+        ("result", "Result", result_section(data)),
+        ("curves", "Loss, learning rate and sparsity", curves_section(data)),
+        ("terms", "Loss terms", terms_section(data)),
+        ("sparsity", "Sparsity of each tensor", sparsity_section(data)),
+        ("churn", "Mask changes", churn_section(data)),
+        ("weights", "Weights", weights_section(data)),
+        ("throughput", "Throughput", throughput_section(data)),
+        ("config", "Config", config_section(data)),
+    ]
+    body = [header(data)]
+    body += [f'<section id="{key}"><h2>{title}</h2>\n{content}\n</section>' for key, title, content in sections]
+    content = "\n".join(body)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(data.name)}</title><style>{STYLE}</style></head>\n"
+        f"<body><main>\n{content}\n</main></body></html>\n"
+    )
+
+
+def header(data: ReportData) -> str:
+    """Name, what it is, how far it came, and with what on what."""
+    state, is_open = progress(data)
+    badge = f'<span class="state{" open" if is_open else ""}">{escape(state)}</span>'
+    return (
+        f'<header id="header"><h1>{escape(data.name)}</h1>\n'
+        f'<p class="lead">{escape(what_it_is(data.config))} {badge}</p>\n'
+        f"{definitions(facts(data))}</header>"
+    )
+
+
+def facts(data: ReportData) -> list[tuple[str, str]]:
+    """What stands at the top of the page, as far as it is known."""
+    record, recipe = data.record, data.recipe or {}
+    versions = record.get("versions") or recipe.get("versions") or {}
+    hardware = record.get("hardware") or {}
+    known = [
+        ("command", record.get("command")),
+        ("commit", record.get("commit")),
+        ("hardware", ", ".join(f"{key} {value}" for key, value in hardware.items())),
+        ("processes", record.get("world_size")),
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("data", record.get("data_fingerprint") or (recipe.get("data") or {}).get("fingerprint")),
+        ("config", record.get("config_fingerprint") or recipe.get("config_fingerprint")),
+    ]
+    return [(label, str(value)) for label, value in known if value]
+
+
+def what_it_is(config: dict[str, Any]) -> str:
+    """One sentence on the kind of run, from its config."""
+    if not config:
+        return "A model folder without its run."
+    architecture, pruning = config["model"]["architecture"].get("model_type", "model"), config.get("pruning")
+    steps = config["schedule"]["total_steps"]
+    teacher = " with a dense teacher" if config.get("teacher") else ""
+    if not pruning:
+        return f"Dense pre-training of {architecture}{teacher}, {steps:,} steps."
+    target = f"{100 * pruning['sparsity']:g} %"
+    if pruning["ramp_end"] == pruning["ramp_start"]:
+        return f"One-shot magnitude pruning of {architecture} to {target}{teacher}, {steps:,} steps of training."
+    return f"Gradual magnitude pruning of {architecture} to {target}{teacher}, {steps:,} steps."
+
+
+def progress(data: ReportData) -> tuple[str, bool]:
+    """How far the run is, and whether it is still open."""
+    if not data.record:
+        return "exported model", False
+    total = data.config["schedule"]["total_steps"]
+    if data.result is not None:
+        return f"finished: {total:,} steps", False
+    if not data.train_lines:
+        return f"unfinished: no step of {total:,} recorded yet", True
+    return f"unfinished: step {data.train_lines[-1]['step']:,} of {total:,}", True
+
+
+def result_section(data: ReportData) -> str:
+    """The final table; for an unfinished run the newest validation."""
+    if data.result is None:
+        if not data.validation_lines:
+            return none("The final table is made when the run ends; there is no validation yet.")
+        last = data.validation_lines[-1]
+        newest = {**last, "name": f"this run at step {last['step']:,}"}
+        return none("The run has not ended; its newest validation:") + html_table([result_cells(newest)])
+    text = html_table([result_cells(row) for row in data.result["rows"]])
+    rate = data.result.get("tokens_per_second")
+    more = [("tokens per second", f"{rate:,.0f}" if rate else ""), ("model", data.result.get("model", ""))]
+    return text + definitions([(label, str(value)) for label, value in more if value])
+
+
+def curves_section(data: ReportData) -> str:
+    """The three panels, from training and validation lines."""
+    if not data.lines:
+        return none("No metrics line has been written.")
+    return picture(figures.curves(data.lines), "loss, learning rate and sparsity by step")
+
+
+def terms_section(data: ReportData) -> str:
+    """Every loss term that the training lines hold."""
+    names = sorted({key for line in data.train_lines for key in line} - NOT_TERMS)
+    if not names:
+        return none("No loss terms have been recorded.")
+    return picture(figures.loss_terms(data.train_lines, names), "loss terms by step")
+
+
+def sparsity_section(data: ReportData) -> str:
+    """Counted in the exported weights."""
+    if not data.counts:
+        return none(f"Nothing to count: {data.note}.")
+    zeros, size = sum(c.zeros for c in data.counts.values()), sum(c.numel for c in data.counts.values())
+    text = f"{zeros:,} of {size:,} weights in {len(data.counts)} tensors are zero, counted in the exported file."
+    return note(text) + picture(figures.tensor_sparsity(data.counts), "sparsity of each tensor")
+
+
+def churn_section(data: ReportData) -> str:
+    """What each mask refresh changed."""
+    if not data.config.get("pruning"):
+        return none("This run does not prune.")
+    if not any(line.get("dropped") or line.get("revived") for line in data.train_lines):
+        return none("No mask has changed in the recorded steps.")
+    text = "Weights that each refresh of the masks dropped, and revived from the dense copy, over the whole scope."
+    return note(text) + picture(figures.churn(data.train_lines), "dropped and revived weights by step")
+
+
+def weights_section(data: ReportData) -> str:
+    """Histograms of a few tensors."""
+    if not data.shown:
+        return none(f"Nothing to show: {data.note}.")
+    text = "Weights that are not zero; dashed: the smallest magnitude that lives."
+    return note(text) + picture(figures.weight_histograms(data.shown), "histograms of weights")
+
+
+def throughput_section(data: ReportData) -> str:
+    """Tokens per second."""
+    if not any("tokens_per_second" in line for line in data.train_lines):
+        return none("No rate has been recorded.")
+    shares = [line["mfu"] for line in data.train_lines if isinstance(line.get("mfu"), (int, float))]
+    middle = sorted(shares)[len(shares) // 2] if shares else None
+    text = "" if middle is None else note(f"Median share of the measured peak (MFU): {middle:.1%}.")
+    return text + picture(figures.throughput(data.train_lines), "tokens per second by step")
+
+
+def config_section(data: ReportData) -> str:
+    """The resolved config and, where there is one, the exported model's recipe; both folded."""
+    parts = [folded("Resolved config", data.config) if data.config else none("There is no config.")]
+    if data.recipe:
+        parts.append(folded("recipe.json of the exported model", data.recipe))
+    return "\n".join(parts)
+
+
+def html_table(rows: Iterable[Sequence[str]]) -> str:
+    """The result's columns as a table."""
+    head = "".join(f"<th>{escape(title)}</th>" for title in ["", *(title for title, _, _ in RESULT_COLUMNS)])
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def definitions(pairs: Iterable[tuple[str, str]]) -> str:
+    """Labels and values in two columns."""
+    return "<dl>" + "".join(f"<dt>{escape(label)}</dt><dd>{escape(value)}</dd>" for label, value in pairs) + "</dl>"
+
+
+def folded(title: str, value: Any) -> str:
+    """JSON that opens on a click."""
+    return f"<details><summary>{escape(title)}</summary><pre>{escape(json.dumps(value, indent=2))}</pre></details>"
+
+
+def picture(uri: str, description: str) -> str:
+    """An image whose bytes are in the page."""
+    return f'<img alt="{escape(description)}" src="{uri}">'
+
+
+def note(text: str) -> str:
+    """A line that explains a picture."""
+    return f'<p class="note">{escape(text)}</p>'
+
+
+def none(text: str) -> str:
+    """What a section says when it has nothing to show."""
+    return f'<p class="none">{escape(text)}</p>'

@@ -1,0 +1,171 @@
+"""A run's folder on disk: who owns it, what was asked for, and how far it came.
+
+    runs/<name>/  config.json  metrics.jsonl  result.json  log.txt  checkpoints/  model/  tensorboard/  report.html
+
+One process group owns the folder at a time, by a kernel lock that dies with its holder, so a killed run never has to
+be unlocked by hand. `config.json` is written once; a start with another config or other data is refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from ofa.config import CHECKOUT, RunConfig, differences, parse
+from ofa.files import write_text
+
+RECORDED = ("torch", "deepspeed", "transformers", "tokenizers", "safetensors", "numpy", "webdataset")
+"""Distributions whose versions a run records."""
+
+
+
+class RunFolderError(ValueError):
+    """A run folder that cannot be used, and what to do about it."""
+
+
+class RunFolder:
+    """Paths and records of one run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.json"
+        self.metrics = path / "metrics.jsonl"
+        self.result = path / "result.json"
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+        self.tensorboard = path / "tensorboard"
+        self.log = path / "log.txt"
+        self._lock: TextIO | None = None
+
+    def acquire(self) -> None:
+        """Create the folder and take its lock (one rank of a run).
+
+        Raises:
+            RunFolderError: another live run holds it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / "lock").open("a+")
+        except OSError as error:
+            raise RunFolderError(f"run folder {self.path} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "an unknown process"
+            raise RunFolderError(
+                f"run folder {self.path} is in use by {holder}; stop that run or choose another --run-dir"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(f"host {socket.gethostname()}, pid {os.getpid()}\n")
+        self._lock.flush()
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def is_finished(self) -> bool:
+        """Whether the run has written its result and exported its model."""
+        return self.result.is_file() and self.model.is_dir()
+
+    def has_started(self) -> bool:
+        """Whether a run has written its config here."""
+        return self.config.is_file()
+
+    def check(self, config: RunConfig, data_fingerprint: str | None = None) -> None:
+        """Refuse to continue with another config or other data.
+
+        Raises:
+            RunFolderError: naming the keys that differ.
+        """
+        recorded = read_json(self.config)
+        old = parse(RunConfig, recorded["config"], origin=str(self.config))
+        changed = differences(old.decisive(), config.decisive())
+        if changed:
+            raise RunFolderError(
+                f"{self.path} was started with another config: {'; '.join(changed)}. "
+                "Continue with the old values, or choose another --run-dir"
+            )
+        if data_fingerprint is not None and recorded["data_fingerprint"] != data_fingerprint:
+            raise RunFolderError(
+                f"{self.path} was started on other data: fingerprint {recorded['data_fingerprint'][:12]}, "
+                f"{config.data.path} now has {data_fingerprint[:12]}. Restore the data, or choose another --run-dir"
+            )
+
+    def record(self, config: RunConfig, data_fingerprint: str, world_size: int) -> None:
+        """Write config.json: what was asked for, with what, on what."""
+        write_json(
+            self.config,
+            {
+                "config": config.model_dump(mode="json"),
+                "config_fingerprint": config.fingerprint(),
+                "data_fingerprint": data_fingerprint,
+                "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+                "commit": commit(),
+                "versions": versions(),
+                "world_size": world_size,
+                "hardware": hardware(),
+            },
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the distributions that decide a result."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in RECORDED}}
+
+
+def commit() -> str | None:
+    """The checkout's commit, marked if files differ from it; None outside a git checkout."""
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def hardware() -> dict[str, Any]:
+    """Device, cores and threads: bitwise claims hold at equal threads on equal machines."""
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of the run folder.
+
+    Raises:
+        RunFolderError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise RunFolderError(f"{path} is missing: this is no run folder, or its run has not come that far") from None
+    except json.JSONDecodeError as error:
+        raise RunFolderError(f"{path} is damaged: {error}") from None
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object atomically."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")

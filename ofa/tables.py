@@ -1,0 +1,57 @@
+"""Plain-text tables for the console: a run's result and a verification.
+
+Comes in: `result.json` or a verification as data. Goes out: text without colour or box drawing, so that a log file and
+a terminal show the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+RESULT_COLUMNS = (
+    ("validation loss", "validation_loss", "{:.4f}"),
+    ("masked accuracy", "masked_accuracy", "{:.2%}"),
+    ("encoder zeros", "encoder_sparsity", "{:.4%}"),
+    ("scope zeros", "scope_sparsity", "{:.4%}"),
+    ("model zeros", "model_sparsity", "{:.4%}"),
+)
+"""Heading, key of a row of result.json, format."""
+
+RESULT_PLACES = (("model", "model"), ("report", "report"), ("tensorboard", "event files"))
+"""Key of result.json, what it is called."""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns padded to their widest cell: the first to the left, the others to the right."""
+    lines = [list(head), *map(list, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    rule = ["-" * width for width in widths]
+    return "\n".join(_padded(line, widths) for line in [lines[0], rule, *lines[1:]])
+
+
+def result_table(result: Mapping[str, Any]) -> str:
+    """The final table of a run: one row a model, then the rate and where things are."""
+    head = ["", *(heading for heading, _, _ in RESULT_COLUMNS)]
+    parts = [table(head, [result_cells(row) for row in result["rows"]]), ""]
+    if result.get("tokens_per_second"):
+        parts.append(f"{result['tokens_per_second']:,.0f} tokens per second over {result.get('steps', 0):,} steps")
+    parts += [f"{label}: {result[key]}" for key, label in RESULT_PLACES if result.get(key)]
+    return "\n".join(parts)
+
+
+def result_cells(row: Mapping[str, Any]) -> list[str]:
+    """One row of `result["rows"]` as text; a value that it does not have is a dash."""
+    cells = [row["name"]]
+    for _, key, form in RESULT_COLUMNS:
+        value = row.get(key)
+        cells.append("-" if value is None else form.format(value))
+    return cells
+
+
+def _padded(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = [
+        cell.rjust(width) if column else cell.ljust(width)
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return "  ".join([first, *others]).rstrip()

@@ -1,0 +1,176 @@
+"""One training run: assemble its parts, then the loop. Teacher preparation, sparse pre-training and one-shot pruning
+are the same loop with other parts; there are no callbacks and no trainer classes.
+
+The order of things at step t, which makes a resumed run repeat exactly what its checkpoint does not hold: save the
+state with t updates; refresh the masks; validate; then the update t -> t + 1 and its metrics line. On resume at t every
+line of step t or later is cut, and written again with the same values.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ofa import dist
+from ofa.assemble import Run, assemble
+from ofa.checkpoint import Checkpoints, check
+from ofa.config import RunConfig
+from ofa.data.batches import MicroBatch, Totals
+from ofa.data.counter import key
+from ofa.data.shards import Corpus
+from ofa.engine import start, stop
+from ofa.evaluate import masked_lm_score
+from ofa.finish import finish
+from ofa.journal import NotFinite
+from ofa.progress import start_logging, stop_logging
+from ofa.recipe import Knobs
+from ofa.run_folder import RunFolder, read_json
+from ofa.tables import result_table
+
+LOG = logging.getLogger(__name__)
+
+DONE, STOPPED_AND_SAVED = 0, 75
+"""Exit statuses; 75 asks whoever started the run to start it again."""
+
+
+def pretrain(config: RunConfig, run_dir: Path, *, name: str, resume: str = "auto") -> int:
+    """Do one run, from its start or from its newest checkpoint, and return the process's exit status.
+
+    Args:
+        config: what to run.
+        run_dir: its folder; made if it is not there.
+        name: what people call the run; stands in the exported model, so the folder's place does not show in its bytes.
+        resume: `auto` continues what the folder holds; `never` refuses to; anything else is a checkpoint folder.
+
+    Raises:
+        ValueError: of many kinds, each saying what is wrong with the config, the folder, the data or a model.
+    """
+    start(config)
+    folder = RunFolder(run_dir)
+    try:
+        beginning = dist.on_rank_zero(lambda: _open(folder, config, resume))
+        if beginning.finished:
+            if dist.rank() == 0:
+                print(result_table(read_json(folder.result)))
+            return DONE
+        start_logging(folder.log, active=dist.rank() == 0)
+        run = assemble(config, folder, beginning.checkpoint, name=name)
+        run.stop_request.install()
+        try:
+            ended = train(run)
+        finally:
+            run.stop_request.uninstall()
+            run.progress.stop()
+        if not ended:
+            LOG.info("stopped and saved: start the same command again to continue")
+            return STOPPED_AND_SAVED
+        finish(run)
+        return DONE
+    finally:
+        stop_logging()
+        folder.release()
+        stop()
+
+
+def train(run: Run) -> bool:
+    """Run the loop to its end; False if a signal stopped it, with its state saved."""
+    step, total = run.start_step, run.recipe.total_steps
+    batches = run.loader.batches(step, total)
+    while True:
+        knobs = run.recipe.at(step)
+        if step != run.start_step and (step % run.config.checkpoint.every == 0 or step == total):
+            save(run, step)
+        churn = run.pruner.before_step(knobs)
+        if step == total or step % run.config.evaluate.every == 0:
+            validate(run, step)
+        if step == total:
+            return True
+
+        totals, micro_batches = next(batches)
+        terms = update(run, knobs, totals, micro_batches)
+        run.pruner.after_step()
+
+        asked_to_stop = False
+        if churn is not None or step % run.config.log.every == 0 or step == total - 1:
+            norm, keep = run.engine.grad_norm(), run.pruner.keep
+            asked_to_stop = run.journal.log(knobs, terms, totals, churn=churn, keep=keep, grad_norm=norm)
+        step += 1
+        if asked_to_stop:
+            save(run, step)
+            batches.close()
+            return False
+
+
+def update(run: Run, knobs: Knobs, totals: Totals, micro_batches: list[MicroBatch]) -> dict[str, torch.Tensor]:
+    """The update knobs.step -> knobs.step + 1; returns this rank's sums of the loss terms, still on the device."""
+    sums: dict[str, torch.Tensor] = {}
+    run.engine.set_lr(knobs.lr)
+    for number, batch in enumerate(micro_batches):
+        seed_dropout(run.config.seed, knobs.step, number)
+        targets = run.teacher.targets(batch) if run.teacher else None
+        loss, terms = run.engine(batch, totals, targets, run.engine.loss_scale)
+        run.engine.backward(loss)
+        run.engine.advance()
+        for name, value in {**terms, "loss": loss.detach() / run.engine.loss_scale}.items():
+            sums[name] = sums[name] + value if name in sums else value
+    if not run.engine.step_was_applied():
+        raise NotFinite(f"the gradient of step {knobs.step} overflowed: the run has diverged; lower optimizer.lr")
+    run.journal.meter.count(totals)
+    return sums
+
+
+def seed_dropout(seed: int, step: int, micro_batch: int) -> None:
+    """Make dropout a pure function of its place in the run, so that no random state has to be saved."""
+    torch.manual_seed(int(key(seed, "dropout", step, micro_batch, dist.rank())[0]) >> 1)
+
+
+def validate(run: Run, step: int) -> None:
+    """Score the student on the validation rows and write the line (a collective call)."""
+    with run.journal.meter.pause():
+        score = masked_lm_score(run.module, run.validation())
+        run.engine.train()
+    run.journal.metrics.append({"step": step, **score, **run.journal.masked.counted()})
+    LOG.info("step %d: validation loss %.4f, masked accuracy %.2f %%", step, *_two(score))
+    if not math.isfinite(score["validation_loss"]):
+        raise NotFinite(f"the validation loss of step {step} is {score['validation_loss']}: the run has diverged")
+
+
+def save(run: Run, step: int) -> None:
+    """Write a checkpoint with `step` updates applied (a collective call)."""
+    with run.journal.meter.pause():
+        parents = [asdict(parent) for parent in run.parents]
+        state = {"step": step, "pruner": run.pruner.state_dict(), "name": run.name, "parents": parents}
+        run.checkpoints.save(run.engine, step, state)
+
+
+def _two(score: dict[str, float]) -> tuple[float, float]:
+    return score["validation_loss"], 100 * score["masked_accuracy"]
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    finished: bool = False
+    checkpoint: Path | None = None
+
+
+def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
+    """Take the folder and decide where to begin; everything wrong with it is said here, before anything is built."""
+    folder.acquire()
+    if resume == "never" and folder.has_started():
+        raise ValueError(f"{folder.path} holds a run and --resume is never; remove it or choose another --run-dir")
+    if folder.has_started():
+        folder.check(config)
+        if folder.is_finished():
+            return _Beginning(finished=True)
+    corpus = Corpus.open(config.data.path)
+    if not folder.has_started():
+        folder.record(config, corpus.fingerprint, dist.world_size())
+    folder.check(config, corpus.fingerprint)
+    if resume not in ("auto", "never"):
+        check(Path(resume))
+        return _Beginning(checkpoint=Path(resume))
+    return _Beginning(checkpoint=Checkpoints(folder.checkpoints, config.checkpoint).latest())

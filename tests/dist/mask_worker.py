@@ -1,0 +1,86 @@
+"""One rank of test_masks_under_zero: trains a small net with pruning and reports what its copies hold, as JSON.
+
+Run with one argument per case: "STAGE PRECISION hard|retain".
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ofa import dist, engine
+from ofa.config import RunConfig, parse
+from ofa.pruning.magnitude import MagnitudePruner
+from ofa.recipe import Recipe
+
+
+class Case(NamedTuple):
+    """What one group of ranks runs."""
+
+    stage: int
+    precision: str
+    mode: str
+
+    def config(self) -> RunConfig:
+        """A gradual recipe of 40 steps with accumulation, clipping and weight decay."""
+        pruning = {"sparsity": 0.9, "ramp_end": 20, "end": 30, "frequency": 5, "regrow": self.mode == "retain"}
+        return parse(
+            RunConfig,
+            {
+                "model": {"architecture": {"model_type": "bert"}},
+                "data": {"path": "none", "sequence_length": 8},
+                "batch": {"global_size": 8, "micro_size": 2},
+                "optimizer": {"lr": 1e-2, "weight_decay": 0.01, "max_grad_norm": 1.0},
+                "schedule": {"total_steps": 40, "decay": "constant"},
+                "pruning": pruning,
+                "engine": {"zero_stage": self.stage, "precision": self.precision, "threads": 1},
+            },
+            origin="test",
+        )
+
+
+def train(case: Case) -> dict:
+    """Train and count what is not zero where the masks drop."""
+    config = case.config()
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(66, 129), nn.GELU(), nn.Linear(129, 66))
+    exact = {name: p.detach().clone() for name, p in net.named_parameters()}
+    scoped = {name: p for name, p in net.named_parameters() if p.dim() > 1}
+    wrapped = engine.Engine(config, net, scoped)
+    weights = wrapped.weights
+    first_masters_are_exact = all(torch.equal(weights.full_master(name).cpu(), exact[name]) for name in scoped)
+    pruner, recipe = MagnitudePruner(config.pruning, scoped, weights), Recipe(config)
+    generator = torch.Generator().manual_seed(dist.rank())
+    alive_outside_mask = 0
+    for step in range(recipe.total_steps):
+        pruner.before_step(recipe.at(step))
+        wrapped.set_lr(recipe.at(step).lr)
+        for _ in range(wrapped.accumulation):
+            inputs = torch.randn(2, 66, generator=generator).to(next(net.parameters()).dtype)
+            wrapped.backward(((wrapped(inputs) - inputs.sin()) ** 2).mean())
+            wrapped.advance()
+        pruner.after_step()
+        alive_outside_mask += sum(int(torch.count_nonzero(scoped[n][~keep])) for n, keep in pruner.keep.items())
+    return {
+        "first_masters_are_exact": first_masters_are_exact,
+        "alive_outside_mask": alive_outside_mask,
+        "behind_the_zeros": {
+            name: [int(torch.count_nonzero(copy[~keep])) for copy in weights.copies(name)]
+            for name, keep in pruner.keep.items()
+        },
+        "zeros": {name: int((~keep).sum()) for name, keep in pruner.keep.items()},
+        "negative_zeros": sum(int(torch.signbit(p[p == 0]).sum()) for p in scoped.values()),
+        "mask_hash": pruner.state_dict()["mask_hash"],
+        "moved": all(not torch.equal(weights.full_master(n).cpu(), exact[n]) for n in scoped),
+    }
+
+
+if __name__ == "__main__":
+    CASES = [Case(int(stage), precision, mode) for stage, precision, mode in map(str.split, sys.argv[1:])]
+    engine.start(CASES[0].config())
+    reports = [train(case) for case in CASES]
+    Path(f"rank-{dist.rank()}.json").write_text(json.dumps(reports))
+    engine.stop()

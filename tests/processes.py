@@ -1,0 +1,49 @@
+"""Real processes for tests: entry scripts, and groups of ranks over gloo."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+TIMEOUT = 240
+
+
+def environment(**extra):
+    """This environment with one thread a process, and no ranks of an outer group."""
+    dropped = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    clean = {key: value for key, value in os.environ.items() if key not in dropped}
+    return {**clean, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT), **extra}
+
+
+def script(name, *arguments, cwd, check=True, ranks=1, **extra):
+    """Run `launch/<name>` as a user does; returns the finished process."""
+    command = [sys.executable]
+    if ranks > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+    command += [str(CHECKOUT / "launch" / name), *map(str, arguments)]
+    return finished(command, cwd=cwd, check=check, **extra)
+
+
+def start_script(name, *arguments, cwd, output):
+    """Start `launch/<name>` in a process group of its own; the caller ends it."""
+    command = [sys.executable, str(CHECKOUT / "launch" / name), *map(str, arguments)]
+    with open(output, "ab") as out:
+        return subprocess.Popen(
+            command, cwd=cwd, env=environment(), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def ranks(program, *arguments, number, cwd):
+    """Run a Python file on `number` ranks."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
+    return finished([*command, str(program), *map(str, arguments)], cwd=cwd)
+
+
+def finished(command, *, cwd, check=True, **extra):
+    """Run a command to its end; a failure shows its output."""
+    done = subprocess.run(
+        command, cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+    assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+    return done

@@ -1,0 +1,139 @@
+"""Small exported folders and a synthetic run, for tests of export, verify and report."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForPreTraining
+
+from ofa.config import RunConfig, load
+from ofa.export.hf import export_model
+from ofa.export.recipe_file import Parent, describe_run
+from ofa.metrics import MetricsLog
+from ofa.models.adapters import scope
+from ofa.pruning.masks import keep_largest
+from ofa.recipe import Recipe
+
+SPARSITY = 0.9
+
+
+def make_sparse_model(seed=0, sparsity=SPARSITY):
+    """(model, keep): a BERT of two layers with exact zeros."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    model = BertForPreTraining(BertConfig(vocab_size=64, max_position_embeddings=16, **sizes))
+    keep = {name: keep_largest(weight.detach().abs(), sparsity) for name, weight in scope(model).items()}
+    with torch.no_grad():
+        for name, weight in scope(model).items():
+            weight.mul_(keep[name])  # leaves -0.0 behind, as a multiplication does
+    return model.eval(), keep
+
+
+def make_recipe():
+    """What a run of the shipped tiny recipe knows."""
+    return describe_run(
+        load(RunConfig, "tiny/ofa_90.json"),
+        name="tiny/ofa_90",
+        steps=1000,
+        parents=[Parent("init", "/somewhere/runs/tiny/teacher/model", "ab" * 32)],
+        data_fingerprint="cd" * 32,
+        versions={"torch": torch.__version__},
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory):
+    """A folder with a WordPiece vocabulary."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}\n')
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sparse_model():
+    """Factory of (model, keep)."""
+    return make_sparse_model
+
+
+@pytest.fixture(scope="session")
+def run_recipe():
+    """The recipe part that a run gives to the export."""
+    return make_recipe()
+
+
+@pytest.fixture
+def exported(tmp_path, tokenizer_folder):
+    """An exported folder at 90 %."""
+    model, keep = make_sparse_model()
+    export_model(tmp_path / "model", model, tokenizer_folder, keep, make_recipe())
+    return tmp_path / "model"
+
+
+@pytest.fixture(scope="session")
+def synthetic_run(tmp_path_factory, tokenizer_folder):
+    """Factory of run folders with plausible numbers: `synthetic_run(config_name, until, finished)`."""
+
+    def make(name="tiny/ofa_90.json", until=1000, finished=True) -> Path:
+        config = load(RunConfig, name)
+        folder = tmp_path_factory.mktemp("checkout") / "runs" / name.removesuffix(".json")
+        folder.mkdir(parents=True)
+        _write_record(folder, config)
+        _write_metrics(folder, config, until)
+        if finished:
+            model, keep = make_sparse_model(sparsity=SPARSITY if config.pruning else 0.0)
+            export_model(folder / "model", model, tokenizer_folder, keep if config.pruning else {}, make_recipe())
+            _write_result(folder)
+        return folder
+
+    return make
+
+
+def _write_record(folder, config):
+    record = {
+        "config": config.model_dump(mode="json"),
+        "config_fingerprint": config.fingerprint(),
+        "data_fingerprint": "cd" * 32,
+        "command": "pretrain.py --config <tiny> & more",
+        "commit": "0123456789abcdef",
+        "versions": {"python": "3.11.9", "torch": "2.13.0", "deepspeed": "0.19.8"},
+        "world_size": 1,
+        "hardware": {"device": "an example CPU", "cores": 2, "threads": 2},
+    }
+    (folder / "config.json").write_text(json.dumps(record))
+
+
+def _write_metrics(folder, config, until):
+    recipe, log = Recipe(config), MetricsLog(folder, tensorboard=False)
+    noise = torch.randn(until + 1, generator=torch.Generator().manual_seed(0)).tolist()
+    for step in range(until):
+        knobs = recipe.at(step)
+        loss = 5.4 + 3.6 * math.exp(-step / 80) + 0.8 * knobs.sparsity**4 * math.exp(-max(0, step - 500) / 300)
+        if step % config.evaluate.every == 0:
+            log.append({"step": step, "validation_loss": loss + 0.05, "masked_accuracy": 0.2, "time": 1.0 + step})
+        if step % 10:
+            continue
+        line = {"step": step, "lr": knobs.lr, "loss": loss + 0.1 * noise[step], "masked_lm": loss, "time": 1.0 + step}
+        if config.pruning:
+            line |= {"masked_lm_kd": 0.4 * loss, "target_sparsity": knobs.sparsity, "scope_sparsity": knobs.sparsity}
+            line |= {"sparsity": knobs.sparsity, "model_sparsity": 0.25 * knobs.sparsity}
+            changed = knobs.update_mask and step > 0
+            line |= {"dropped": int(4000 / (1 + step / 100)) + 60, "revived": 60 + step // 20} if changed else {}
+        log.append({**line, "grad_norm": 1.0, "tokens_per_second": 21000 + 900 * noise[step], "mfu": 0.41})
+    log.close()
+
+
+def _write_result(folder):
+    scores = {"dense teacher": (5.54, 0.0), "one-shot 90%": (5.98, 0.9), "floor": (6.58, 1.0)}
+    scores["sparse student"] = (5.4, 0.9)
+    rows = [
+        {"name": name, "validation_loss": loss, "masked_accuracy": 0.2, "encoder_sparsity": zeros}
+        | {"scope_sparsity": zeros, "model_sparsity": 0.26 * zeros}
+        for name, (loss, zeros) in scores.items()
+    ]
+    places = {"model": str(folder / "model"), "report": str(folder / "report.html"), "tensorboard": "tensorboard"}
+    result = {"rows": rows, "tokens_per_second": 21034.2, "steps": 1000, **places}
+    (folder / "result.json").write_text(json.dumps(result))

@@ -1,0 +1,37 @@
+"""Cleaning and its counts."""
+
+from collections import Counter
+
+import pytest
+
+from data_prep.clean import clean, share_of
+from ofa.config import CleanConfig
+
+
+def test_white_space_is_made_plain_and_paragraphs_stay():
+    text = "  A\tb\u00a0 c \r\n\n\n\n d\x00e\n"
+    assert clean(text, CleanConfig(), Counter()) == "A b c\n\nde"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [(" \n\t", "dropped_empty"), ("abc", "dropped_short"), ("abc " * 9, "dropped_long")]
+)
+def test_every_dropped_document_is_counted_by_its_reason(text, reason):
+    counts = Counter()
+    assert clean(text, CleanConfig(min_characters=5, max_characters=20), counts) is None
+    assert counts == {"documents_read": 1, reason: 1}
+
+
+def test_doctest_and_rule_lines_go_only_when_asked():
+    text = "Title\n=====\nSee ... and a-b --- here.\n\n    >>> f(1)\n    ... more\n    2\n...\n-----------\nEnd"
+    counts = Counter()
+    cleaned = clean(text, CleanConfig(drop_code_lines=True), counts)
+    assert cleaned == "Title\nSee ... and a-b --- here.\n\n2\nEnd"
+    assert counts["code_lines_dropped"] == 5
+    assert ">>> f(1)" in (clean(text, CleanConfig(), Counter()) or "")
+
+
+def test_shares_are_uniform_and_fixed():
+    shares = [share_of(f"42:{number}") for number in range(4000)]
+    assert abs(sum(share < 0.05 for share in shares) - 200) < 50
+    assert share_of("42:a") == share_of("42:a")

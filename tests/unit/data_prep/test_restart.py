@@ -1,0 +1,123 @@
+"""Interrupted, damaged and mistaken preparations."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_prep.documents import DataPrepError
+from data_prep.pipeline import finished, prepare
+from ofa.data.shards import Corpus
+
+
+@pytest.fixture(scope="module")
+def prepared(tools, text, tmp_path_factory):
+    """Prepared shards, with the config."""
+    output = tmp_path_factory.mktemp("prepared") / "data"
+    config = tools.config_for(text)
+    tools.run(config, output)
+    return config, output
+
+
+def kill_at(stage: str, begin: Callable[[Path], subprocess.Popen], folder: Path) -> Path:
+    """Start runs, each in a folder of its own, until one is killed between the first file of `stage` and its end."""
+    for attempt in range(5):
+        output = folder / f"out{attempt}"
+        process = begin(output)
+        while not list((output / ".work").glob(stage)) and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if not (output / "manifest.json").exists():
+            return output
+    raise AssertionError("five runs ended before they could be killed")
+
+
+@pytest.mark.parametrize("stage", ["extract/*.json", "tokenizer.json", "encode/*.json"])
+def test_a_run_killed_anywhere_continues_and_ends_with_the_same_bytes(tools, text, prepared, tmp_path, stage):
+    config, expected = prepared
+    output = kill_at(stage, lambda output: tools.start(config, tmp_path, output), tmp_path)
+    assert not any((output / name).exists() for name in ("train", "validation", "tokenizer"))
+    kept = {path: path.stat().st_mtime_ns for path in (output / ".work").glob(stage)}
+    assert kept
+    redone = []
+
+    def watch(step: str, done: int, total: int) -> None:
+        redone.extend(path for path, written in kept.items() if path.exists() and path.stat().st_mtime_ns != written)
+
+    prepare(config, output, 2, watch)
+    assert redone == []
+    assert tools.sums(output) == tools.sums(expected)
+
+
+def test_a_run_killed_while_files_move_to_their_names_continues(tools, prepared, tmp_path, monkeypatch):
+    config, expected = prepared
+    moved = []
+
+    def failing(source: Path, target: Path) -> None:
+        if len(moved) == 5:
+            raise OSError(28, "No space left on device", str(target))
+        moved.append(target)
+        os.replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data_prep.pipeline._move", failing)
+        with pytest.raises(OSError, match="No space left"):
+            tools.run(config, tmp_path / "out")
+    assert finished(config, tmp_path / "out") is None
+    tools.run(config, tmp_path / "out")
+    assert tools.sums(tmp_path / "out") == tools.sums(expected)
+
+
+def test_unfinished_work_of_another_config_is_refused_and_of_another_input_redone(tools, text, tmp_path, monkeypatch):
+    own = tmp_path / "text"
+    tools.write_text(own)
+    config = tools.config_for(own)
+
+    def stop(*_) -> None:
+        raise OSError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data_prep.pipeline._encode", stop)
+        with pytest.raises(OSError, match="stopped"):
+            tools.run(config, tmp_path / "out")
+    with pytest.raises(DataPrepError, match=r"another config: seed \(42 -> 1\)"):
+        tools.run(tools.config_for(own, seed=1), tmp_path / "out")
+    (own / "3.jsonl").unlink()
+    assert tools.run(config, tmp_path / "out")["statistics"]["documents_read"] == 120
+
+
+def test_a_config_that_failed_at_once_may_be_corrected(tools, text, tmp_path):
+    with pytest.raises(DataPrepError, match="no text in field 'body'"):
+        tools.run(tools.config_for(text, source={"text_field": "body"}), tmp_path / "out")
+    tools.run(tools.config_for(text), tmp_path / "out")
+    assert Corpus.open(tmp_path / "out").verify() == []
+
+
+def test_two_runs_in_one_folder_are_refused(tools, text, tmp_path):
+    config, refused = tools.config_for(text), []
+
+    def second(step: str, done: int, total: int) -> None:
+        if not refused:
+            with pytest.raises(DataPrepError, match="another run is"):
+                tools.run(config, tmp_path / "out")
+            refused.append(step)
+
+    prepare(config, tmp_path / "out", 1, second)
+    assert refused
+
+
+def test_ctrl_c_stops_soon_with_status_75_and_the_run_continues(tools, text, prepared, tmp_path):
+    config, expected = prepared
+    process = tools.start(config, tmp_path, tmp_path / "out")
+    while not list((tmp_path / "out" / ".work").glob("extract/*.json")) and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == 75 and b"run the same command to continue" in error
+    tools.run(config, tmp_path / "out")
+    assert tools.sums(tmp_path / "out") == tools.sums(expected)

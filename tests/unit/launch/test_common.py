@@ -1,0 +1,64 @@
+"""What all entry scripts share: they start from anywhere, answer at once, and fail in one line."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ofa.config import CHECKOUT
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {launch!r})
+import common
+
+def main():
+    {body}
+
+common.main_wrapper(main)
+"""
+
+
+def run(body, tmp_path, **environment):
+    """Run a script with this main in another directory."""
+    code = SCRIPT.format(launch=str(CHECKOUT / "launch"), body=body)
+    env = {**os.environ, **environment}
+    return subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=env)
+
+
+def test_what_a_user_can_fix_is_one_line_and_status_1(tmp_path):
+    done = run("import ofa.config; ofa.config.find('no_such.json')", tmp_path)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: config no_such.json not found")
+
+
+def test_the_traceback_is_shown_on_request(tmp_path):
+    done = run("open('nowhere')", tmp_path, OFA_TRACEBACK="1")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_our_own_mistakes_keep_their_traceback(tmp_path):
+    done = run("assert False, 'ours'", tmp_path)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "AssertionError: ours" in done.stderr
+
+
+@pytest.mark.parametrize(("body", "status"), [("return None", 0), ("return 75", 75)])
+def test_the_status_of_main_is_the_exit_status(tmp_path, body, status):
+    assert run(body, tmp_path).returncode == status
+
+
+def test_common_arguments_are_understood(tmp_path):
+    parse = "common.run_arguments().parse_args(['--config', 'a.json', '--set', 'a.b=1', '--set', 'c.d=2', {more}])"
+    shown = "print(a.config, a.overrides, a.run_dir, a.resume)"
+    done = run(f"a = {parse.format(more=repr('--local_rank=3'))}; {shown}", tmp_path)
+    assert done.stdout.strip() == "a.json ['a.b=1', 'c.d=2'] None auto", done.stderr
+
+
+@pytest.mark.parametrize("script", ["verify.py", "report.py"])
+def test_help_is_answered_without_loading_torch(tmp_path, script):
+    command = [sys.executable, "-X", "importtime", str(CHECKOUT / "launch" / script), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "DIR" in done.stdout
+    assert "torch" not in done.stderr and "transformers" not in done.stderr

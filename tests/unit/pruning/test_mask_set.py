@@ -1,0 +1,59 @@
+"""Masks held, counted, hashed and packed."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from ofa.pruning.mask_set import MaskSet, pack, unpack
+
+SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
+
+
+def random_keep(shape, seed=0):
+    """A random boolean tensor."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) > 0.5
+
+
+@given(SHAPES, st.integers(0, 1000))
+def test_packing_round_trips(shape, seed):
+    keep = random_keep(shape, seed)
+    assert torch.equal(unpack(pack(keep), shape), keep)
+    assert pack(keep).nbytes == -(-keep.numel() // 8)
+
+
+def test_the_first_weight_is_in_the_highest_bit():
+    assert pack(torch.tensor([True] + [False] * 8)).tolist() == [128, 0]
+
+
+def test_a_hook_sees_masks_that_are_replaced_later():
+    weight = nn.Parameter(torch.ones(4))
+    masks = MaskSet({"w": weight})
+    masks.mask_gradients({"w": weight})
+    churn = masks.replace("w", torch.tensor([True, False, True, False]))
+    (3 * weight).sum().backward()
+    assert churn == (2, 0)
+    assert weight.grad.tolist() == [3, 0, 3, 0]
+    assert masks.replace("w", torch.tensor([False, True, True, False])) == (1, 1)
+
+
+def test_the_hash_tells_masks_shapes_and_names_apart():
+    weights = {"a": nn.Parameter(torch.ones(4, 2)), "b": nn.Parameter(torch.ones(2))}
+    one, other = MaskSet(weights), MaskSet(weights)
+    assert one.hash() == other.hash()
+    other.replace("a", random_keep((4, 2)))
+    assert one.hash() != other.hash()
+    assert one.hash() != MaskSet({"a": nn.Parameter(torch.ones(2, 4)), "b": weights["b"]}).hash()
+
+
+def test_saved_masks_come_back_and_those_of_another_model_are_refused():
+    masks = MaskSet({"a": nn.Parameter(torch.ones(5, 3))})
+    masks.replace("a", random_keep((5, 3)))
+    fresh = MaskSet({"a": nn.Parameter(torch.ones(5, 3))})
+    fresh.load_packed(masks.packed())
+    assert fresh.hash() == masks.hash()
+    with pytest.raises(ValueError, match="another model.*first b"):
+        MaskSet({"a": nn.Parameter(torch.ones(5, 3)), "b": nn.Parameter(torch.ones(2))}).load_packed(masks.packed())
+    assert isinstance(masks.packed()["a"], np.ndarray)

@@ -1,0 +1,153 @@
+"""Configs: what is read, what is refused, and with which words."""
+
+import json
+
+import pytest
+
+from ofa.config import (
+    CONFIGS,
+    ConfigError,
+    DataPrepConfig,
+    RunConfig,
+    command_that_makes,
+    differences,
+    load,
+    parse,
+    run_folder,
+)
+
+SHIPPED = sorted(p for p in CONFIGS.rglob("*.json") if p.name != "schema.json")
+
+
+def kind_of(path):
+    """What a shipped file configures."""
+    values = json.loads(path.read_text())
+    while "source" not in values and "base" in values:
+        path = path.parent / values["base"]
+        values = json.loads(path.read_text())
+    return DataPrepConfig if "source" in values else RunConfig
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: str(p.relative_to(CONFIGS)))
+def test_every_shipped_config_parses(path):
+    assert load(kind_of(path), path)
+
+
+def write(folder, name, values):
+    """A config file."""
+    (folder / name).write_text(json.dumps(values))
+    return folder / name
+
+
+def test_a_base_is_inherited_key_by_key_and_a_null_takes_a_section_away(tmp_path):
+    base = json.loads((CONFIGS / "tiny" / "teacher.json").read_text())
+    write(tmp_path, "low.json", {**base, "pruning": {"sparsity": 0.5, "ramp_end": 10, "frequency": 5}})
+    write(tmp_path, "middle.json", {"base": "low.json", "optimizer": {"weight_decay": 0.1}})
+    top = write(tmp_path, "top.json", {"base": "middle.json", "pruning": None, "seed": 7})
+    config = load(RunConfig, top)
+    assert (config.optimizer.lr, config.optimizer.weight_decay) == (base["optimizer"]["lr"], 0.1)
+    assert (config.pruning, config.seed) == (None, 7)
+
+
+def test_overrides_win_and_are_json_or_else_strings():
+    changes = ["optimizer.lr=3e-4", "data.path=somewhere/else", "log.tensorboard=false", "pruning.keep=null"]
+    config = load(RunConfig, "tiny/ofa_90.json", changes[:3])
+    assert (config.optimizer.lr, config.data.path, config.log.tensorboard) == (3e-4, "somewhere/else", False)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimizer.learning_rate=1", ["unknown key optimizer.learning_rate", "known: lr"]),
+        ("prunning.sparsity=0.9", ["unknown key prunning", "did you mean pruning?"]),
+        ("schedule.rewind.freqency=5", ["unknown key schedule.rewind.freqency", "did you mean frequency?"]),
+        ("pruning.sparsity=1.0", ["pruning.sparsity", "less than 1", "found 1.0"]),
+        ("pruning.sparsity=-0.1", ["pruning.sparsity", "greater than or equal to 0"]),
+        ("batch.global_size=many", ["batch.global_size", "integer", '"many"']),
+        ("pruning.end=2000", ["refresh until step 2000", "total_steps 1000", "set pruning.end"]),
+        ("pruning.ramp_start=900", ["ramp_end 500 lies before ramp_start 900"]),
+        ("schedule.warmup_steps=1000", ["warmup_steps 1000 must be below total_steps 1000"]),
+        ("objective.kd_positions=some", ["objective.kd_positions", '"some"']),
+        ("teacher=null", ["kd_weight is above 0 but there is no teacher"]),
+        ("engine.zero_stage=0", ["regrow needs dense fp32 masters", "zero_stage 1"]),
+        ("optimizer", ["expected section.key=value"]),
+        ("batch.micro_size.x=1", ["micro_size is not a section"]),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_key_and_what_would_be_right(override, words):
+    extra = ["objective.kd_weight=0.5"] if override.startswith("teacher") else []
+    with pytest.raises(ConfigError) as refused:
+        load(RunConfig, "tiny/ofa_90.json", [override, *extra])
+    assert all(word in str(refused.value) for word in words), refused.value
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("{", "not JSON, line 1"), ("[1]", "a config is a JSON object, found list"), ('{"base": "no.json"}', "no.json")],
+)
+def test_a_broken_file_is_named(tmp_path, content, words):
+    (tmp_path / "broken.json").write_text(content)
+    with pytest.raises(ConfigError, match="broken.json") as refused:
+        load(RunConfig, tmp_path / "broken.json")
+    assert words in str(refused.value)
+
+
+def test_a_base_that_leads_back_is_refused(tmp_path):
+    write(tmp_path, "a.json", {"base": "b.json"})
+    write(tmp_path, "b.json", {"base": "a.json"})
+    with pytest.raises(ConfigError, match="leads back to itself"):
+        load(RunConfig, tmp_path / "a.json")
+
+
+def test_a_mistyped_config_name_gets_the_nearest_one():
+    with pytest.raises(ConfigError, match=r"ofa_9.json not found.*did you mean ofa_9?0?"):
+        load(RunConfig, "ofa_9.json")
+
+
+def test_null_weights_of_the_objective_follow_the_teacher():
+    dense, sparse = load(RunConfig, "tiny/teacher.json"), load(RunConfig, "tiny/ofa_90.json")
+    assert (dense.objective.ce_weight, dense.objective.kd_weight) == (1.0, 0.0)
+    assert (sparse.objective.ce_weight, sparse.objective.kd_weight) == (0.5, 0.5)
+
+
+def test_the_run_folder_follows_the_configs_place(tmp_path):
+    assert str(run_folder("tiny/ofa_90.json")) == "runs/tiny/ofa_90"
+    assert str(run_folder(CONFIGS / "ofa_90.json")) == "runs/ofa_90"
+    outside = write(tmp_path, "mine.json", {})
+    assert str(run_folder(outside)) == "runs/mine"
+
+
+def test_what_is_missing_comes_with_the_command_that_makes_it():
+    assert command_that_makes("runs/tiny/teacher/model") == "deepspeed launch/pretrain.py --config tiny/teacher.json"
+    assert command_that_makes("data/docstrings") == "python -m data_prep --config tiny/docstrings.json"
+    assert command_that_makes("data/wikipedia_20231101").endswith("--config data/wikipedia_20231101.json")
+    assert command_that_makes("runs/nothing/model") is None
+
+
+def test_every_place_that_a_shipped_run_needs_has_a_command():
+    for path in SHIPPED:
+        if kind_of(path) is RunConfig:
+            config = load(RunConfig, path)
+            assert command_that_makes(config.data.path), path
+            places = [config.model.init, config.teacher.init if config.teacher else None]
+            assert all(command_that_makes(place) for place in places if place and place.startswith("runs/")), path
+
+
+def test_only_what_decides_the_result_is_in_the_fingerprint():
+    config = load(RunConfig, "tiny/ofa_90.json")
+    same = ["log.every=1", "checkpoint.every=7", "data.workers=3", "engine.threads=1", "data.path=elsewhere"]
+    for override in same:
+        assert load(RunConfig, "tiny/ofa_90.json", [override]).fingerprint() == config.fingerprint(), override
+    for override in ["seed=1", "optimizer.lr=1e-4", "pruning.sparsity=0.8", "data.mask_probability=0.2"]:
+        assert load(RunConfig, "tiny/ofa_90.json", [override]).fingerprint() != config.fingerprint(), override
+
+
+def test_differences_name_keys_and_both_values():
+    old = load(RunConfig, "tiny/ofa_90.json").model_dump(mode="json")
+    new = load(RunConfig, "tiny/ofa_90.json", ["pruning.sparsity=0.8", "seed=1"]).model_dump(mode="json")
+    assert differences(old, new) == ["pruning.sparsity (0.9 -> 0.8)", "seed (42 -> 1)"]
+
+
+def test_a_missing_key_is_named():
+    with pytest.raises(ConfigError, match="optimizer is missing"):
+        parse(RunConfig, {"schedule": {"total_steps": 1}}, origin="x")

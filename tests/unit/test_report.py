@@ -1,0 +1,145 @@
+"""The report: one page that holds everything, for every kind of run folder."""
+
+import base64
+import html.parser
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from ofa.config import CHECKOUT
+from ofa.report import build_report
+from ofa.report_data import read_report_data
+from ofa.tables import result_table
+
+SECTIONS = ["result", "curves", "terms", "sparsity", "churn", "weights", "throughput", "config"]
+
+
+class Page(html.parser.HTMLParser):
+    """Collects ids, what would be loaded, and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.loads, self.tags, self.text = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for key, value in attrs:
+            if key == "id":
+                self.ids.append(value)
+            if key in ("src", "href", "srcset", "data", "action"):
+                self.loads.append(value)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def finished(synthetic_run):
+    """A finished run and its page, made once."""
+    run = synthetic_run()
+    return run, build_report(run).read_text()
+
+
+def test_a_finished_pruned_run_has_every_section_with_its_picture(finished):
+    page = Page(finished[1])
+    assert page.ids == ["header", *SECTIONS]
+    assert page.tags.count("img") == 6
+    for words in ("tiny/ofa_90", "finished: 1,000 steps", "sparse student", "5.4000", "0123456789abcdef", "2.13.0"):
+        assert words in page.text
+
+
+def test_the_page_loads_nothing_from_outside(finished):
+    text = finished[1]
+    page = Page(text)
+    assert all(uri.startswith("data:image/") for uri in page.loads)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert not re.search(r"url\(|@import", text)
+    for uri in page.loads:
+        picture = base64.b64decode(uri.split(",", 1)[1]).decode()
+        assert not re.search(r'(href|src)="(?!#|data:)', picture)
+
+
+def test_an_unfinished_run_says_how_far_it_is_and_what_is_missing(synthetic_run):
+    page = Page(build_report(synthetic_run(until=431, finished=False)).read_text())
+    assert page.ids == ["header", *SECTIONS]
+    assert "unfinished: step 430 of 1,000" in page.text
+    assert "this run at step 250" in page.text
+    assert "has not exported its model yet" in page.text
+
+
+def test_a_run_without_a_single_line_has_a_page(synthetic_run):
+    page = Page(build_report(synthetic_run(until=0, finished=False)).read_text())
+    assert page.ids == ["header", *SECTIONS]
+    assert "no step of 1,000 recorded yet" in page.text
+
+
+def test_a_dense_run_says_that_it_does_not_prune(synthetic_run):
+    page = Page(build_report(synthetic_run("tiny/teacher.json")).read_text())
+    assert "This run does not prune." in page.text
+    assert "Dense pre-training of bert" in page.text
+
+
+def test_a_run_of_zero_steps_has_a_page(synthetic_run):
+    page = Page(build_report(synthetic_run("tiny/one_shot_90.json", until=1)).read_text())
+    assert page.ids == ["header", *SECTIONS]
+
+
+def test_a_model_folder_means_the_run_around_it(finished):
+    run = finished[0]
+    assert read_report_data(run / "model").folder.samefile(run)
+
+
+def test_a_model_folder_alone_has_a_page_with_its_recipe(exported, tmp_path):
+    path = build_report(exported, tmp_path / "page.html")
+    page = Page(path.read_text())
+    assert path == tmp_path / "page.html"
+    assert "of 17,408 weights in 13 tensors are zero" in page.text
+    assert "exported model" in page.text
+
+
+def test_values_of_a_run_are_shown_as_text_not_as_markup(finished):
+    assert "--config &lt;tiny&gt; &amp; more" in finished[1]
+
+
+def test_equal_runs_give_equal_pages(finished):
+    run, text = finished
+    assert build_report(run).read_text() == text
+
+
+def test_loss_that_is_not_a_number_leaves_a_gap(synthetic_run):
+    run = synthetic_run(until=200, finished=False)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 210, "lr": 0.1, "loss": "NaN", "masked_lm": "Infinity"}) + "\n")
+    assert "step 210" in Page(build_report(run).read_text()).text
+
+
+def test_a_folder_that_is_neither_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="neither a run folder"):
+        build_report(tmp_path)
+
+
+def test_the_console_table_has_a_row_a_model_and_says_where_things_are(finished):
+    result = json.loads((finished[0] / "result.json").read_text())
+    lines = result_table(result).splitlines()
+    assert [line.split("  ")[0] for line in lines[2:6]] == ["dense teacher", "one-shot 90%", "floor", "sparse student"]
+    assert "90.0000%" in lines[5] and "5.4000" in lines[5]
+    assert "21,034 tokens per second over 1,000 steps" in lines
+    assert lines[-1] == "event files: tensorboard"
+    assert len({len(line) for line in lines[1:6]}) == 1
+
+
+def test_the_console_table_shows_a_dash_for_what_was_not_measured():
+    table = result_table({"rows": [{"name": "trained model", "validation_loss": 5.5}]})
+    assert table.splitlines()[2].split() == ["trained", "model", "5.5000", "-", "-", "-", "-"]
+
+
+def test_the_script_writes_the_page_and_says_where(synthetic_run, tmp_path):
+    run = synthetic_run(until=20, finished=False)
+    command = [sys.executable, str(CHECKOUT / "launch" / "report.py"), str(run)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == str(run / "report.html"), done.stderr
+    assert (run / "report.html").stat().st_size > 10_000

@@ -261,6 +261,21 @@ class PruningConfig(Section):
         return self.ramp_end if self.end is None else self.end
 
 
+DECIDED_FOR_DEEPSPEED = {
+    "train_batch_size": "batch.global_size",
+    "train_micro_batch_size_per_gpu": "batch.micro_size",
+    "gradient_accumulation_steps": "batch.global_size and batch.micro_size",
+    "optimizer": "optimizer",
+    "scheduler": "schedule",
+    "gradient_clipping": "optimizer.max_grad_norm",
+    "fp16": "engine.precision",
+    "bf16": "engine.precision",
+    "zero_optimization.stage": "engine.zero_stage",
+    "steps_per_print": "log.every",
+}
+"""DeepSpeed keys whose values are generated, and the keys of ours that decide them."""
+
+
 class EngineConfig(Section):
     """DeepSpeed; its own config is generated from this one."""
 
@@ -275,6 +290,15 @@ class EngineConfig(Section):
 
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """Further DeepSpeed keys, passed through. A key that this config already decides is refused."""
+
+
+    @model_validator(mode="after")
+    def _nothing_is_decided_twice(self) -> EngineConfig:
+        for key, owner in DECIDED_FOR_DEEPSPEED.items():
+            head, _, tail = key.partition(".")
+            if head in self.deepspeed and (not tail or tail in self.deepspeed[head]):
+                raise ValueError(f"deepspeed.{key} is decided by {owner}: set that, and remove it here")
+        return self
 
 
 class CheckpointConfig(Section):

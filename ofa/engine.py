@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ofa import dist
-from ofa.config import ConfigError, RunConfig
+from ofa.config import RunConfig
 from ofa.data.plan import accumulation
 
 if not torch.cuda.is_available():
@@ -29,20 +29,6 @@ os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
 import deepspeed  # noqa: E402  (reads the environment set above)
 from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint  # noqa: E402
-
-OURS = {
-    "train_batch_size": "batch.global_size",
-    "train_micro_batch_size_per_gpu": "batch.micro_size",
-    "gradient_accumulation_steps": "batch (derived)",
-    "optimizer": "optimizer",
-    "scheduler": "schedule",
-    "gradient_clipping": "optimizer.max_grad_norm",
-    "fp16": "engine.precision",
-    "bf16": "engine.precision",
-    "zero_optimization.stage": "engine.zero_stage",
-    "steps_per_print": "log.every",
-}
-"""DeepSpeed keys that our config decides, and the key that does."""
 
 REDUCE_BUCKET = 25_000_000
 """Elements reduced together: small enough that BERT-base has several buckets to overlap with the backward."""
@@ -70,16 +56,8 @@ def stop() -> None:
 
 
 def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's own config, generated from ours plus the pass-through section.
-
-    Raises:
-        ConfigError: `engine.deepspeed` repeats what another section decides.
-    """
+    """DeepSpeed's own config, generated from ours plus the pass-through section."""
     extra = config.engine.deepspeed
-    for key, owner in OURS.items():
-        head, _, tail = key.partition(".")
-        if head in extra and (not tail or tail in extra[head]):
-            raise ConfigError(f"engine.deepspeed.{key} is decided by {owner}; remove it there or here")
     zero = {
         "stage": config.engine.zero_stage,
         "overlap_comm": torch.cuda.is_available(),
@@ -294,7 +272,7 @@ def read_checkpoint(path: Path, *, prefix: str) -> tuple[dict[str, Tensor], dict
         prefix: what the names of wanted parameters begin with; it is cut off.
     """
     saved = torch.load(path / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)
-    if any(path.glob("zero_pp_rank_*")):
+    if any(path.glob("*_optim_states.pt")):  # ZeRO 0 has none
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it reports its progress in prints
             state: Any = get_fp32_state_dict_from_zero_checkpoint(str(path.parent), tag=path.name)
     else:

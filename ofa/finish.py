@@ -71,6 +71,7 @@ def _result(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "rows": rows,
         "steps": run.recipe.total_steps,
         "tokens_per_second": run.journal.meter.mean_rate(),
+        "peak_tflops": run.journal.meter.peak_flops / 1e12,
         "model": str(run.folder.model),
         "report": str(run.folder.path / "report.html"),
         "events": str(run.folder.tensorboard),

@@ -33,6 +33,7 @@ class Meter:
             flops_per_token: of training one token (`ofa.flops.train_flops`).
             peak_flops: of one rank's device, per second.
         """
+        self.peak_flops = peak_flops
         self._flops_share = flops_per_token / (peak_flops * dist.world_size())
         self._tokens = 0
         self._all_tokens = 0

@@ -21,11 +21,13 @@ from ofa.checkpoint import Checkpoints, check
 from ofa.config import RunConfig
 from ofa.data.batches import MicroBatch, Totals
 from ofa.data.counter import key
+from ofa.data.plan import accumulation
 from ofa.data.shards import Corpus
 from ofa.engine import start, stop
 from ofa.evaluate import masked_lm_score
 from ofa.finish import finish
 from ofa.journal import NotFinite
+from ofa.models.build import check_place
 from ofa.progress import start_logging, stop_logging
 from ofa.recipe import Knobs
 from ofa.run_folder import RunFolder, read_json
@@ -158,19 +160,24 @@ class _Beginning:
 
 
 def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
-    """Take the folder and decide where to begin; everything wrong with it is said here, before anything is built."""
-    folder.acquire()
-    if resume == "never" and folder.has_started():
+    """Take the folder and decide where to begin; what is wrong with the inputs is said here, before anything is
+    written."""
+    if folder.has_started() and resume == "never":
         raise ValueError(f"{folder.path} holds a run and --resume is never; remove it or choose another --run-dir")
     if folder.has_started():
         folder.check(config)
-        if folder.is_finished():
-            return _Beginning(finished=True)
+    if folder.is_finished():
+        return _Beginning(finished=True)
+    accumulation(config.batch, dist.world_size())
     corpus = Corpus.open(config.data.path)
+    check_place(config.model.init)
+    check_place(config.teacher.init if config.teacher else None)
+    if resume not in ("auto", "never"):
+        check(Path(resume))
+    folder.acquire()
     if not folder.has_started():
         folder.record(config, corpus.fingerprint, dist.world_size())
     folder.check(config, corpus.fingerprint)
     if resume not in ("auto", "never"):
-        check(Path(resume))
         return _Beginning(checkpoint=Path(resume))
     return _Beginning(checkpoint=Checkpoints(folder.checkpoints, config.checkpoint).latest())

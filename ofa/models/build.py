@@ -243,13 +243,22 @@ def _place(init: str) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": name, "local_files_only": local}
 
 
-@contextmanager
-def _explained(init: str) -> Iterator[None]:
-    """Turn the many ways in which transformers says "no such model" into one error that says what to do."""
-    if is_local(init) and not (Path(init).expanduser() / "config.json").is_file():
+def check_place(init: str | None) -> None:
+    """Refuse a local model folder that is not there; hub ids are tried when they are loaded.
+
+    Raises:
+        ModelError: with the command that makes it, if a shipped config does.
+    """
+    if init is not None and is_local(init) and not (Path(init).expanduser() / "config.json").is_file():
         command = command_that_makes(init)
         hint = f"make it with: {command}" if command else "give a folder with config.json and weights, or a hub id"
         raise ModelError(f"model folder {init} not found (no config.json there); {hint}")
+
+
+@contextmanager
+def _explained(init: str) -> Iterator[None]:
+    """Turn the many ways in which transformers says "no such model" into one error that says what to do."""
+    check_place(init)
     try:
         yield
     except (OSError, ValueError, KeyError) as error:

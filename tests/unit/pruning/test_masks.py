@@ -40,7 +40,7 @@ def test_selection_equals_a_stable_sort_on_distinct_scores(seed, sparsity):
     + [((1024, 1024), 0.85, 891_289), ((1024, 4096), 0.85, 3_565_158)],
 )
 def test_the_published_counts_are_exact(shape, sparsity, zeros):
-    """OFA-2"""
+    """OFA-2, PERF-13"""
     keep = keep_largest(torch.rand(shape, generator=torch.Generator().manual_seed(0)), sparsity)
     assert int((~keep).sum()) == zeros == dropped_count(keep.numel(), sparsity)
 

@@ -1,0 +1,150 @@
+"""The whole job on two real ranks, with other architectures, heads, precisions and launchers than the default's."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
+
+from ofa.export.masks_file import read_masks
+from tests import processes
+from tests.corpora import write_corpus
+from tests.e2e.conftest import TINY
+
+PAIRS = {
+    **TINY,
+    "model": {**TINY["model"], "task": "mlm_nsp"},
+    "engine": {"threads": 1, "precision": "bf16"},
+    "schedule": {"total_steps": 12, "warmup_steps": 1},
+}
+
+DISTIL = {
+    **TINY,
+    "model": {
+        "architecture": {
+            "model_type": "distilbert",
+            "vocab_size": 200,
+            "dim": 32,
+            "n_layers": 2,
+            "n_heads": 2,
+            "hidden_dim": 64,
+            "max_position_embeddings": 64,
+        }
+    },
+    "schedule": {"total_steps": 12, "warmup_steps": 1},
+}
+
+
+def sparse(name, **sections):
+    """A short gradual recipe over a dense run of the same workplace."""
+    model = f"runs/{name}/model"
+    pruning = {"sparsity": 0.9, "ramp_end": 6, "end": 9, "frequency": 3}
+    return {
+        "base": f"{name}.json",
+        "model": {"init": model},
+        "teacher": {"init": model},
+        "pruning": pruning,
+        **sections,
+    }
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Data with and without pairs, and the configs."""
+    folder = tmp_path_factory.mktemp("ranks")
+    write_corpus(folder / "data", rows=120, pairs=True)
+    configs = {
+        "pairs": PAIRS,
+        "pairs_90": sparse("pairs"),
+        "distil": DISTIL,
+        "distil_90": sparse(
+            "distil",
+            engine={"zero_stage": 0},
+            objective={"kd_positions": "all", "hidden_weight": 0.1},
+            pruning={"sparsity": 0.9, "ramp_end": 6, "end": 9, "frequency": 3, "regrow": False},
+        ),
+    }
+    for name, values in configs.items():
+        (folder / f"{name}.json").write_text(json.dumps(values))
+    return folder
+
+
+def check_zeros(folder, kind, scoped):
+    """Exact counts in the exported file, through stock transformers."""
+    model = kind.from_pretrained(folder / "model")
+    masks = read_masks(folder / "model" / "masks.safetensors")
+    assert len(masks) == scoped
+    for name, keep in masks.items():
+        weight = model.get_parameter(name)
+        assert torch.equal(weight != 0, keep)
+        assert int((~keep).sum()) == int(0.9 * keep.numel())
+
+
+def last_train_line(folder):
+    """The last line of the loop."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if "lr" in line][-1]
+
+
+def test_sentence_pairs_in_bf16_under_torchrun(place):
+    """OFA-8, OFA-22: 13 scoped weights with the pooler, ZeRO 1, two ranks, accumulation."""
+    for name in ("pairs", "pairs_90"):
+        processes.script("pretrain.py", "--config", f"{name}.json", cwd=place, ranks=2)
+    folder = place / "runs" / "pairs_90"
+    check_zeros(folder, AutoModelForPreTraining, 13)
+    assert {"masked_lm", "masked_lm_kd", "nsp", "nsp_kd", "loss"} <= last_train_line(folder).keys()
+    assert len(list((folder / "checkpoints" / "step-00000012").glob("*zero_pp_rank_*"))) == 2
+    done = processes.script("verify.py", folder, "--expect-sparsity", "0.9", cwd=place)
+    assert "is what it says it is" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["pairs_90", "distil_90"])
+def test_a_checkpoint_exports_the_same_bytes_as_the_run(place, name):
+    """From two bf16 ranks' fp32 masters, and from ZeRO 0's live weights."""
+    if not (place / "runs" / name).exists():
+        run_distilbert(place)
+    processes.script("export.py", f"runs/{name}", "--output", f"exported/{name}", cwd=place)
+    ours, theirs = place / "exported" / name, place / "runs" / name / "model"
+    assert {p.name: p.read_bytes() for p in ours.iterdir()} == {p.name: p.read_bytes() for p in theirs.iterdir()}
+
+
+def test_another_number_of_ranks_is_refused_with_the_right_one(place):
+    done = processes.script("pretrain.py", "--config", "pairs_90.json", cwd=place, check=False)
+    assert done.returncode == 0, "a finished run only prints its table"
+    for name in ("result.json", "model/config.json"):
+        (place / "runs" / "pairs_90" / name).unlink()
+    done = processes.script("pretrain.py", "--config", "pairs_90.json", cwd=place, check=False)
+    assert done.returncode == 1
+    assert "written by 2 ranks and this run has 1" in done.stderr
+
+
+def test_distilbert_at_every_position_under_the_deepspeed_launcher(place):
+    """OFA-8, OFA-22: ZeRO 0, hard masks, hidden states distilled too; the launcher's --local_rank is tolerated."""
+    run_distilbert(place)
+    folder = place / "runs" / "distil_90"
+    check_zeros(folder, AutoModelForMaskedLM, 12)
+    line = last_train_line(folder)
+    assert {"masked_lm", "masked_lm_kd", "hidden"} <= line.keys()
+    assert line["revived"] == 0 and line["grad_norm"] > 0
+
+
+def run_distilbert(place):
+    """Teacher in one process, student on two ranks of DeepSpeed's launcher; finished runs only print their table."""
+    launcher = Path(sys.executable).with_name("deepspeed")
+    processes.script("pretrain.py", "--config", "distil.json", cwd=place)
+    script = str(processes.CHECKOUT / "launch" / "pretrain.py")
+    command = [str(launcher), "--num_gpus", "2", script, "--config", "distil_90.json"]
+    path = f"{launcher.parent}:{processes.environment()['PATH']}"
+    processes.finished(command, cwd=place, PATH=path, DS_ACCELERATOR="cpu")
+
+
+def test_any_folder_is_evaluated_on_any_shards(place):
+    for name in ("pairs_90", "distil_90"):
+        model = place / "runs" / name / "model"
+        if not (model / "config.json").exists():
+            continue
+        done = processes.script("evaluate.py", model, "--data", "data", "--json", cwd=place)
+        row = json.loads(done.stdout)
+        assert 0 < row["validation_loss"] < 7 and 0 <= row["masked_accuracy"] <= 1

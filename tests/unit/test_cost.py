@@ -1,0 +1,59 @@
+"""What a recipe costs, from its config alone; every shipped one is planned and built on the meta device."""
+
+import json
+
+import pytest
+
+from ofa.config import CONFIGS, RunConfig, load
+from ofa.cost import checkpoint_bytes, model_size, rank_memory, summary
+from ofa.recipe import Recipe
+
+RUNS = [
+    p
+    for p in sorted(CONFIGS.rglob("*.json"))
+    if p.name not in ("schema.json", "docstrings.json") and p.parent.name != "data"
+]
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda p: str(p.relative_to(CONFIGS)))
+def test_every_shipped_run_plans_and_builds_on_the_meta_device(path):
+    """OFA-8: the published scopes of BERT-base, BERT-large and DistilBERT."""
+    config = load(RunConfig, path)
+    scoped = {"bert_large": 303_038_464, "distilbert": 42_467_328, "tiny": 393_216}
+    expected = next((size for name, size in scoped.items() if name in str(path.relative_to(CONFIGS))), 85_524_480)
+    assert model_size(config.model).scoped == expected
+    recipe = Recipe(config)
+    assert all(recipe.at(t).lr >= 0 for t in range(0, recipe.total_steps + 1, max(1, recipe.total_steps // 100)))
+    text = summary(config, ranks=1, tokens_per_second=None)
+    assert f"{config.schedule.total_steps:,}" in text and "FLOP" in text
+
+
+def test_the_published_job_costs_what_the_papers_sizes_say():
+    """13.1 G tokens and 1.24e19 FLOP for the student of BERT-base at 512 tokens, distilled at every position."""
+    text = summary(load(RunConfig, "ofa_90.json"), ranks=8, tokens_per_second=4e6)
+    assert "1.311e+10" in text and "1.24e+19 FLOP" in text
+    assert "0.9 hours at 4,000,000 tokens/s" in text
+    assert "unknown until data/wikipedia_20231101 is prepared" in text
+
+
+def test_zero_shares_masters_and_moments_over_the_ranks():
+    """BERT-base in bf16: 2 + 2 bytes of weights and gradients, 2 of the teacher, 12 shared, 1 a mask."""
+    config = load(RunConfig, "ofa_90.json")
+    size = model_size(config.model)
+    assert size.parameters == 110_106_428
+    assert rank_memory(config, size, 1) == 18 * size.parameters + size.scoped
+    assert rank_memory(config, size, 4) == 9 * size.parameters + size.scoped
+    assert checkpoint_bytes(config, size) == 14 * size.parameters + size.scoped / 8
+
+
+def test_batch_sizes_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="not a multiple"):
+        summary(load(RunConfig, "tiny/ofa_90.json"), ranks=3, tokens_per_second=None)
+
+
+def test_epochs_are_counted_once_the_shards_are_there(tmp_path):
+    from tests.corpora import write_corpus
+
+    corpus = write_corpus(tmp_path / "data", rows=160)
+    config = load(RunConfig, "tiny/teacher.json", [f"data.path={json.dumps(str(corpus.path))}"])
+    assert "100.00 of 160 rows" in summary(config, ranks=1, tokens_per_second=None)

@@ -21,7 +21,7 @@ from ofa.tables import RESULT_COLUMNS, result_cells
 REPORT_FILE = "report.html"
 
 NOT_TERMS = {
-    "step", "lr", "loss", "time", "grad_norm", "tokens_per_second", "mfu", "dropped", "revived",
+    "step", "lr", "time", "grad_norm", "tokens_per_second", "mfu", "dropped", "revived",
     "target_sparsity", "sparsity", "encoder_sparsity", "scope_sparsity", "model_sparsity",
 }  # fmt: skip
 """Keys of a training line that are not loss terms."""

@@ -165,10 +165,12 @@ def _histogram(panel: Axes, name: str, values: np.ndarray) -> None:
 
 
 def _loss(panel: Axes, lines: Sequence[Line]) -> None:
-    _draw(panel, lines, "loss", color=BLUE, label="training", smooth=True)
-    _draw(panel, lines, "validation_loss", color=ORANGE, label="validation (masked LM)", marker="o")
-    panel.set_ylabel("loss (nats)")
-    _fit_to_most(panel, [line["loss"] for line in lines if _is_number(line.get("loss"))])
+    # The masked-LM term, not the weighted sum: validation has no other, and the two share an axis.
+    _draw(panel, lines, "masked_lm", color=BLUE, label="training", smooth=True)
+    _draw(panel, lines, "validation_loss", color=ORANGE, label="validation", marker="o")
+    panel.set_ylabel("masked LM (nats)")
+    shown = [line[key] for line in lines for key in ("masked_lm", "validation_loss") if _is_number(line.get(key))]
+    _fit_to_most(panel, shown)
     _legend_above(panel)
 
 

@@ -15,7 +15,7 @@ OURS = ("ofa", "data_prep", "launch")
 SOURCES = sorted(p for package in OURS for p in (CHECKOUT / package).rglob("*.py"))
 
 FLOORS = [
-    {"config", "files"},
+    {"config", "sections", "files"},
     {"recipe", "dist", "stop", "tables"},
     {"metrics", "progress", "plan"},
     {"data", "models", "pruning", "objectives", "flops"},

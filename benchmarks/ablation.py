@@ -31,7 +31,6 @@ NO_TEACHER = {"teacher": None, "objective.ce_weight": None, "objective.kd_weight
 VARIANTS = {
     "dense, continued": {**NO_TEACHER, "pruning": None, "schedule.rewind": None},
     "one-shot, retrained": {**NO_TEACHER, **ONE_SHOT},
-    "one-shot, retrained with KD": ONE_SHOT,
     "gradual, without KD": NO_TEACHER,
     "gradual, with KD": {},
     "scope zero, retrained": {**NO_TEACHER, **ONE_SHOT, "pruning.sparsity": ALMOST_ALL},

@@ -113,7 +113,8 @@ class Engine:
             eps=config.optimizer.eps,
             fused=torch.cuda.is_available(),
         )
-        exact = {name: p.detach().clone() for name, p in module.named_parameters()}
+        rounds = config.engine.precision == "bf16"
+        exact = {name: p.detach().clone() for name, p in module.named_parameters()} if rounds else {}
         settings = deepspeed_config(config, dist.world_size())
         self._deepspeed: Any = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
         self.module = module
@@ -122,7 +123,7 @@ class Engine:
         self._partitioned = config.engine.zero_stage > 0
         self._unpartitioned_norm: Tensor | None = None
         self.weights = MasterWeights(self._deepspeed, scoped)
-        if config.engine.precision == "bf16":
+        if rounds:
             # DeepSpeed makes its masters from weights that it has already rounded.
             self.weights.restore(dict(module.named_parameters()), exact)
 

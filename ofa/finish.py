@@ -13,7 +13,7 @@ from ofa.export.hf import export_model
 from ofa.export.recipe_file import describe_run
 from ofa.models.adapters import sparsities
 from ofa.report import build_report
-from ofa.run_folder import versions, write_json
+from ofa.run_folder import RunFolder, read_json, versions, write_json
 from ofa.tables import result_table
 
 LOG = logging.getLogger(__name__)
@@ -36,11 +36,17 @@ def finish(run: Run) -> None:
         )
         export_model(run.folder.model, exported, run.corpus.tokenizer_path, keep, recipe)
         rows[-1] |= sparsities(exported)
-        write_json(run.folder.result, _result(run, rows))
-        build_report(run.folder.path)
         run.journal.metrics.close()
-        print(result_table(_result(run, rows)))
+        write_json(run.folder.result, _result(run, rows))
+        show_result(run.folder)
     dist.barrier()
+
+
+def show_result(folder: RunFolder) -> None:
+    """Print a finished run's table; its report is made if it is not there yet."""
+    if not folder.report.is_file():
+        build_report(folder.path)
+    print(result_table(read_json(folder.result)))
 
 
 def _rows(run: Run) -> list[dict[str, Any]]:
@@ -73,6 +79,6 @@ def _result(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "tokens_per_second": run.journal.meter.mean_rate(),
         "peak_tflops": run.journal.meter.peak_flops / 1e12,
         "model": str(run.folder.model),
-        "report": str(run.folder.path / "report.html"),
+        "report": str(run.folder.report),
         "events": str(run.folder.tensorboard),
     }

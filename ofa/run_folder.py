@@ -45,6 +45,7 @@ class RunFolder:
         self.model = path / "model"
         self.tensorboard = path / "tensorboard"
         self.log = path / "log.txt"
+        self.report = path / "report.html"
         self._lock: TextIO | None = None
 
     def acquire(self) -> None:

@@ -25,13 +25,12 @@ from ofa.data.plan import accumulation
 from ofa.data.shards import Corpus
 from ofa.engine import start, stop
 from ofa.evaluate import masked_lm_score
-from ofa.finish import finish
+from ofa.finish import finish, show_result
 from ofa.journal import NotFinite
 from ofa.models.build import check_place
 from ofa.progress import start_logging, stop_logging
 from ofa.recipe import Knobs
-from ofa.run_folder import RunFolder, read_json
-from ofa.tables import result_table
+from ofa.run_folder import RunFolder
 
 LOG = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def pretrain(config: RunConfig, run_dir: Path, *, name: str, resume: str = "auto
         beginning = dist.on_rank_zero(lambda: _open(folder, config, resume))
         if beginning.finished:
             if dist.rank() == 0:
-                print(result_table(read_json(folder.result)))
+                show_result(folder)
             return DONE
         start_logging(folder.log, active=dist.rank() == 0)
         run = assemble(config, folder, beginning.checkpoint, name=name)
@@ -172,12 +171,18 @@ def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
     corpus = Corpus.open(config.data.path)
     check_place(config.model.init)
     check_place(config.teacher.init if config.teacher else None)
-    if resume not in ("auto", "never"):
-        check(Path(resume))
+    chosen = _chosen(Path(resume), config, corpus) if resume not in ("auto", "never") else None
     folder.acquire()
     if not folder.has_started():
         folder.record(config, corpus.fingerprint, dist.world_size())
     folder.check(config, corpus.fingerprint)
-    if resume not in ("auto", "never"):
-        return _Beginning(checkpoint=Path(resume))
-    return _Beginning(checkpoint=Checkpoints(folder.checkpoints, config.checkpoint).latest())
+    return _Beginning(checkpoint=chosen or Checkpoints(folder.checkpoints, config.checkpoint).latest())
+
+
+def _chosen(path: Path, config: RunConfig, corpus: Corpus) -> Path:
+    """The checkpoint that `--resume DIR` means: a step-* folder, or a run folder's newest; held against its run."""
+    if (path / "checkpoints").is_dir():
+        path = Checkpoints(path / "checkpoints", config.checkpoint).latest() or path
+    check(path)
+    RunFolder(path.resolve().parents[1]).check(config, corpus.fingerprint)
+    return path

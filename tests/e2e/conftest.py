@@ -38,7 +38,7 @@ SPARSE = {
     "pruning": {"sparsity": 0.9, "ramp_end": 12, "end": 18, "frequency": 3},
 }
 
-HARD = {"base": "sparse.json", "pruning": {"regrow": False}}
+HARD = {"base": "sparse.json", "pruning": {"regrow": False}, "engine": {"precision": "bf16"}}
 
 
 @pytest.fixture(scope="session")

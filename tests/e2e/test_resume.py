@@ -49,7 +49,8 @@ def while_saving(folder, step):
 
 @pytest.mark.parametrize("mode", ["sparse", "hard"])
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(workplace, undisturbed, mode):
-    """OFA-29: killed in the ramp between checkpoints, while one is written on a refresh step, and after the ramp."""
+    """OFA-29: killed in the ramp between checkpoints, while one is written on a refresh step, and after the ramp;
+    `sparse` is fp32 with weights that may return, `hard` is bf16 with weights that may not."""
     folder = workplace / "disturbed" / mode
     arguments = ("--config", f"{mode}.json", "--run-dir", str(folder), "--set", "checkpoint.every=3")
     moments = [at_step(folder, 7), while_saving(folder, 12), at_step(folder, 20)]
@@ -110,6 +111,17 @@ def test_another_config_is_refused_with_the_keys_that_differ(undisturbed, workpl
     done = processes.script("pretrain.py", *arguments, cwd=workplace, check=False)
     assert done.returncode == 1
     assert "pruning.sparsity (0.9 -> 0.8); seed (42 -> 1)" in done.stderr
+
+
+def test_another_runs_checkpoint_is_continued_only_with_its_own_config(undisturbed, workplace):
+    """`--resume DIR`: into a fresh folder, from the middle of the other run, to the same end."""
+    source = undisturbed["sparse"] / "checkpoints" / "step-00000020"
+    arguments = ("--config", "sparse.json", "--run-dir", "disturbed/branch", "--resume", str(source))
+    done = processes.script("pretrain.py", *arguments, "--set", "seed=1", cwd=workplace, check=False)
+    assert done.returncode == 1 and "seed (42 -> 1)" in done.stderr
+    assert not (workplace / "disturbed" / "branch").exists()
+    processes.script("pretrain.py", *arguments, cwd=workplace)
+    assert model_bytes(workplace / "disturbed" / "branch") == model_bytes(undisturbed["sparse"])
 
 
 def test_never_refuses_a_folder_that_holds_a_run(undisturbed, workplace):

@@ -52,7 +52,7 @@ def make_config(regrow, ties="index", shift=0, clip=1.0):
             "data": {"path": "none", "sequence_length": 8},
             "batch": {"global_size": 8, "micro_size": 8},
             "optimizer": {"lr": LR, "weight_decay": DECAY, "max_grad_norm": clip},
-            "schedule": {"total_steps": STEPS, "decay": "constant"},
+            "schedule": {"total_steps": STEPS, "warmup_steps": 20},
             "pruning": {**pruning, "regrow": regrow, "ties": ties},
             "engine": {"threads": 1},
         },
@@ -104,7 +104,9 @@ def plain_optimizer(net):
 
 
 def oracle_update(net, optimizer, step, clip=1.0):
-    """One step of plain torch."""
+    """One step of plain torch, at the warmed-up and decayed rate of that step."""
+    for group in optimizer.param_groups:
+        group["lr"] = LR * (step / 20 if step < 20 else (STEPS - step) / (STEPS - 20))
     optimizer.zero_grad()
     net(inputs_at(step)).backward()
     # The engine's clipping: norm over all gradients, divided by (norm + 1e-6) / limit where that exceeds 1.

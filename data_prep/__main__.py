@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from data_prep.documents import DataPrepError
-from data_prep.pipeline import finished, prepare
+from data_prep.pipeline import changed_source, finished, prepare
 from ofa.config import ConfigError, DataPrepConfig, find, load
 from ofa.data.shards import SPLITS, ShardError
 
@@ -31,6 +31,13 @@ def main(arguments: list[str] | None = None) -> int:
         manifest = finished(config, output)
         if manifest is not None:
             print(f"{output}: already prepared")
+            changed = changed_source(config, manifest)
+            if changed:
+                print(
+                    f"note: the source has changed since then ({'; '.join(changed[:5])}); to use it, choose another "
+                    f"--output or remove {output}",
+                    file=sys.stderr,
+                )
             _print_summary(manifest, output)
             return 0
         started = time.monotonic()
@@ -55,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the config"
     )
-    parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--workers", type=_positive, default=cores, help="processes (default: all cores)")
     parser.add_argument("--output", type=Path, help="default: data/<name of the config>")
     return parser
 

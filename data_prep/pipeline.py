@@ -32,7 +32,7 @@ from data_prep.extract import extract, read_piece
 from data_prep.tokenizer import build
 from data_prep.work import exclusive, refuse_another_config, start_or_continue
 from data_prep.workers import Workers
-from ofa.config import DataPrepConfig
+from ofa.config import DataPrepConfig, differences
 from ofa.data.shards import SPLITS, read_manifest, tokenizer_fingerprint, write_manifest
 from ofa.files import empty_folder_beside, replace_folder, write_bytes
 
@@ -58,6 +58,20 @@ def finished(config: DataPrepConfig, output: Path) -> Facts | None:
     manifest = read_manifest(output)
     refuse_another_config(manifest["config"], config, output)
     return manifest
+
+
+def changed_source(config: DataPrepConfig, manifest: Facts) -> list[str]:
+    """What is no longer as it was when a folder was prepared: versions, files and their sizes.
+
+    A source that cannot be looked at any more (files moved away, a hub out of reach) has not changed for all we know.
+    """
+    if config.source.kind == "hub":
+        return []
+    try:
+        now = sources.versions(config.source)
+    except (DataPrepError, OSError):
+        return []
+    return differences({key: manifest["source"].get(key) for key in now}, now)
 
 
 def prepare(config: DataPrepConfig, output: Path, workers: int, progress: Progress) -> Facts:

@@ -63,6 +63,12 @@ def folder_arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def only_first_rank() -> None:
+    """End every other process of a launcher: what does not train is done once."""
+    if os.environ.get("RANK", "0") != "0":
+        sys.exit(DONE)
+
+
 def main_wrapper(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` and exit with its status (None: 0); see `explained_errors`."""
     with explained_errors():
@@ -78,6 +84,9 @@ def explained_errors() -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(DONE)
     except (ValueError, OSError) as error:
         if os.environ.get("OFA_TRACEBACK") == "1":
             traceback.print_exc()

@@ -29,6 +29,7 @@ def export() -> None:
 
 if __name__ == "__main__":
     OPTIONS = arguments()
+    common.only_first_rank()
     from ofa.export.from_state import export_checkpoint  # after the arguments: it takes seconds to import
 
     common.main_wrapper(export)

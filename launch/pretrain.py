@@ -42,6 +42,8 @@ def run() -> int:
 
 if __name__ == "__main__":
     OPTIONS = arguments()
+    if OPTIONS.plan:
+        common.only_first_rank()
     with common.explained_errors():
         CONFIG = config.load(config.RunConfig, OPTIONS.config, OPTIONS.overrides)
     if OPTIONS.plan and OPTIONS.summary:

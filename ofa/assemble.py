@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ofa import dist, flops
 from ofa.checkpoint import Checkpoints, load
-from ofa.config import RunConfig
+from ofa.config import RunConfig, differences
 from ofa.data.loader import Loader, Validation
 from ofa.data.shards import Corpus
 from ofa.engine import Engine
@@ -26,7 +26,7 @@ from ofa.progress import Progress
 from ofa.pruning.magnitude import MagnitudePruner
 from ofa.pruning.pruner import NoPruner, Pruner
 from ofa.recipe import Recipe
-from ofa.run_folder import RunFolder
+from ofa.run_folder import RunFolder, hardware, read_json, versions
 from ofa.stop import StopRequest
 
 LOG = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ class Run:
     stop_request: StopRequest
     parents: list[Parent]
     start_step: int
+    loss_since_save: torch.Tensor
+    """Sum of this rank's losses, on the device: not a number as soon as one is not."""
 
     def validation(self) -> Validation:
         """A fresh pass over the validation rows."""
@@ -72,6 +74,7 @@ def assemble(config: RunConfig, folder: RunFolder, checkpoint: Path | None, *, n
     if config.teacher is not None:
         dense = load_teacher(config.teacher, config.model)
         check_teacher(model, dense, config.objective)
+        check_vocabulary(dense, corpus)
         check_tokenizer(config.teacher.init, corpus)
         parents.append(_parent("teacher", config.teacher.init, dense))
         teacher = Teacher(dense, config.objective).to(dist.device(), _compute_dtype(config))
@@ -83,6 +86,8 @@ def assemble(config: RunConfig, folder: RunFolder, checkpoint: Path | None, *, n
     step = 0
     if checkpoint is not None:
         step, state = load(engine, checkpoint)
+        _check_parents(state["parents"], parents)
+        _warn_of_other_surroundings(folder)
         pruner.load_state_dict(state["pruner"])
         LOG.info("continuing from %s", checkpoint)
     progress = Progress(config.schedule.total_steps, active=rank == 0)
@@ -113,6 +118,7 @@ def assemble(config: RunConfig, folder: RunFolder, checkpoint: Path | None, *, n
         stop_request=stop_request,
         parents=parents,
         start_step=step,
+        loss_since_save=torch.zeros((), device=dist.device()),
     )
 
 
@@ -122,6 +128,26 @@ def _compute_dtype(config: RunConfig) -> torch.dtype:
 
 def _parent(role: Literal["init", "teacher"], init: str, model: PreTrainedModel) -> Parent:
     return Parent(role, init, parameters_fingerprint(model.named_parameters()))
+
+
+def _check_parents(before: list[dict[str, str]], now: list[Parent]) -> None:
+    """Refuse to continue with other weights behind the same names."""
+    old = {parent["role"]: parent["fingerprint"] for parent in before}
+    for parent in now:
+        if old.get(parent.role) != parent.fingerprint:
+            raise ValueError(
+                f"the {parent.role} {parent.name} holds other weights than when this run began; put the old ones back, "
+                "or start anew in another --run-dir"
+            )
+
+
+def _warn_of_other_surroundings(folder: RunFolder) -> None:
+    """Versions, machine and threads decide the last bits of a result."""
+    then = read_json(folder.config) if folder.has_started() else {}
+    for key, now in (("versions", versions()), ("hardware", hardware())):
+        changed = differences(then.get(key, now), now)
+        if changed:
+            LOG.warning("not the %s that this run began with, so last bits may differ: %s", key, "; ".join(changed))
 
 
 def _flops_per_token(config: RunConfig, loader: Loader, model: PreTrainedModel, teacher: Teacher | None) -> float:

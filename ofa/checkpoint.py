@@ -61,20 +61,20 @@ class Checkpoints:
             files = _files(partial)
             write_json(partial / INDEX, {"step": step, "world_size": dist.world_size(), "files": files})
             replace_folder(partial, final)  # one may be there that a killed run did not come to name
-            write_text(self.folder / "latest", f"{final.name}\n")
+            self.point_latest(final)
             self._remove_old(keep=final)
         dist.barrier()
         return final
 
     def latest(self) -> Path | None:
-        """The newest complete checkpoint; None if the run has none yet.
+        """The newest complete checkpoint, also where its pointer was lost; None if the run has none yet.
 
         Raises:
             CheckpointError: `latest` names one that is not there.
         """
         pointer = self.folder / "latest"
         if not pointer.is_file():
-            return None
+            return max(self.folder.glob("step-*"), default=None)
         path = self.folder / pointer.read_text().strip()
         if not path.is_dir():
             complete = ", ".join(sorted(p.name for p in self.folder.glob("step-*"))) or "none"
@@ -89,7 +89,11 @@ class Checkpoints:
         every = self._config.keep_every
         for path in steps[: -self._config.keep_last]:
             if path != keep and not (every and int(path.name.removeprefix("step-")) % every == 0):
-                shutil.rmtree(path)
+                shutil.rmtree(path.rename(beside(path)))  # a kill in here leaves no half folder under its name
+
+    def point_latest(self, path: Path) -> None:
+        """Make one of these checkpoints the one to continue from."""
+        write_text(self.folder / "latest", f"{path.name}\n")
 
 
 def check(path: Path) -> dict[str, Any]:

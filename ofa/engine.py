@@ -8,10 +8,9 @@ without a collective, and nothing public writes one. `tests/dist` holds one test
 
 from __future__ import annotations
 
-import io
 import os
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
 
 import deepspeed  # noqa: E402  (reads the environment set above)
 from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
-from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint  # noqa: E402
 
 REDUCE_BUCKET = 25_000_000
 """Elements reduced together: small enough that BERT-base has several buckets to overlap with the backward."""
@@ -38,7 +36,7 @@ def start(config: RunConfig) -> None:
     """Start the process group and set this process's threads; call once, before anything collective."""
     dist.set_environment()
     os.environ.setdefault("MKL_DYNAMIC", "FALSE")
-    torch.set_num_threads(config.engine.threads or max(1, (os.cpu_count() or 1) // dist.processes_here()))
+    torch.set_num_threads(config.engine.threads or max(1, len(os.sched_getaffinity(0)) // dist.processes_here()))
     deepspeed_logger.setLevel("WARNING")
     if torch.cuda.is_available():
         torch.cuda.set_device(dist.device())
@@ -73,6 +71,8 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "gradient_accumulation_steps": accumulation(config.batch, world_size),
         "gradient_clipping": config.optimizer.max_grad_norm,
         "bf16": {"enabled": config.engine.precision == "bf16"},
+        # Gradients of micro-batches and ranks are summed in fp32: in bf16 the sum would depend on how many there are.
+        "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": zero,
         "steps_per_print": 10**12,
     }
@@ -153,10 +153,10 @@ class Engine:
         for group in self._deepspeed.optimizer.param_groups:
             group["lr"] = lr
 
-    def grad_norm(self) -> float:
-        """Norm of the last update's gradient before clipping, as DeepSpeed computed it."""
+    def grad_norm(self) -> float | None:
+        """Norm of the last update's gradient before clipping, as DeepSpeed computed it; None before the first."""
         norm = self._deepspeed.get_global_grad_norm() if self._unpartitioned_norm is None else self._unpartitioned_norm
-        return float("nan") if norm is None else float(norm)
+        return None if norm is None else float(norm)
 
     def step_was_applied(self) -> bool:
         """False if the last update was skipped because its gradient overflowed."""
@@ -273,12 +273,29 @@ def read_checkpoint(path: Path, *, prefix: str) -> tuple[dict[str, Tensor], dict
         prefix: what the names of wanted parameters begin with; it is cut off.
     """
     saved = torch.load(path / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)
-    if any(path.glob("*_optim_states.pt")):  # ZeRO 0 has none
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it reports its progress in prints
-            state: Any = get_fp32_state_dict_from_zero_checkpoint(str(path.parent), tag=path.name)
-    else:
-        state = saved["module"]
+    state = {**saved["module"], **_partitioned_masters(path, saved["module"])}
     return {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}, saved
+
+
+def _partitioned_masters(path: Path, live: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Masters put together from the ranks' optimizer files; ZeRO 0 has none.
+
+    DeepSpeed's own `zero_to_fp32` does not read the files of its bf16 optimizer with fp32 accumulation.
+    """
+    pieces: dict[str, list[Tensor]] = {}
+    for file in sorted(path.glob("*_optim_states.pt"), key=_rank_of_file):
+        saved = torch.load(file, map_location="cpu", weights_only=False)["optimizer_state_dict"]
+        partitions = saved["single_partition_of_fp32_groups"]
+        for partition, slices in zip(partitions, saved["param_slice_mappings"], strict=True):
+            for name, address in slices.items():
+                pieces.setdefault(name, []).append(partition.narrow(0, address.start, address.numel))
+    return {name: torch.cat(parts).view(live[name].shape) for name, parts in pieces.items()}
+
+
+def _rank_of_file(file: Path) -> int:
+    found = re.search(r"zero_pp_rank_(\d+)_", file.name)
+    assert found, f"not an optimizer file of DeepSpeed: {file.name}"
+    return int(found[1])
 
 
 def _mapping(parameter: nn.Parameter) -> Any:

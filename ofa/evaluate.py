@@ -32,7 +32,7 @@ def masked_lm_score(module: MaskedLanguageModeling, validation: Validation) -> d
     was_training = module.training
     module.eval()
     sums: dict[str, torch.Tensor | float] = {"masked_lm": 0.0, "correct": 0.0}
-    if validation.totals.pairs:
+    if validation.totals.pairs and module.has_pair_head:
         sums["nsp"] = 0.0
     for batch in validation.batches:
         _, terms = module(batch, validation.totals)

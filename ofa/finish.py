@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from ofa import dist
 from ofa.assemble import Run
 from ofa.evaluate import masked_lm_score, reference_rows
@@ -12,6 +14,8 @@ from ofa.export.from_state import fill
 from ofa.export.hf import export_model
 from ofa.export.recipe_file import describe_run
 from ofa.models.adapters import sparsities
+from ofa.models.build import load_teacher
+from ofa.models.pretraining import MaskedLanguageModeling
 from ofa.report import build_report
 from ofa.run_folder import RunFolder, read_json, versions, write_json
 from ofa.tables import result_table
@@ -22,10 +26,10 @@ LOG = logging.getLogger(__name__)
 def finish(run: Run) -> None:
     """Export, score and report (a collective call); prints the table on rank 0."""
     state = run.engine.full_state_dict(run.module.model)
-    rows = _rows(run)
+    keep = {name: mask.cpu() for name, mask in run.pruner.keep.items()}
+    exported = fill(run.module.model, state, keep)
+    rows = [*_references(run), _own_row(run, exported)]
     if dist.rank() == 0:
-        keep = {name: mask.cpu() for name, mask in run.pruner.keep.items()}
-        exported = fill(run.module.model, state, keep)
         recipe = describe_run(
             run.config,
             name=run.name,
@@ -34,8 +38,7 @@ def finish(run: Run) -> None:
             data_fingerprint=run.corpus.fingerprint,
             versions=versions(),
         )
-        export_model(run.folder.model, exported, run.corpus.tokenizer_path, keep, recipe)
-        rows[-1] |= sparsities(exported)
+        export_model(run.folder.model, exported.cpu(), run.corpus.tokenizer_path, keep, recipe)
         run.journal.metrics.close()
         write_json(run.folder.result, _result(run, rows))
         show_result(run.folder)
@@ -49,13 +52,12 @@ def show_result(folder: RunFolder) -> None:
     print(result_table(read_json(folder.result)))
 
 
-def _rows(run: Run) -> list[dict[str, Any]]:
-    """The table: what a pruned run came from, then the run itself; sparsities of the last are filled in later."""
+def _references(run: Run) -> list[dict[str, Any]]:
+    """What a pruned run came from: its teacher, its dense start, that pruned in one shot, and the floor."""
     config, rows = run.config, []
     start = "dense teacher" if config.teacher and config.teacher.init == config.model.init else "dense start"
-    if run.teacher is not None and start != "dense teacher":
-        module = type(run.module)(run.teacher.model, config.objective)
-        rows.append({"name": "dense teacher", **masked_lm_score(module, run.validation()), **sparsities(module.model)})
+    if config.teacher is not None and start != "dense teacher":
+        rows.append(_score(run, "dense teacher", load_teacher(config.teacher, config.model)))
     if config.pruning is not None:
         LOG.info("scoring what the run started from: dense, pruned in one shot, and with its scope all zero")
         rows += reference_rows(
@@ -66,10 +68,18 @@ def _rows(run: Run) -> list[dict[str, Any]]:
             validation=run.validation,
             start=start,
         )
-    pruned = "sparse student" if config.schedule.total_steps else "one-shot model"
-    name = pruned if config.pruning else "trained model"
-    rows.append({"name": name, **masked_lm_score(run.module, run.validation())})
     return rows
+
+
+def _own_row(run: Run, exported: PreTrainedModel) -> dict[str, Any]:
+    """The exported weights, in fp32 as the references are, whatever precision the run had."""
+    pruned = "sparse student" if run.config.schedule.total_steps else "one-shot model"
+    return _score(run, pruned if run.config.pruning else "trained model", exported)
+
+
+def _score(run: Run, name: str, model: PreTrainedModel) -> dict[str, Any]:
+    module = MaskedLanguageModeling(model, run.config.objective).to(dist.device())
+    return {"name": name, **masked_lm_score(module, run.validation()), **sparsities(model)}
 
 
 def _result(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -80,5 +90,5 @@ def _result(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "peak_tflops": run.journal.meter.peak_flops / 1e12,
         "model": str(run.folder.model),
         "report": str(run.folder.report),
-        "events": str(run.folder.tensorboard),
+        "tensorboard": str(run.folder.tensorboard),
     }

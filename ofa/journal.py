@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -76,7 +77,8 @@ class MaskedShare:
         """
         self._encoder = set(encoder)
         self._model_size = model_size
-        self._counted: dict[str, float] = {}
+        names = ("sparsity", "encoder_sparsity", "scope_sparsity", "model_sparsity")
+        self._counted: dict[str, float] = {name: 0.0 for name in names}
 
     def recount(self, keep: Mapping[str, Tensor]) -> None:
         """Count anew; reads the device once."""
@@ -95,7 +97,7 @@ class MaskedShare:
         }
 
     def counted(self) -> dict[str, float]:
-        """The last count; empty for a dense run."""
+        """The last count; zeros for a dense run."""
         return self._counted
 
 
@@ -116,8 +118,7 @@ class Journal:
         totals: Totals,
         *,
         churn: MaskChurn | None,
-        keep: Mapping[str, Tensor],
-        grad_norm: float,
+        grad_norm: float | None,
     ) -> bool:
         """Write the line of step knobs.step (a collective call); True if the run is to stop.
 
@@ -131,14 +132,10 @@ class Journal:
                 f"the loss of step {knobs.step} is {summed['loss']}: the run has diverged and was stopped; the last "
                 "checkpoint is kept. Lower optimizer.lr or raise schedule.warmup_steps"
             )
-        if churn is not None:
-            self.masked.recount(keep)
         line: dict[str, Any] = {"step": knobs.step, "lr": knobs.lr, "loss": summed.pop("loss")}
         line["train_masked_accuracy"] = summed.pop("correct") / totals.predicted
         line |= summed
-        if keep:
-            line |= {"target_sparsity": knobs.sparsity, **self.masked.counted()}
-            line |= {"dropped": churn.dropped if churn else 0, "revived": churn.revived if churn else 0}
+        line |= {"target_sparsity": knobs.sparsity, **self.masked.counted(), **asdict(churn or MaskChurn())}
         line |= {"grad_norm": grad_norm, **self.meter.read()}
         self.metrics.append(line)
         self._progress.show(line)

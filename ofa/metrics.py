@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -62,6 +63,11 @@ class MetricsLog:
             if self._writer is None:
                 self._writer = EventFile(_next_event_file(self._events))
             self._writer.add(line)
+
+    def sync(self) -> None:
+        """Push the lines to the disk itself, before a checkpoint that counts on them."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def cut_back(self, step: int) -> None:
         """Forget every line of `step` or later, and a broken last line: what a run that resumes at `step` writes again.

@@ -46,7 +46,7 @@ class Progress:
         if not self._active:
             return
         numbers = f"loss {line['loss']:.3f}  lr {line['lr']:.2e}  {line['tokens_per_second']:,.0f} tokens/s"
-        if "sparsity" in line:
+        if line["target_sparsity"] > 0:
             numbers += f"  sparsity {line['sparsity']:.1%}"
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=line["step"] + 1, numbers=numbers)
@@ -70,8 +70,10 @@ def start_logging(log_file: Path, *, active: bool) -> None:
         root.setLevel(logging.WARNING)
         root.addHandler(logging.StreamHandler(sys.stderr))
         return
-    root.setLevel(logging.INFO)
-    root.addHandler(_terminal_handler())
+    root.setLevel(logging.DEBUG)
+    to_terminal = _terminal_handler()
+    to_terminal.setLevel(logging.INFO)
+    root.addHandler(to_terminal)
     to_file = logging.FileHandler(log_file)
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(to_file)

@@ -251,6 +251,7 @@ DECIDED_FOR_DEEPSPEED = {
     "gradient_accumulation_steps": "batch.global_size and batch.micro_size",
     "optimizer": "optimizer",
     "scheduler": "schedule",
+    "data_types": "fp32, always",
     "gradient_clipping": "optimizer.max_grad_norm",
     "fp16": "engine.precision",
     "bf16": "engine.precision",
@@ -258,6 +259,24 @@ DECIDED_FOR_DEEPSPEED = {
     "steps_per_print": "log.every",
 }
 """DeepSpeed keys whose values are generated, and the keys of ours that decide them."""
+
+
+PASSED_TO_DEEPSPEED = (
+    "communication_data_type",
+    "comms_logger",
+    "dump_state",
+    "flops_profiler",
+    "memory_breakdown",
+    "wall_clock_breakdown",
+    "zero_optimization.allgather_bucket_size",
+    "zero_optimization.allgather_partitions",
+    "zero_optimization.contiguous_gradients",
+    "zero_optimization.overlap_comm",
+    "zero_optimization.reduce_bucket_size",
+    "zero_optimization.reduce_scatter",
+    "zero_optimization.round_robin_gradients",
+)
+"""Keys that a user may set: none of them moves or copies weights."""
 
 
 class EngineConfig(Section):
@@ -273,15 +292,24 @@ class EngineConfig(Section):
     """CPU threads of each rank; null: cores / ranks on the machine. Other counts give other last bits."""
 
     deepspeed: dict[str, Any] = Field(default_factory=dict)
-    """Further DeepSpeed keys, passed through. A key that this config already decides is refused."""
+    """Further DeepSpeed keys, passed on: buckets, overlap, logging and profiling. Any other key is refused."""
 
 
     @model_validator(mode="after")
-    def _nothing_is_decided_twice(self) -> EngineConfig:
-        for key, owner in DECIDED_FOR_DEEPSPEED.items():
-            head, _, tail = key.partition(".")
-            if head in self.deepspeed and (not tail or tail in self.deepspeed[head]):
-                raise ValueError(f"deepspeed.{key} is decided by {owner}: set that, and remove it here")
+    def _deepspeed_keys_are_known(self) -> EngineConfig:
+        zero = self.deepspeed.get("zero_optimization", {})
+        if not isinstance(zero, dict):
+            raise ValueError(f"deepspeed.zero_optimization must be an object, found {json.dumps(zero)}")
+        given = [key for key in self.deepspeed if key != "zero_optimization"]
+        for key in [*given, *(f"zero_optimization.{inner}" for inner in zero)]:
+            if key in DECIDED_FOR_DEEPSPEED:
+                raise ValueError(f"deepspeed.{key} is decided by {DECIDED_FOR_DEEPSPEED[key]}: set that instead")
+            if key not in PASSED_TO_DEEPSPEED:
+                raise ValueError(
+                    f"deepspeed.{key} is not passed on: DeepSpeed ignores keys that it does not know, and offload, "
+                    f"quantised or compiled modes keep weights where masks do not reach them. Passed on are "
+                    f"{', '.join(PASSED_TO_DEEPSPEED)}"
+                )
         return self
 
 

@@ -39,6 +39,6 @@ class StopRequest:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._since is None:
             self._since = time.monotonic()
-            LOG.warning("%s: finishing the step, then saving", signal.Signals(number).name)
+            LOG.warning("%s: stopping as soon as all ranks know, then saving", signal.Signals(number).name)
         elif time.monotonic() - self._since > ONE_REQUEST:
             raise KeyboardInterrupt

@@ -29,6 +29,7 @@ from ofa.finish import finish, show_result
 from ofa.journal import NotFinite
 from ofa.models.build import check_place
 from ofa.progress import start_logging, stop_logging
+from ofa.pruning.pruner import MaskChurn
 from ofa.recipe import Knobs
 from ofa.run_folder import RunFolder
 
@@ -60,6 +61,8 @@ def pretrain(config: RunConfig, run_dir: Path, *, name: str, resume: str = "auto
             return DONE
         start_logging(folder.log, active=dist.rank() == 0)
         run = assemble(config, folder, beginning.checkpoint, name=name)
+        if dist.rank() == 0 and not folder.has_started():
+            folder.record(config, run.corpus.fingerprint, dist.world_size())
         run.stop_request.install()
         try:
             ended = train(run)
@@ -71,6 +74,9 @@ def pretrain(config: RunConfig, run_dir: Path, *, name: str, resume: str = "auto
             return STOPPED_AND_SAVED
         finish(run)
         return DONE
+    except Exception:
+        LOG.debug("the run ended with an error", exc_info=True)  # for log.txt; the terminal gets its one line
+        raise
     finally:
         stop_logging()
         folder.release()
@@ -86,8 +92,10 @@ def train(run: Run) -> bool:
         if step != run.start_step and (step % run.config.checkpoint.every == 0 or step == total):
             save(run, step)
         churn = run.pruner.before_step(knobs)
+        if churn is not None:
+            run.journal.masked.recount(run.pruner.keep)
         if step == total or step % run.config.evaluate.every == 0:
-            validate(run, step)
+            validate(run, knobs, churn if step == total else None)
         if step == total:
             return True
 
@@ -97,10 +105,9 @@ def train(run: Run) -> bool:
 
         asked_to_stop = False
         if churn is not None or step % run.config.log.every == 0 or step == total - 1:
-            norm, keep = run.engine.grad_norm(), run.pruner.keep
-            asked_to_stop = run.journal.log(knobs, terms, totals, churn=churn, keep=keep, grad_norm=norm)
+            asked_to_stop = run.journal.log(knobs, terms, totals, churn=churn, grad_norm=run.engine.grad_norm())
         step += 1
-        if asked_to_stop:
+        if asked_to_stop or (dist.world_size() == 1 and run.stop_request.requested):
             save(run, step)
             batches.close()
             return False
@@ -121,6 +128,7 @@ def update(run: Run, knobs: Knobs, totals: Totals, micro_batches: list[MicroBatc
     if not run.engine.step_was_applied():
         raise NotFinite(f"the gradient of step {knobs.step} overflowed: the run has diverged; lower optimizer.lr")
     run.journal.meter.count(totals)
+    run.loss_since_save += sums["loss"]
     return sums
 
 
@@ -129,20 +137,34 @@ def seed_dropout(seed: int, step: int, micro_batch: int) -> None:
     torch.manual_seed(int(key(seed, "dropout", step, micro_batch, dist.rank())[0]) >> 1)
 
 
-def validate(run: Run, step: int) -> None:
-    """Score the student on the validation rows and write the line (a collective call)."""
+def validate(run: Run, knobs: Knobs, churn: MaskChurn | None) -> None:
+    """Score the student on the validation rows and write the line (a collective call).
+
+    A refresh at the last step has no training line; its churn stands here.
+    """
+    step = knobs.step
     with run.journal.meter.pause():
         score = masked_lm_score(run.module, run.validation())
         run.engine.train()
-    run.journal.metrics.append({"step": step, **score, **run.journal.masked.counted()})
+    changed = {"target_sparsity": knobs.sparsity, **asdict(churn)} if churn else {}
+    run.journal.metrics.append({"step": step, **score, **run.journal.masked.counted(), **changed})
     LOG.info("step %d: validation loss %.4f, masked accuracy %.2f %%", step, *_two(score))
     if not math.isfinite(score["validation_loss"]):
         raise NotFinite(f"the validation loss of step {step} is {score['validation_loss']}: the run has diverged")
 
 
 def save(run: Run, step: int) -> None:
-    """Write a checkpoint with `step` updates applied (a collective call)."""
+    """Write a checkpoint with `step` updates applied (a collective call).
+
+    Raises:
+        NotFinite: a loss or the last gradient since the save before was not; that one stays the newest.
+    """
     with run.journal.meter.pause():
+        health = dist.sum_over_ranks({"loss": run.loss_since_save, "gradient": run.engine.grad_norm() or 0.0})
+        if not all(map(math.isfinite, health.values())):
+            raise NotFinite(f"not saved at step {step}: a loss or gradient was not finite; lower optimizer.lr")
+        run.loss_since_save.zero_()
+        run.journal.metrics.sync()
         parents = [asdict(parent) for parent in run.parents]
         state = {"step": step, "pruner": run.pruner.state_dict(), "name": run.name, "parents": parents}
         run.checkpoints.save(run.engine, step, state)
@@ -173,10 +195,12 @@ def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
     check_place(config.teacher.init if config.teacher else None)
     chosen = _chosen(Path(resume), config, corpus) if resume not in ("auto", "never") else None
     folder.acquire()
-    if not folder.has_started():
-        folder.record(config, corpus.fingerprint, dist.world_size())
-    folder.check(config, corpus.fingerprint)
-    return _Beginning(checkpoint=chosen or Checkpoints(folder.checkpoints, config.checkpoint).latest())
+    if folder.has_started():
+        folder.check(config, corpus.fingerprint)
+    own = Checkpoints(folder.checkpoints, config.checkpoint)
+    if chosen is not None and chosen.resolve().parent == own.folder.resolve():
+        own.point_latest(chosen)  # so that a later `auto` continues from it, and not from what it leaves behind
+    return _Beginning(checkpoint=own.latest() or chosen)
 
 
 def _chosen(path: Path, config: RunConfig, corpus: Corpus) -> Path:

@@ -51,7 +51,7 @@ class MaskedLanguageModeling(nn.Module):
         self._objective = objective
         self._ce_weight, self._kd_weight = _weights(objective)
         self._adapter = adapter_for(model.config.model_type)
-        self._has_pair_head = has_pair_head(model, self._adapter)
+        self.has_pair_head = has_pair_head(model, self._adapter)
 
     def forward(
         self, batch: MicroBatch, totals: Totals, targets: TeacherTargets | None = None, scale: float = 1.0
@@ -69,7 +69,7 @@ class MaskedLanguageModeling(nn.Module):
         """
         hidden = encode(self.model, self._adapter, batch)
         loss, terms = self._masked_lm(hidden, batch, totals, targets)
-        if batch.pair_starts is not None and self._has_pair_head:
+        if batch.pair_starts is not None and self.has_pair_head:
             pair_loss, pair_terms = self._pairs(hidden, batch, totals, targets)
             loss, terms = loss + pair_loss, terms | pair_terms
         if targets is not None and targets.hidden is not None:

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForMaskedLM
 
 from tests import processes
 
@@ -103,6 +105,8 @@ def test_a_finished_run_prints_its_table_and_ends(undisturbed, workplace):
     before = (undisturbed["sparse"] / "metrics.jsonl").read_bytes()
     done = processes.script("pretrain.py", "--config", "sparse.json", cwd=workplace)
     assert "sparse student" in done.stdout and "floor" in done.stdout
+    for label, place in (("model", "model"), ("report", "report.html"), ("event files", "tensorboard")):
+        assert f"{label}: runs/sparse/{place}" in done.stdout
     assert (undisturbed["sparse"] / "metrics.jsonl").read_bytes() == before
 
 
@@ -144,7 +148,7 @@ def test_the_event_files_hold_the_lines_of_the_metrics_file(undisturbed):
 
 
 def test_a_checkpoint_holds_weights_moments_and_one_bit_a_mask(undisturbed):
-    """OFA-31: live weights, fp32 masters and two moments are 16 bytes a parameter; the teacher is not in it."""
+    """OFA-31, OFA-19: live weights, fp32 masters and two moments are 16 bytes a parameter; the teacher is not in it."""
     folder = undisturbed["sparse"] / "checkpoints"
     names = sorted(path.name for path in folder.iterdir() if path.name.startswith("step-"))
     assert names == ["step-00000020", "step-00000024"], "keep_last 2"
@@ -155,6 +159,12 @@ def test_a_checkpoint_holds_weights_moments_and_one_bit_a_mask(undisturbed):
     masks = 2 * (4 * 32 * 32 + 2 * 32 * 64) / 8
     assert 16 * parameters + masks < size < 1.25 * (16 * parameters + masks) + 40_000
     assert len(index["files"]) == 2
+    saved = torch.load(folder / names[-1] / "mp_rank_00_model_states.pt", weights_only=False)
+    student = AutoModelForMaskedLM.from_pretrained(undisturbed["sparse"] / "model").state_dict()
+    assert saved["module"].keys() == {f"model.{name}" for name in student}
+    stored = set(saved["param_shapes"][0]) | set(saved["param_shapes"][1]) | set(saved["param_shapes"][2])
+    assert stored <= saved["module"].keys()
+    assert saved["pruner"].keys() == {"masks", "mask_hash", "hardened"}
 
 
 def test_lr_sparsity_and_churn_of_every_step_stand_in_the_metrics(undisturbed, workplace):

@@ -22,6 +22,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+SHUFFLE_WINDOW = 16
+"""Records shuffled together when the published table was made: 1,000 steps then see a quarter of the shards."""
+
 ALMOST_ALL = 0.999999
 """floor(s * numel) leaves one weight of every tensor."""
 
@@ -67,6 +70,7 @@ def run(options: argparse.Namespace, name: str, seed: int, changes: dict[str, ob
     """One cell; finished ones return at once."""
     config, folder = "tiny/teacher.json", folder_of(options, name, seed)
     settings: dict[str, object] = {"seed": seed, "engine.threads": 1, "evaluate.rows": None, "log.tensorboard": False}
+    settings["data.shuffle_window"] = SHUFFLE_WINDOW
     if name != "teacher":
         model = str(folder_of(options, "teacher", seed) / "model")
         config = "tiny/ofa_90.json"

@@ -30,6 +30,10 @@ def arguments() -> argparse.Namespace:
         parser.error("--plan-every must be at least 1")
     if (options.summary or options.tokens_per_second) and not options.plan:
         parser.error("--summary and --tokens-per-second belong to --plan")
+    if options.ranks < 1:
+        parser.error("--ranks must be at least 1")
+    if options.tokens_per_second is not None and options.tokens_per_second <= 0:
+        parser.error("--tokens-per-second must be above 0")
     return options
 
 

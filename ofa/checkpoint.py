@@ -21,6 +21,7 @@ from ofa.files import beside, replace_folder, write_text
 from ofa.run_folder import read_json, write_json
 
 INDEX = "checkpoint.json"
+USE_OLDER = "launch/pretrain.py --resume DIR, launch/export.py --checkpoint DIR"
 
 
 class CheckpointError(ValueError):
@@ -108,12 +109,12 @@ def check(path: Path) -> dict[str, Any]:
     for name, expected in index["files"].items():
         file = path / name
         if not file.is_file():
-            raise CheckpointError(f"checkpoint {path} lacks {name}; resume from an older one with --resume DIR")
+            raise CheckpointError(f"checkpoint {path} lacks {name}; take an older one ({USE_OLDER})")
         found = _describe(file)
         if found != expected:
             raise CheckpointError(
                 f"checkpoint {path}: {name} is damaged (size and crc32 {found}, written as {expected}); "
-                "resume from an older one with --resume DIR"
+                f"take an older one ({USE_OLDER})"
             )
     return index
 

@@ -1,8 +1,8 @@
 """Configuration: JSON in, checked and typed sections out.
 
 A config file is one JSON object with the sections of `RunConfig` (a training run) or of `DataPrepConfig` (text to
-shards). `base` names one other file, relative to the file that says it, whose values are inherited. Values given as
-`--set section.key=value` win over the file. The sections stand in `ofa.sections` and can be imported from here.
+shards). `base` names one other file, beside the file that says it or under `configs/`, whose values are inherited.
+Values given as `--set section.key=value` win over the file. The sections stand in `ofa.sections` and can be imported from here.
 
 An alternative was omegaconf or hydra: they bring their own command line, and DeepSpeed's launcher has one already.
 """
@@ -107,7 +107,16 @@ def load(kind: type[ConfigT], name: str | Path, overrides: list[str] | None = No
     values = _read_with_bases(path, seen=())
     for override in overrides or []:
         _apply_override(values, override)
+    _refuse_another_kind(kind, values, path)
     return parse(kind, values, origin=str(path))
+
+
+def _refuse_another_kind(kind: type[Section], values: dict[str, Any], path: Path) -> None:
+    """A config of the other kind would give an error for each of its keys."""
+    if kind is RunConfig and "source" in values:
+        raise ConfigError(f"{path} prepares data: use it with python -m data_prep --config")
+    if kind is DataPrepConfig and "schedule" in values:
+        raise ConfigError(f"{path} trains a model: use it with launch/pretrain.py --config")
 
 
 def parse(kind: type[ConfigT], values: dict[str, Any], *, origin: str) -> ConfigT:
@@ -133,7 +142,8 @@ def schema() -> dict[str, Any]:
     for name, kind in kinds.items():
         one = kind.model_json_schema(ref_template="#/$defs/{model}")
         either["$defs"].update(one.pop("$defs", {}))
-        one["properties"]["base"] = {"type": "string", "description": "A config to inherit from, relative to this one."}
+        meaning = "A config to inherit from: beside this one, or under configs/."
+        one["properties"]["base"] = {"type": "string", "description": meaning}
         one.pop("required", None)  # a base may give what a file leaves out
         either["$defs"][name] = one
         either["anyOf"].append({"$ref": f"#/$defs/{name}"})
@@ -182,9 +192,9 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     values.pop("$schema", None)
     if base is None:
         return values
-    base_path = (path.parent / str(base)).resolve()
-    if not base_path.is_file():
-        raise ConfigError(f"{path}: its base {base} does not exist")
+    base_path = next((p.resolve() for p in (path.parent / str(base), CONFIGS / str(base)) if p.is_file()), None)
+    if base_path is None:
+        raise ConfigError(f"{path}: its base {base} exists neither beside it nor under {CONFIGS}")
     return _merged(_read_with_bases(base_path, (*seen, path)), values)
 
 

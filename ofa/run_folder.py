@@ -78,8 +78,11 @@ class RunFolder:
             self._lock = None
 
     def is_finished(self) -> bool:
-        """Whether the run has written its result and exported its model."""
-        return self.result.is_file() and self.model.is_dir()
+        """Whether the run has written its result, and the model that it exported is all there."""
+        recipe = self.model / "recipe.json"
+        if not (self.result.is_file() and recipe.is_file()):
+            return False
+        return all((self.model / name).is_file() for name in read_json(recipe)["files"])
 
     def has_started(self) -> bool:
         """Whether a run has written its config here."""

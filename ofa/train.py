@@ -57,6 +57,7 @@ def pretrain(config: RunConfig, run_dir: Path, *, name: str, resume: str = "auto
         beginning = dist.on_rank_zero(lambda: _open(folder, config, resume))
         if beginning.finished:
             if dist.rank() == 0:
+                print(f"{folder.path}: already finished")
                 show_result(folder)
             return DONE
         start_logging(folder.log, active=dist.rank() == 0)
@@ -183,6 +184,8 @@ class _Beginning:
 def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
     """Take the folder and decide where to begin; what is wrong with the inputs is said here, before anything is
     written."""
+    if resume not in ("auto", "never") and not Path(resume).is_dir():
+        raise ValueError(f"--resume {resume}: expected auto, never, or a checkpoint folder, and no such folder exists")
     if folder.has_started() and resume == "never":
         raise ValueError(f"{folder.path} holds a run and --resume is never; remove it or choose another --run-dir")
     if folder.has_started():

@@ -133,8 +133,8 @@ def validation_batches(
     total = available if rows is None else rows
     if not 0 < total <= available:
         raise LoaderError(
-            f"{corpus.path}: asked for {total} validation rows, the split has {available}; set evaluate.rows to null "
-            f"for all of them, or prepare the data with a larger validation share"
+            f"{corpus.path}: asked for {total} validation rows, the split has {available}; leave the number "
+            f"out (evaluate.rows null) for all of them, or prepare the data with a larger validation share"
         )
     batcher = Batcher(corpus, "validation", data=data, seed=VALIDATION_SEED, kd_positions="masked", kept_records=2)
     starts = range(rank * micro_size, total, world_size * micro_size)

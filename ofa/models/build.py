@@ -202,7 +202,8 @@ def check_tokenizer(init: str | None, corpus: Corpus) -> None:
     if tokenizer_fingerprint(Path(init).expanduser()) != corpus.tokenizer_fingerprint:
         raise ModelError(
             f"the tokenizer in {init} is not the one that {corpus.path} was prepared with, so the same ids mean other "
-            "words; prepare the data with tokenizer.init set to that folder"
+            "words; set model.init and teacher.init to a model that was trained on this data, or prepare the data with "
+            "tokenizer.init set to that folder"
         )
 
 

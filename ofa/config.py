@@ -2,7 +2,8 @@
 
 A config file is one JSON object with the sections of `RunConfig` (a training run) or of `DataPrepConfig` (text to
 shards). `base` names one other file, beside the file that says it or under `configs/`, whose values are inherited.
-Values given as `--set section.key=value` win over the file. The sections stand in `ofa.sections` and can be imported from here.
+Values given as `--set section.key=value` win over the file. The sections stand in `ofa.sections` and can be imported
+from here.
 
 An alternative was omegaconf or hydra: they bring their own command line, and DeepSpeed's launcher has one already.
 """

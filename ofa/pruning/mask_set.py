@@ -20,10 +20,9 @@ class MaskSet:
     The tensors are created once and only ever written in place, so that gradient hooks see every refresh.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], shapes: Mapping[str, torch.Size] | None = None):
-        shapes = shapes or {name: parameter.shape for name, parameter in parameters.items()}
+    def __init__(self, parameters: Mapping[str, nn.Parameter]):
         self.keep = {
-            name: torch.ones(shapes[name], dtype=torch.bool, device=parameter.device)
+            name: torch.ones_like(parameter, dtype=torch.bool)
             for name, parameter in parameters.items()
         }
 
@@ -38,10 +37,6 @@ class MaskSet:
     def mask_gradients(self, parameters: Mapping[str, nn.Parameter]) -> list[torch.utils.hooks.RemovableHandle]:
         """Multiply each weight's gradient by its mask before reduction, norm and clipping see it."""
         return [parameters[name].register_hook(_gradient_mask(keep)) for name, keep in self.keep.items()]
-
-    def dropped(self) -> dict[str, int]:
-        """Dropped weights of each tensor."""
-        return {name: keep.numel() - int(keep.sum()) for name, keep in self.keep.items()}
 
     def hash(self) -> str:
         """sha256 over names, shapes and bits; equal masks have equal hashes on every rank and machine."""

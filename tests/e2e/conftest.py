@@ -42,9 +42,9 @@ HARD = {"base": "sparse.json", "pruning": {"regrow": False}, "engine": {"precisi
 
 
 @pytest.fixture(scope="session")
-def workplace(tmp_path_factory):
+def project(tmp_path_factory):
     """A folder with data, configs and a trained teacher."""
-    folder = tmp_path_factory.mktemp("workplace")
+    folder = tmp_path_factory.mktemp("project")
     write_corpus(folder / "data", rows=120)
     for name, values in (("teacher", TINY), ("sparse", SPARSE), ("hard", HARD)):
         (folder / f"{name}.json").write_text(json.dumps(values))
@@ -53,8 +53,8 @@ def workplace(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(workplace):
+def undisturbed(project):
     """Run folders of the sparse configs, each left alone from start to end."""
     for name in ("sparse", "hard"):
-        processes.script("pretrain.py", "--config", f"{name}.json", cwd=workplace)
-    return {name: workplace / "runs" / name for name in ("sparse", "hard")}
+        processes.script("pretrain.py", "--config", f"{name}.json", cwd=project)
+    return {name: project / "runs" / name for name in ("sparse", "hard")}

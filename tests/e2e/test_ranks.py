@@ -38,7 +38,7 @@ DISTIL = {
 
 
 def sparse(name, **sections):
-    """A short gradual recipe over a dense run of the same workplace."""
+    """A short gradual recipe over a dense run of the same project."""
     model = f"runs/{name}/model"
     pruning = {"sparsity": 0.9, "ramp_end": 6, "end": 9, "frequency": 3}
     return {

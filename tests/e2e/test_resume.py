@@ -50,28 +50,28 @@ def while_saving(folder, step):
 
 
 @pytest.mark.parametrize("mode", ["sparse", "hard"])
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(workplace, undisturbed, mode):
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(project, undisturbed, mode):
     """OFA-29: killed in the ramp between checkpoints, while one is written on a refresh step, and after the ramp;
     `sparse` is fp32 with weights that may return, `hard` is bf16 with weights that may not."""
-    folder = workplace / "disturbed" / mode
+    folder = project / "disturbed" / mode
     arguments = ("--config", f"{mode}.json", "--run-dir", str(folder), "--set", "checkpoint.every=3")
     moments = [at_step(folder, 7), while_saving(folder, 12), at_step(folder, 20)]
     for reached in moments:
-        process = processes.start_script("pretrain.py", *arguments, cwd=workplace, output=workplace / f"{mode}.out")
+        process = processes.start_script("pretrain.py", *arguments, cwd=project, output=project / f"{mode}.out")
         kill_when(process, reached)
-    processes.script("pretrain.py", *arguments, cwd=workplace)
-    assert (workplace / f"{mode}.out").read_text().count("continuing from") == 2
+    processes.script("pretrain.py", *arguments, cwd=project)
+    assert (project / f"{mode}.out").read_text().count("continuing from") == 2
     assert model_bytes(folder) == model_bytes(undisturbed[mode])
     assert metrics(folder) == metrics(undisturbed[mode])
 
 
-def test_the_checkpoint_of_a_refresh_step_continues_with_its_moments_zeroed(workplace, undisturbed):
+def test_the_checkpoint_of_a_refresh_step_continues_with_its_moments_zeroed(project, undisturbed):
     """OFA-29: hard mode, from the state before the refresh at step 15; moments come from the file, not from a step."""
     process = processes.script(
         *("pretrain.py", "--config", "hard.json", "--run-dir", "disturbed/refresh", "--set", "checkpoint.every=15"),
-        cwd=workplace,
+        cwd=project,
     )
-    folder = workplace / "disturbed" / "refresh"
+    folder = project / "disturbed" / "refresh"
     for name in ("result.json", "report.html"):
         (folder / name).unlink()
     shutil.rmtree(folder / "model")
@@ -79,57 +79,57 @@ def test_the_checkpoint_of_a_refresh_step_continues_with_its_moments_zeroed(work
     (folder / "checkpoints" / "latest").write_text("step-00000015\n")
     process = processes.script(
         *("pretrain.py", "--config", "hard.json", "--run-dir", "disturbed/refresh", "--set", "checkpoint.every=15"),
-        cwd=workplace,
+        cwd=project,
     )
     assert "step-00000015" in process.stderr
     assert model_bytes(folder) == model_bytes(undisturbed["hard"])
     assert metrics(folder) == metrics(undisturbed["hard"])
 
 
-def test_a_signal_saves_and_the_next_start_continues(workplace, undisturbed):
+def test_a_signal_saves_and_the_next_start_continues(project, undisturbed):
     """OFA-29: SIGTERM ends the run after its step with status 75."""
-    folder = workplace / "disturbed" / "stopped"
+    folder = project / "disturbed" / "stopped"
     arguments = ("--config", "sparse.json", "--run-dir", str(folder), "--set", "checkpoint.every=1000")
-    process = processes.start_script("pretrain.py", *arguments, cwd=workplace, output=workplace / "stopped.out")
+    process = processes.start_script("pretrain.py", *arguments, cwd=project, output=project / "stopped.out")
     while not at_step(folder, 4)():
         assert process.poll() is None
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=120) == 75
-    processes.script("pretrain.py", *arguments, cwd=workplace)
+    processes.script("pretrain.py", *arguments, cwd=project)
     assert model_bytes(folder) == model_bytes(undisturbed["sparse"])
     assert metrics(folder) == metrics(undisturbed["sparse"])
 
 
-def test_a_finished_run_prints_its_table_and_ends(undisturbed, workplace):
+def test_a_finished_run_prints_its_table_and_ends(undisturbed, project):
     before = (undisturbed["sparse"] / "metrics.jsonl").read_bytes()
-    done = processes.script("pretrain.py", "--config", "sparse.json", cwd=workplace)
+    done = processes.script("pretrain.py", "--config", "sparse.json", cwd=project)
     assert "sparse student" in done.stdout and "floor" in done.stdout
     for label, place in (("model", "model"), ("report", "report.html"), ("event files", "tensorboard")):
         assert f"{label}: runs/sparse/{place}" in done.stdout
     assert (undisturbed["sparse"] / "metrics.jsonl").read_bytes() == before
 
 
-def test_another_config_is_refused_with_the_keys_that_differ(undisturbed, workplace):
+def test_another_config_is_refused_with_the_keys_that_differ(undisturbed, project):
     arguments = ("--config", "sparse.json", "--set", "pruning.sparsity=0.8", "--set", "seed=1")
-    done = processes.script("pretrain.py", *arguments, cwd=workplace, check=False)
+    done = processes.script("pretrain.py", *arguments, cwd=project, check=False)
     assert done.returncode == 1
     assert "pruning.sparsity (0.9 -> 0.8); seed (42 -> 1)" in done.stderr
 
 
-def test_another_runs_checkpoint_is_continued_only_with_its_own_config(undisturbed, workplace):
+def test_another_runs_checkpoint_is_continued_only_with_its_own_config(undisturbed, project):
     """`--resume DIR`: into a fresh folder, from the middle of the other run, to the same end."""
     source = undisturbed["sparse"] / "checkpoints" / "step-00000020"
     arguments = ("--config", "sparse.json", "--run-dir", "disturbed/branch", "--resume", str(source))
-    done = processes.script("pretrain.py", *arguments, "--set", "seed=1", cwd=workplace, check=False)
+    done = processes.script("pretrain.py", *arguments, "--set", "seed=1", cwd=project, check=False)
     assert done.returncode == 1 and "seed (42 -> 1)" in done.stderr
-    assert not (workplace / "disturbed" / "branch").exists()
-    processes.script("pretrain.py", *arguments, cwd=workplace)
-    assert model_bytes(workplace / "disturbed" / "branch") == model_bytes(undisturbed["sparse"])
+    assert not (project / "disturbed" / "branch").exists()
+    processes.script("pretrain.py", *arguments, cwd=project)
+    assert model_bytes(project / "disturbed" / "branch") == model_bytes(undisturbed["sparse"])
 
 
-def test_never_refuses_a_folder_that_holds_a_run(undisturbed, workplace):
-    done = processes.script("pretrain.py", "--config", "sparse.json", "--resume", "never", cwd=workplace, check=False)
+def test_never_refuses_a_folder_that_holds_a_run(undisturbed, project):
+    done = processes.script("pretrain.py", "--config", "sparse.json", "--resume", "never", cwd=project, check=False)
     assert done.returncode == 1
     assert "--resume is never" in done.stderr
 
@@ -167,9 +167,9 @@ def test_a_checkpoint_holds_weights_moments_and_one_bit_a_mask(undisturbed):
     assert saved["pruner"].keys() == {"masks", "mask_hash", "hardened"}
 
 
-def test_lr_sparsity_and_churn_of_every_step_stand_in_the_metrics(undisturbed, workplace):
+def test_lr_sparsity_and_churn_of_every_step_stand_in_the_metrics(undisturbed, project):
     """OFA-13"""
-    plan = processes.script("pretrain.py", "--config", "sparse.json", "--plan", cwd=workplace).stdout
+    plan = processes.script("pretrain.py", "--config", "sparse.json", "--plan", cwd=project).stdout
     planned = [json.loads(line) for line in plan.splitlines()]
     lines = [line for line in metrics(undisturbed["sparse"]) if "lr" in line]
     assert [line["step"] for line in lines] == list(range(24))

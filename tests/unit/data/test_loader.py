@@ -166,7 +166,7 @@ def test_batch_sizes_that_do_not_divide_are_refused(make_corpus, run_config):
 
 
 def test_more_validation_rows_than_there_are_are_refused(make_corpus, run_config):
-    with pytest.raises(ValueError, match=r"asked for 24 validation rows, the split has 23; set evaluate.rows to null"):
+    with pytest.raises(ValueError, match=r"asked for 24 validation rows, the split has 23; leave the number out"):
         Loader(make_corpus(), run_config()).validation(24)
 
 

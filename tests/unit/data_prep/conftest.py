@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -68,12 +69,19 @@ def text(tmp_path_factory):
 
 
 def start(config: DataPrepConfig, folder: Path, output: Path) -> subprocess.Popen:
-    """The command line in a process group of its own."""
+    """The command line as a terminal starts it: Ctrl-C reaches it, also where the tests run in the background."""
     path = folder / "config.json"
     path.write_text(config.model_dump_json())
     command = [sys.executable, "-m", "data_prep", "--config", str(path), "--output", str(output), "--workers", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -72,8 +72,8 @@ def test_the_checkpoint_of_a_refresh_step_continues_with_its_moments_zeroed(proj
         cwd=project,
     )
     folder = project / "disturbed" / "refresh"
-    for name in ("result.json", "report.html"):
-        (folder / name).unlink()
+    (folder / "result.json").unlink()
+    (folder / "report.html").write_text("made while the run went on")
     shutil.rmtree(folder / "model")
     shutil.rmtree(folder / "checkpoints" / "step-00000024")
     (folder / "checkpoints" / "latest").write_text("step-00000015\n")
@@ -82,6 +82,7 @@ def test_the_checkpoint_of_a_refresh_step_continues_with_its_moments_zeroed(proj
         cwd=project,
     )
     assert "step-00000015" in process.stderr
+    assert "sparse student" in (folder / "report.html").read_text()
     assert model_bytes(folder) == model_bytes(undisturbed["hard"])
     assert metrics(folder) == metrics(undisturbed["hard"])
 

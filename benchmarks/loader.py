@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ofa.assemble import Run, assemble
 from ofa.config import RunConfig, load
-from ofa.engine import start, stop
+from ofa.engine.process import start, stop
 from ofa.run_folder import RunFolder
 from ofa.train import update
 

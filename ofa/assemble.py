@@ -15,7 +15,7 @@ from ofa.checkpoint import Checkpoints, load
 from ofa.config import RunConfig, differences
 from ofa.data.loader import Loader, Validation
 from ofa.data.shards import Corpus
-from ofa.engine import Engine
+from ofa.engine.engine import Engine
 from ofa.export.recipe_file import Parent, parameters_fingerprint
 from ofa.journal import Journal, MaskedShare, Meter
 from ofa.metrics import MetricsLog

@@ -29,7 +29,7 @@ class CheckpointError(ValueError):
 
 
 class Saves(Protocol):
-    """What writes and reads the engine's files (see `ofa.engine.Engine`)."""
+    """What writes and reads the engine's files (see `ofa.engine.engine.Engine`)."""
 
     def save(self, folder: Path, tag: str, client_state: dict[str, Any]) -> None:
         """Write into folder/tag on all ranks."""

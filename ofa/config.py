@@ -18,27 +18,13 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from ofa.sections import (
-    BatchConfig,
-    CheckpointConfig,
-    CleanConfig,
-    DataConfig,
-    DataPrepConfig,
-    EngineConfig,
-    EvaluateConfig,
-    LogConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    OptimizerConfig,
-    PruningConfig,
-    RewindConfig,
-    RunConfig,
-    ScheduleConfig,
-    Section,
-    SourceConfig,
-    TeacherConfig,
-    TokenizerConfig,
-)
+from ofa.sections.base import Section
+from ofa.sections.data import BatchConfig, DataConfig
+from ofa.sections.data_prep import CleanConfig, DataPrepConfig, SourceConfig, TokenizerConfig
+from ofa.sections.engine import EngineConfig
+from ofa.sections.model import ModelConfig, ObjectiveConfig, TeacherConfig
+from ofa.sections.run import CheckpointConfig, EvaluateConfig, LogConfig, RunConfig
+from ofa.sections.schedule import OptimizerConfig, OverrideConfig, PruningConfig, RewindConfig, ScheduleConfig
 
 __all__ = [
     "BatchConfig",
@@ -55,6 +41,7 @@ __all__ = [
     "ModelConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
+    "OverrideConfig",
     "PruningConfig",
     "RewindConfig",
     "RunConfig",

@@ -23,7 +23,7 @@ from ofa.data.batches import MicroBatch, Totals
 from ofa.data.counter import key
 from ofa.data.plan import accumulation
 from ofa.data.shards import Corpus
-from ofa.engine import start, stop
+from ofa.engine.process import start, stop
 from ofa.evaluate import masked_lm_score
 from ofa.finish import finish, show_result
 from ofa.journal import NotFinite

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from ofa.checkpoint import Checkpoints, check
 from ofa.config import RunConfig, parse
 from ofa.data.shards import Corpus
-from ofa.engine import read_checkpoint
+from ofa.engine.checkpoint_files import read_checkpoint
 from ofa.export.hf import export_model
 from ofa.export.recipe_file import Parent, describe_run
 from ofa.models.build import build_model

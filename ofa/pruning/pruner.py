@@ -24,8 +24,26 @@ class MaskChurn:
     revived: int = 0
 
 
+@dataclass(frozen=True)
+class Span:
+    """The weights [start, stop) of one scoped tensor, flat and row-major."""
+
+    name: str
+    start: int
+    stop: int
+
+
 class Weights(Protocol):
     """Copies of each scoped weight: live (used by the forward), fp32 master and optimizer moments."""
+
+    def spans(self) -> list[list[Span]]:
+        """Which masters each rank reads: by rank, in the order of `masters`; all ranks' spans together cover every
+        scoped weight exactly once."""
+        ...
+
+    def masters(self) -> list[Tensor]:
+        """fp32 masters of this rank's spans, each flat, in their order; they may be views, so do not write to them."""
+        ...
 
     def full_master(self, name: str) -> Tensor:
         """fp32 master of the whole tensor on every rank (a collective call)."""

@@ -11,8 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ofa import dist, engine
+from ofa import dist
 from ofa.config import RunConfig, parse
+from ofa.engine.engine import Engine
+from ofa.engine.process import start, stop
 from ofa.pruning.magnitude import MagnitudePruner
 from ofa.recipe import Recipe
 
@@ -49,7 +51,7 @@ def train(case: Case) -> dict:
     net = nn.Sequential(nn.Linear(66, 129), nn.GELU(), nn.Linear(129, 66))
     exact = {name: p.detach().clone() for name, p in net.named_parameters()}
     scoped = {name: p for name, p in net.named_parameters() if p.dim() > 1}
-    wrapped = engine.Engine(config, net, scoped)
+    wrapped = Engine(config, net, scoped)
     weights = wrapped.weights
     first_masters_are_exact = all(torch.equal(weights.full_master(name).cpu(), exact[name]) for name in scoped)
     pruner, recipe = MagnitudePruner(config.pruning, scoped, weights), Recipe(config)
@@ -80,7 +82,7 @@ def train(case: Case) -> dict:
 
 if __name__ == "__main__":
     CASES = [Case(int(stage), precision, mode) for stage, precision, mode in map(str.split, sys.argv[1:])]
-    engine.start(CASES[0].config())
+    start(CASES[0].config())
     reports = [train(case) for case in CASES]
     Path(f"rank-{dist.rank()}.json").write_text(json.dumps(reports))
-    engine.stop()
+    stop()

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ofa import engine
 from ofa.config import RunConfig, parse
+from ofa.engine.engine import Engine
+from ofa.engine.process import start, stop
 from ofa.pruning.magnitude import MagnitudePruner
 from ofa.pruning.masks import keep_largest
 from ofa.recipe import Recipe
@@ -63,9 +64,9 @@ def make_config(regrow, ties="index", shift=0, clip=1.0):
 @pytest.fixture(scope="module")
 def started():
     """One process group for the module."""
-    engine.start(make_config(True))
+    start(make_config(True))
     yield
-    engine.stop()
+    stop()
 
 
 def inputs_at(step):
@@ -83,7 +84,7 @@ def run_ours(config):
     """Train under the engine; per step the live weights and masks, and the churn."""
     net = fresh(Net)
     scoped = {"first.weight": net.first.weight, "second.weight": net.second.weight}
-    wrapped = engine.Engine(config, net, scoped)
+    wrapped = Engine(config, net, scoped)
     pruner, recipe, trace, revived = MagnitudePruner(config.pruning, scoped, wrapped.weights), Recipe(config), [], 0
     for step in range(STEPS):
         churn = pruner.before_step(recipe.at(step))

@@ -1,0 +1,105 @@
+"""A module under DeepSpeed: forward, backward, step, save, load, and its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ofa import dist
+from ofa.config import RunConfig
+from ofa.data.plan import accumulation
+from ofa.engine.master_weights import MasterWeights
+from ofa.engine.process import deepspeed
+from ofa.engine.settings import deepspeed_config, parameter_groups
+
+
+class Engine:
+    """A module under DeepSpeed: `engine(...)`, `backward`, `step`, and its weights."""
+
+    def __init__(self, config: RunConfig, module: nn.Module, scoped: Mapping[str, nn.Parameter]):
+        """Move the module to this rank's device and wrap it.
+
+        Args:
+            config: the run's config.
+            module: fp32 module with the masked-LM forward.
+            scoped: its prunable parameters by the name that masks use.
+        """
+        optimizer = torch.optim.AdamW(
+            parameter_groups(module, scoped, config.optimizer.weight_decay),
+            lr=config.optimizer.lr,
+            betas=config.optimizer.betas,
+            eps=config.optimizer.eps,
+            fused=torch.cuda.is_available(),
+        )
+        rounds = config.engine.precision == "bf16"
+        exact = {name: p.detach().clone() for name, p in module.named_parameters()} if rounds else {}
+        settings = deepspeed_config(config, dist.world_size())
+        self._deepspeed: Any = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
+        self.module = module
+        self.device = self._deepspeed.device
+        self.accumulation = accumulation(config.batch, dist.world_size())
+        self._partitioned = config.engine.zero_stage > 0
+        self._unpartitioned_norm: Tensor | None = None
+        self.weights = MasterWeights(self._deepspeed, scoped)
+        if rounds:
+            # DeepSpeed makes its masters from weights that it has already rounded.
+            self.weights.restore(dict(module.named_parameters()), exact)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's forward."""
+        return self._deepspeed(*args, **kwargs)
+
+    @property
+    def loss_scale(self) -> int:
+        """Factor that undoes DeepSpeed's averages over ranks and accumulation, so that means are ours alone."""
+        return self.accumulation * dist.world_size()
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate gradients of one micro-batch."""
+        self._deepspeed.backward(loss)
+
+    def advance(self) -> None:
+        """Close one micro-batch; on the last of a step reduce, clip and update."""
+        if not self._partitioned and self._deepspeed.is_gradient_accumulation_boundary():
+            # DeepSpeed keeps no norm at ZeRO 0.
+            gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+            self._unpartitioned_norm = torch.nn.utils.get_total_norm(gradients)
+        self._deepspeed.step()
+
+    def set_lr(self, lr: float) -> None:
+        """Learning rate of the coming update."""
+        for group in self._deepspeed.optimizer.param_groups:
+            group["lr"] = lr
+
+    def grad_norm(self) -> float | None:
+        """Norm of the last update's gradient before clipping, as DeepSpeed computed it; None before the first."""
+        norm = self._deepspeed.get_global_grad_norm() if self._unpartitioned_norm is None else self._unpartitioned_norm
+        return None if norm is None else float(norm)
+
+    def step_was_applied(self) -> bool:
+        """False if the last update was skipped because its gradient overflowed."""
+        return self._deepspeed.was_step_applied()
+
+    def train(self, mode: bool = True) -> None:
+        """Switch dropout on or off."""
+        self._deepspeed.train(mode)
+
+    def save(self, folder: Path, tag: str, client_state: dict[str, Any]) -> None:
+        """Write DeepSpeed's files into `folder`/`tag` (a collective call); `latest` is left to the caller."""
+        self._deepspeed.save_checkpoint(str(folder), tag=tag, client_state=client_state, save_latest=False)
+
+    def load(self, folder: Path, tag: str) -> dict[str, Any]:
+        """Read them back into an engine that has not stepped; returns the client state."""
+        path, client_state = self._deepspeed.load_checkpoint(str(folder), tag=tag)
+        if path is None:
+            raise ValueError(f"DeepSpeed could not read the checkpoint {folder / tag}")
+        return client_state
+
+    def full_state_dict(self, model: nn.Module) -> dict[str, Tensor]:
+        """fp32 masters of a submodule's parameters (tied ones once) by the names they have in it, on the CPU of every
+        rank (a collective call)."""
+        return {name: self.weights.gather(p).cpu() for name, p in model.named_parameters()}

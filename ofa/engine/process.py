@@ -1,0 +1,38 @@
+"""The only file that imports DeepSpeed, and its start-up in this process: accelerator, threads, process group."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from ofa import dist
+from ofa.config import RunConfig
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
+
+import deepspeed  # noqa: E402  (reads the environment set above)
+from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
+
+
+def start(config: RunConfig) -> None:
+    """Start the process group and set this process's threads; call once, before anything collective."""
+    dist.set_environment()
+    os.environ.setdefault("MKL_DYNAMIC", "FALSE")
+    torch.set_num_threads(config.engine.threads or max(1, len(os.sched_getaffinity(0)) // dist.processes_here()))
+    deepspeed_logger.setLevel("WARNING")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(dist.device())
+    else:
+        # Its shared-memory collectives are compiled at first use, which needs a compiler; gloo serves without.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not torch.distributed.is_initialized():
+        deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+
+
+def stop() -> None:
+    """End the process group; a second run in the same process may start a new one."""
+    if torch.distributed.is_initialized():
+        deepspeed.comm.destroy_process_group()

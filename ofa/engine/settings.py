@@ -1,0 +1,57 @@
+"""What DeepSpeed is told: its config, generated from ours, and the optimizer's parameter groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ofa.config import RunConfig
+from ofa.data.plan import accumulation
+
+REDUCE_BUCKET = 25_000_000
+"""Elements reduced together: small enough that BERT-base has several buckets to overlap with the backward."""
+
+
+def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's own config, generated from ours plus the pass-through section."""
+    extra = config.engine.deepspeed
+    zero = {
+        "stage": config.engine.zero_stage,
+        "overlap_comm": torch.cuda.is_available(),
+        "contiguous_gradients": True,
+        "reduce_bucket_size": REDUCE_BUCKET,
+        "allgather_bucket_size": 500_000_000,
+        **extra.get("zero_optimization", {}),
+    }
+    return {
+        **extra,
+        "train_batch_size": config.batch.global_size,
+        "train_micro_batch_size_per_gpu": config.batch.micro_size,
+        "gradient_accumulation_steps": accumulation(config.batch, world_size),
+        "gradient_clipping": config.optimizer.max_grad_norm,
+        "bf16": {"enabled": config.engine.precision == "bf16"},
+        # Gradients of micro-batches and ranks are summed in fp32: in bf16 the sum would depend on how many there are.
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": zero,
+        "steps_per_print": 10**12,
+    }
+
+
+def parameter_groups(
+    module: nn.Module, scoped: Mapping[str, nn.Parameter], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Optimizer groups: scoped weights alone (one flat buffer aligned with the masks), other matrices, and the rest.
+
+    Biases and LayerNorm parameters (every tensor of one dimension) are not decayed.
+    """
+    in_scope = {id(p) for p in scoped.values()}
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if id(p) in in_scope], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if id(p) not in in_scope and p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if id(p) not in in_scope and p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

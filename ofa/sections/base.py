@@ -1,0 +1,15 @@
+"""What every section of a config has in common.
+
+A field's meaning stands below it and reaches the JSON schema. An unknown key is an error. What is wrong in a value is
+refused by the sections; what needs the model or the data is refused where they are opened.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """One object of a config file; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

@@ -21,6 +21,7 @@ from ofa.journal import Journal, MaskedShare, Meter
 from ofa.metrics import MetricsLog
 from ofa.models.adapters import base_parameters, encoder_names, scope, shape
 from ofa.models.build import build_model, check_teacher, check_tokenizer, check_vocabulary, load_teacher
+from ofa.models.compile import compile_layers
 from ofa.models.pretraining import MaskedLanguageModeling, Teacher
 from ofa.progress import Progress
 from ofa.pruning.magnitude import MagnitudePruner
@@ -79,7 +80,10 @@ def assemble(config: RunConfig, folder: RunFolder, checkpoint: Path | None, *, n
         parents.append(_parent("teacher", config.teacher.init, dense))
         teacher = Teacher(dense, config.objective).to(dist.device(), _compute_dtype(config))
 
-    scoped = scope(model)
+    scoped, recipe = scope(model), Recipe(config)
+    masked = MaskedShare(encoder_names(model), sum(p.numel() for p in base_parameters(model).values()))
+    if config.engine.compile:
+        compile_layers([model, teacher.model] if teacher else [model], device=dist.device())
     module = MaskedLanguageModeling(model, config.objective)
     engine = Engine(config, module, scoped)
     pruner: Pruner = MagnitudePruner(config.pruning, scoped, engine.weights) if config.pruning else NoPruner()
@@ -88,13 +92,12 @@ def assemble(config: RunConfig, folder: RunFolder, checkpoint: Path | None, *, n
         step, state = load(engine, checkpoint)
         _check_parents(state["parents"], parents)
         _warn_of_other_surroundings(folder)
-        pruner.load_state_dict(state["pruner"])
+        pruner.load_state_dict(state["pruner"], recipe.at(step))
         LOG.info("continuing from %s", checkpoint)
     progress = Progress(config.schedule.total_steps, active=rank == 0)
     stop_request = StopRequest()
     metrics = MetricsLog(folder.path, tensorboard=config.log.tensorboard, active=rank == 0)
     metrics.cut_back(step)
-    masked = MaskedShare(encoder_names(model), sum(p.numel() for p in base_parameters(model).values()))
     masked.recount(pruner.keep)
     peak = flops.measure_peak_flops(dist.device(), _compute_dtype(config))
     LOG.info("large matrix products run at %.3g TFLOP/s on this device: mfu is a share of that", peak / 1e12)
@@ -107,7 +110,7 @@ def assemble(config: RunConfig, folder: RunFolder, checkpoint: Path | None, *, n
         folder=folder,
         corpus=corpus,
         loader=loader,
-        recipe=Recipe(config),
+        recipe=recipe,
         module=module,
         engine=engine,
         teacher=teacher,

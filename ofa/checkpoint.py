@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from ofa import dist
 from ofa.config import CheckpointConfig
-from ofa.files import beside, replace_folder, write_text
+from ofa.files import beside, empty_folder_beside, replace_folder, write_text
 from ofa.run_folder import read_json, write_json
 
 INDEX = "checkpoint.json"
@@ -47,9 +47,14 @@ class Checkpoints:
         self.folder = folder
         self._config = config
 
-    def save(self, engine: Saves, step: int, client_state: dict[str, Any]) -> Path:
-        """Write the state with `step` updates applied (a collective call); old ones beyond the limits are removed."""
-        final = self.folder / f"step-{step:08d}"
+    def at(self, step: int) -> Path:
+        """Where the checkpoint of a step stands, if there is one."""
+        return self.folder / f"step-{step:08d}"
+
+    def save(self, engine: Saves, step: int, client_state: dict[str, Any], *, pinned: int | None = None) -> Path:
+        """Write the state with `step` updates applied (a collective call); old ones beyond the limits are removed,
+        but not the one of step `pinned`."""
+        final = self.at(step)
         partial = beside(final)
         if dist.rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +68,7 @@ class Checkpoints:
             write_json(partial / INDEX, {"step": step, "world_size": dist.world_size(), "files": files})
             replace_folder(partial, final)  # one may be there that a killed run did not come to name
             self.point_latest(final)
-            self._remove_old(keep=final)
+            self._remove_old(needed={final} if pinned is None else {final, self.at(pinned)})
         dist.barrier()
         return final
 
@@ -85,11 +90,17 @@ class Checkpoints:
             )
         return path
 
-    def _remove_old(self, keep: Path) -> None:
+    def take_over(self, path: Path) -> None:
+        """Copy a checkpoint of another run into this folder, whole or not at all (one rank)."""
+        final = self.at(int(path.name.removeprefix("step-")))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        replace_folder(shutil.copytree(path, empty_folder_beside(final), dirs_exist_ok=True), final)
+
+    def _remove_old(self, needed: set[Path]) -> None:
         steps = sorted(self.folder.glob("step-*"))
         every = self._config.keep_every
         for path in steps[: -self._config.keep_last]:
-            if path != keep and not (every and int(path.name.removeprefix("step-")) % every == 0):
+            if path not in needed and not (every and int(path.name.removeprefix("step-")) % every == 0):
                 shutil.rmtree(path.rename(beside(path)))  # a kill in here leaves no half folder under its name
 
     def point_latest(self, path: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as torch_dist
@@ -71,6 +71,71 @@ def sum_over_ranks(values: Mapping[str, torch.Tensor | float]) -> dict[str, floa
     if torch_dist.is_initialized() and world_size() > 1:
         torch_dist.all_reduce(total)
     return dict(zip(names, total.tolist(), strict=True))
+
+
+def gather_objects(own: T) -> list[T]:
+    """What every rank holds, by rank, on every rank."""
+    if not torch_dist.is_initialized() or world_size() == 1:
+        return [own]
+    every: list[Any] = [None] * world_size()
+    torch_dist.all_gather_object(every, own)
+    return every
+
+
+class Ranks(Protocol):
+    """Who computes together, for code that runs alike on all ranks and in one process by itself."""
+
+    number: int
+    """Of this one among them."""
+    size: int
+    """How many they are."""
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        """Add a tensor up over them, in place (a collective call)."""
+        ...
+
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """The tensors of all of them, which have one shape (a collective call)."""
+        ...
+
+
+class Alone:
+    """One process by itself, whatever others do."""
+
+    number = 0
+    size = 1
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        """It is its own sum."""
+
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """Itself."""
+        return [tensor]
+
+
+class Together:
+    """All ranks of the process group."""
+
+    def __init__(self):
+        self.number, self.size = rank(), world_size()
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        """One all-reduce."""
+        torch_dist.all_reduce(tensor)
+
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """One all-gather."""
+        gathered = tensor.new_empty(self.size * tensor.numel())
+        torch_dist.all_gather_into_tensor(gathered, tensor)
+        return list(gathered.view(self.size, *tensor.shape))
+
+
+ALONE = Alone()
+
+
+def ranks() -> Ranks:
+    """All ranks of this run."""
+    return Together() if torch_dist.is_initialized() and world_size() > 1 else ALONE
 
 
 def from_rank_zero(value: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from ofa import dist
-from ofa.config import DataConfig, ModelConfig, ObjectiveConfig, TeacherConfig
+from ofa.config import DataConfig, ModelConfig, ObjectiveConfig, PruningConfig, TeacherConfig
 from ofa.data.batches import PAIRS
 from ofa.data.loader import Validation, validation_batches
 from ofa.data.shards import Corpus
@@ -19,7 +19,8 @@ from ofa.export.hf import find_model_folder
 from ofa.models.adapters import scope, sparsities
 from ofa.models.build import build_model, check_tokenizer, check_vocabulary, is_local, load_teacher
 from ofa.models.pretraining import MaskedLanguageModeling
-from ofa.pruning.masks import keep_largest
+from ofa.pruning.allocation import ranking_groups
+from ofa.pruning.ranking import select_whole
 
 
 @torch.no_grad()
@@ -34,9 +35,9 @@ def masked_lm_score(module: MaskedLanguageModeling, validation: Validation) -> d
     sums: dict[str, torch.Tensor | float] = {"masked_lm": 0.0, "correct": 0.0}
     if validation.totals.pairs and module.has_pair_head:
         sums["nsp"] = 0.0
-    for batch in validation.batches:
+    for number, batch in enumerate(validation.batches):
         _, terms = module(batch, validation.totals)
-        for name in sums.keys() & terms.keys():
+        for name in sums.keys() & terms.keys() if number < validation.counted else ():
             sums[name] = sums[name] + terms[name].double()
     module.train(was_training)
     summed = dist.sum_over_ranks(sums)
@@ -47,28 +48,32 @@ def masked_lm_score(module: MaskedLanguageModeling, validation: Validation) -> d
     return score | ({"validation_nsp_loss": summed["nsp"]} if "nsp" in summed else {})
 
 
+@torch.no_grad()
 def reference_rows(
     config: ModelConfig,
     objective: ObjectiveConfig,
     *,
     seed: int,
-    sparsity: float,
+    pruning: PruningConfig,
     validation: Callable[[], Validation],
     start: str,
 ) -> list[dict[str, float | str]]:
     """Scores of what a pruned run starts from, so that its own score means something (a collective call).
 
     Returns:
-        Three rows: the dense start under the name `start`; the same pruned to `sparsity` in one shot; and the floor,
-        with every scoped weight zero.
+        Three rows: the dense start under the name `start`; the same pruned to the final masks' pattern and sparsity in
+        one shot; and the floor, with every scoped weight zero.
     """
     model = build_model(config, seed=seed)
     module = MaskedLanguageModeling(model, objective).to(dist.device())
     rows = [{"name": start, **masked_lm_score(module, validation()), **sparsities(model)}]
-    for name, fraction in ((f"one-shot {sparsity:.0%}", sparsity), ("floor: scope all zero", None)):
-        for weight in scope(model).values():
-            with torch.no_grad():
-                weight.mul_(keep_largest(weight.abs(), fraction) if fraction is not None else 0.0)
+    weights = scope(model)
+    groups = ranking_groups(pruning, {name: weight.shape for name, weight in weights.items()})
+    chosen = select_whole(groups, weights, [group.final for group in groups])
+    nothing = {name: torch.zeros_like(keep) for name, keep in chosen.items()}
+    for name, masks in ((f"one-shot {pruning.sparsity:.0%}", chosen), ("floor: scope all zero", nothing)):
+        for key, weight in weights.items():
+            weight.mul_(masks[key])
         rows.append({"name": name, **masked_lm_score(module, validation()), **sparsities(model)})
     return rows
 

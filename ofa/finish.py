@@ -65,7 +65,7 @@ def _references(run: Run) -> list[dict[str, Any]]:
             config.model,
             config.objective,
             seed=config.seed,
-            sparsity=config.pruning.sparsity,
+            pruning=config.pruning,
             validation=run.validation,
             start=start,
         )

@@ -20,10 +20,15 @@ class Knobs:
     step: int
     lr: float
     sparsity: float
-    """Target fraction of zeros in each scoped tensor, continuous."""
+    """Target fraction of zeros by `pruning.sparsity`, continuous."""
     update_mask: bool
     last_update: bool
     """This refresh is the last of the run: masks are final after it."""
+    remaining: float = 0.0
+    """Share of the ramp that is still to come, from 1 before it to exactly 0.0 at its end and from the last refresh on.
+    Tensors with an initial and a final sparsity of their own are at final + (initial - final) * remaining."""
+    rewind_to: int | None = None
+    """Step whose weights come back after this refresh; None: they stay as they are."""
 
 
 class Recipe:
@@ -40,24 +45,30 @@ class Recipe:
         lr = self._peak * lr_multiplier(self._schedule, step)
         if self._pruning is None:
             return Knobs(step, lr, sparsity=0.0, update_mask=False, last_update=False)
+        refresh = is_refresh(self._pruning, step)
         return Knobs(
             step,
             lr,
             sparsity=target_sparsity(self._pruning, step),
-            update_mask=is_refresh(self._pruning, step),
-            last_update=step == last_refresh(self._pruning),
+            update_mask=refresh,
+            last_update=step == self._pruning.last_refresh,
+            remaining=ramp_remaining(self._pruning, step),
+            rewind_to=self._schedule.rewind_target if refresh else None,
         )
 
 
 def lr_multiplier(schedule: ScheduleConfig, step: int) -> float:
     """Learning rate at `step` as a share of its peak."""
+    rewind, zero_at = schedule.rewind, schedule.total_steps
+    if rewind is not None and rewind.policy != "prune_ofa":
+        step, zero_at = replayed_step(rewind, step), rewind.start
     if step < schedule.warmup_steps:
         return step / schedule.warmup_steps
     if schedule.decay == "constant":
         return 1.0
-    if schedule.rewind is not None:
-        return rewound_linear(schedule, schedule.rewind, step)
-    return linear_decay(step, schedule.total_steps, schedule.total_steps - schedule.warmup_steps)
+    if rewind is not None and rewind.policy == "prune_ofa":
+        return rewound_linear(schedule, rewind, step)
+    return linear_decay(step, zero_at, zero_at - schedule.warmup_steps)
 
 
 def linear_decay(step: int, zero_at: int, length: int) -> float:
@@ -88,25 +99,61 @@ def rewound_linear(schedule: ScheduleConfig, rewind: RewindConfig, step: int) ->
     return min(value, 1.0) if rewind.cap_at_peak else value
 
 
-def target_sparsity(pruning: PruningConfig, step: int) -> float:
-    """Cubic ramp of Zhu and Gupta (2018), equation 1: s_f + (s_i - s_f) * (1 - (t - t0) / (t1 - t0))^3.
+def replayed_step(rewind: RewindConfig, step: int) -> int:
+    """The clock of the policies `learning_rate` and `weights` (Renda et al. 2020, section 2).
 
-    From the last refresh on it is s_f, so that a ramp whose end is off the refresh grid still reaches its target.
+    Training to completion is a schedule of its own, `start` steps long: warm-up, then linear decay to 0 at `start`.
+    There the weights are pruned, and every round of `frequency` steps replays that schedule's last steps: step t stands
+    at start - frequency + (t - start) mod frequency. The end of the last round is the end of the schedule.
+
+    The schedule of Prune Once for All (`rewound_linear`) shares the name and little else: it never trains to
+    completion, but stays near the peak until pruning is over.
     """
+    if step < rewind.start:
+        return step
+    if step >= rewind.end:
+        return rewind.start
+    return rewind.start - rewind.frequency + (step - rewind.start) % rewind.frequency
+
+
+def target_sparsity(pruning: PruningConfig, step: int) -> float:
+    """s_f + (s_i - s_f) * remaining."""
+    return pruning.sparsity + (pruning.initial_sparsity - pruning.sparsity) * ramp_remaining(pruning, step)
+
+
+def ramp_remaining(pruning: PruningConfig, step: int) -> float:
+    """Share of the way from the initial to the final sparsity that is still to go: 1 before the ramp, 0.0 after it.
+
+    From the last refresh on it is 0.0, so that a ramp whose end is off the refresh grid still reaches its target.
+    """
+    if step >= pruning.ramp_end or step >= pruning.last_refresh:
+        return 0.0
+    if pruning.ramp == "geometric":
+        return geometric_remaining(pruning, step)
     start, end = pruning.ramp_start, pruning.ramp_end
-    if step >= end or step >= last_refresh(pruning):
-        return pruning.sparsity
-    remaining = 1.0 - (step - start) / (end - start) if step > start else 1.0
-    return pruning.sparsity + (pruning.initial_sparsity - pruning.sparsity) * remaining**3
+    return (1.0 - (step - start) / (end - start) if step > start else 1.0) ** 3
+
+
+def geometric_remaining(pruning: PruningConfig, step: int) -> float:
+    """Iterative pruning: each of the n refreshes inside the ramp takes the same share of what is left.
+
+    Refresh i = 0 ... n - 1 leaves the density (1 - s_i) * ((1 - s_f) / (1 - s_i))^((i + 1) / n), which stays until the
+    next one. This is the published "prune 20 % of the rest in every round" (Frankle and Carbin 2019; Renda et al.
+    2020) with the share chosen so that the last round reaches the target.
+    """
+    begin, every = pruning.first_allowed, pruning.frequency
+    first = max(0, -((begin - pruning.ramp_start) // every))  # grid points before the ramp are not of its rounds
+    rounds = (min(pruning.ramp_end, pruning.last_allowed) - begin) // every + 1 - first
+    done = (step - begin) // every + 1 - first
+    if rounds <= 0 or done <= 0:
+        return 1.0
+    ratio = (1.0 - pruning.sparsity) / (1.0 - pruning.initial_sparsity)
+    if ratio == 1.0:
+        return 1.0 - min(done, rounds) / rounds  # the limit, for tensors whose override has another target
+    return (ratio ** (min(done, rounds) / rounds) - ratio) / (1.0 - ratio)
 
 
 def is_refresh(pruning: PruningConfig, step: int) -> bool:
     """Whether masks are selected anew at `step`: on the grid begin, begin + frequency, ... up to end."""
     inside = pruning.first_allowed <= step <= pruning.last_allowed
     return inside and (step - pruning.first_allowed) % pruning.frequency == 0
-
-
-def last_refresh(pruning: PruningConfig) -> int:
-    """The last step of the refresh grid."""
-    span = pruning.last_allowed - pruning.first_allowed
-    return pruning.first_allowed + span // pruning.frequency * pruning.frequency

@@ -2,8 +2,9 @@
 are the same loop with other parts; there are no callbacks and no trainer classes.
 
 The order of things at step t, which makes a resumed run repeat exactly what its checkpoint does not hold: save the
-state with t updates; refresh the masks; validate; then the update t -> t + 1 and its metrics line. On resume at t every
-line of step t or later is cut, and written again with the same values.
+state with t updates; refresh the masks; under them rewind the weights, where the recipe says so; validate; then the
+update t -> t + 1 and its metrics line. On resume at t every line of step t or later is cut, and written again with the
+same values.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 
 from ofa import dist
 from ofa.assemble import Run, assemble
-from ofa.checkpoint import Checkpoints, check
+from ofa.checkpoint import CheckpointError, Checkpoints, check
 from ofa.config import RunConfig
 from ofa.data.batches import MicroBatch, Totals
 from ofa.data.counter import key
@@ -90,11 +91,13 @@ def train(run: Run) -> bool:
     batches = run.loader.batches(step, total)
     while True:
         knobs = run.recipe.at(step)
-        if step != run.start_step and (step % run.config.checkpoint.every == 0 or step == total):
+        if _save_is_due(run, step):
             save(run, step)
         churn = run.pruner.before_step(knobs)
         if churn is not None:
             run.journal.masked.recount(run.pruner.keep)
+        if knobs.rewind_to is not None:
+            rewind(run, knobs.rewind_to)
         if step == total or step % run.config.evaluate.every == 0:
             validate(run, knobs, churn if step == total else None)
         if step == total:
@@ -102,7 +105,7 @@ def train(run: Run) -> bool:
 
         totals, micro_batches = next(batches)
         terms = update(run, knobs, totals, micro_batches)
-        run.pruner.after_step()
+        run.pruner.after_step(run.recipe.at(step + 1))
 
         asked_to_stop = False
         if churn is not None or step % run.config.log.every == 0 or step == total - 1:
@@ -138,6 +141,15 @@ def seed_dropout(seed: int, step: int, micro_batch: int) -> None:
     torch.manual_seed(int(key(seed, "dropout", step, micro_batch, dist.rank())[0]) >> 1)
 
 
+def rewind(run: Run, step: int) -> None:
+    """Put every weight back to its value after `step` updates, under the masks of today; the optimizer starts anew (a
+    collective call)."""
+    with run.journal.meter.pause():
+        run.engine.rewind(run.checkpoints.at(step))
+        run.pruner.enforce()
+    LOG.info("weights rewound to step %d", step)
+
+
 def validate(run: Run, knobs: Knobs, churn: MaskChurn | None) -> None:
     """Score the student on the validation rows and write the line (a collective call).
 
@@ -168,7 +180,15 @@ def save(run: Run, step: int) -> None:
         run.journal.metrics.sync()
         parents = [asdict(parent) for parent in run.parents]
         state = {"step": step, "pruner": run.pruner.state_dict(), "name": run.name, "parents": parents}
-        run.checkpoints.save(run.engine, step, state)
+        run.checkpoints.save(run.engine, step, state, pinned=run.config.schedule.rewind_target)
+
+
+def _save_is_due(run: Run, step: int) -> bool:
+    """A run begins with its state on disk, but for a fresh one that will go back to its first weights."""
+    rewind_target = run.config.schedule.rewind_target
+    if step == run.start_step:
+        return step == rewind_target and not dist.on_rank_zero(run.checkpoints.at(step).is_dir)
+    return step % run.config.checkpoint.every == 0 or step in (rewind_target, run.recipe.total_steps)
 
 
 def _two(score: dict[str, float]) -> tuple[float, float]:
@@ -203,7 +223,35 @@ def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
     own = Checkpoints(folder.checkpoints, config.checkpoint)
     if chosen is not None and chosen.resolve().parent == own.folder.resolve():
         own.point_latest(chosen)  # so that a later `auto` continues from it, and not from what it leaves behind
-    return _Beginning(checkpoint=own.latest() or chosen)
+    known = [path for path in (own.latest(), chosen) if path is not None]
+    checkpoint = max(known, key=lambda path: path.name, default=None)  # a branch may have ended before its first save
+    old = _rewind_checkpoint(checkpoint, config) if checkpoint is not None else None
+    if old is not None and old.resolve().parent != own.folder.resolve():
+        own.take_over(old)
+    return _Beginning(checkpoint=checkpoint)
+
+
+def _rewind_checkpoint(continued: Path, config: RunConfig) -> Path | None:
+    """The older checkpoint whose weights the steps after `continued` go back to, found beside it; None if they never
+    do.
+
+    Raises:
+        CheckpointError: it is missing or damaged, which is said now and not at the next refresh, hours later.
+    """
+    target = config.schedule.rewind_target
+    if target is None or config.pruning is None:
+        return None
+    if not target < check(continued)["step"] <= config.pruning.last_refresh:
+        return None
+    path = Checkpoints(continued.parent, config.checkpoint).at(target)
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{continued} cannot be continued without {path}, to whose weights the run goes back at every refresh: put "
+            f"it back, or continue from a checkpoint of step {target} or before (--resume DIR), or start anew in "
+            "another --run-dir"
+        )
+    check(path)
+    return path
 
 
 def _chosen(path: Path, config: RunConfig, corpus: Corpus) -> Path:
@@ -212,4 +260,5 @@ def _chosen(path: Path, config: RunConfig, corpus: Corpus) -> Path:
         path = Checkpoints(path / "checkpoints", config.checkpoint).latest() or path
     check(path)
     RunFolder(path.resolve().parents[1]).check(config, corpus.fingerprint)
+    _rewind_checkpoint(path, config)
     return path

@@ -37,7 +37,10 @@ class Validation(NamedTuple):
     totals: Totals
     """Of all rows, on every rank."""
     batches: Iterator[MicroBatch]
-    """This rank's share; the last may be shorter, and ranks may have different numbers of them."""
+    """This rank's share; the last may be shorter. Every rank has the same number of them, because under ZeRO 3 a
+    forward is a collective call."""
+    counted: int
+    """The first so many batches are this rank's; what follows repeats rows and is not to be counted."""
 
 
 class Loader:
@@ -126,7 +129,7 @@ def validation_batches(
     """The first `rows` rows of the validation split (None: all), in order, masked as always.
 
     Micro-batch j belongs to rank j mod world_size; the last is shorter if the rows do not divide, so that every row is
-    counted once. Raises LoaderError if the split has fewer rows.
+    counted once. A rank that has one less than others gets the first again, uncounted. Raises LoaderError if the split has fewer rows.
     """
     _check_corpus(corpus, data)
     available = corpus.split("validation").total_rows
@@ -137,14 +140,16 @@ def validation_batches(
             f"out (evaluate.rows null) for all of them, or prepare the data with a larger validation share"
         )
     batcher = Batcher(corpus, "validation", data=data, seed=VALIDATION_SEED, kd_positions="masked", kept_records=2)
-    starts = range(rank * micro_size, total, world_size * micro_size)
+    own = range(rank * micro_size, total, world_size * micro_size)
+    of_rank_zero = len(range(0, total, world_size * micro_size))
+    starts = [*own, *[0] * (of_rank_zero - len(own))]
 
     def make(start: int) -> MicroBatch:
         row_ids = np.arange(start, min(start + micro_size, total))
         return batcher.micro_batch(np.zeros_like(row_ids), row_ids)
 
     batches = prepare_ahead(make, starts, data.workers)
-    return Validation(batcher.totals(np.arange(total)), (batch.to(device) for batch in batches))
+    return Validation(batcher.totals(np.arange(total)), (batch.to(device) for batch in batches), len(own))
 
 
 def _kept_records(data: DataConfig) -> int:

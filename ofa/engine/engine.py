@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from ofa import dist
 from ofa.config import RunConfig
 from ofa.data.plan import accumulation
+from ofa.engine.checkpoint_files import read_checkpoint
 from ofa.engine.master_weights import MasterWeights
 from ofa.engine.process import deepspeed
 from ofa.engine.settings import deepspeed_config, parameter_groups
@@ -38,16 +41,18 @@ class Engine:
         rounds = config.engine.precision == "bf16"
         exact = {name: p.detach().clone() for name, p in module.named_parameters()} if rounds else {}
         settings = deepspeed_config(config, dist.world_size())
-        self._deepspeed: Any = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
+        with contextlib.redirect_stdout(io.StringIO()):  # its bf16 optimizer prints the memory after every group
+            self._deepspeed: Any = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
         self.module = module
         self.device = self._deepspeed.device
         self.accumulation = accumulation(config.batch, dist.world_size())
-        self._partitioned = config.engine.zero_stage > 0
+        self._keeps_norm = config.engine.zero_stage > 0
         self._unpartitioned_norm: Tensor | None = None
         self.weights = MasterWeights(self._deepspeed, scoped)
         if rounds:
             # DeepSpeed makes its masters from weights that it has already rounded.
-            self.weights.restore(dict(module.named_parameters()), exact)
+            for name, parameter in module.named_parameters():
+                self.weights.write(parameter, exact[name].to(self.device))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward."""
@@ -64,7 +69,7 @@ class Engine:
 
     def advance(self) -> None:
         """Close one micro-batch; on the last of a step reduce, clip and update."""
-        if not self._partitioned and self._deepspeed.is_gradient_accumulation_boundary():
+        if not self._keeps_norm and self._deepspeed.is_gradient_accumulation_boundary():
             # DeepSpeed keeps no norm at ZeRO 0.
             gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
             self._unpartitioned_norm = torch.nn.utils.get_total_norm(gradients)
@@ -98,6 +103,17 @@ class Engine:
         if path is None:
             raise ValueError(f"DeepSpeed could not read the checkpoint {folder / tag}")
         return client_state
+
+    def rewind(self, checkpoint: Path) -> None:
+        """Put every weight back to its value in a checkpoint, also one of another number of ranks, and let the
+        optimizer start anew: both moments and its step count become 0 (weight rewinding)."""
+        values, _ = read_checkpoint(checkpoint, prefix="")
+        for name, parameter in self.module.named_parameters():
+            self.weights.write(parameter, values[name].to(self.device))
+        optimizer = getattr(self._deepspeed.optimizer, "optimizer", self._deepspeed.optimizer)
+        for state in optimizer.state.values():
+            for value in state.values():
+                value.zero_()
 
     def full_state_dict(self, model: nn.Module) -> dict[str, Tensor]:
         """fp32 masters of a submodule's parameters (tied ones once) by the names they have in it, on the CPU of every

@@ -1,110 +1,110 @@
-"""Where DeepSpeed keeps the copies of a weight.
+"""One view of the copies of every weight, whatever the ZeRO stage: what pruning, export and rewinding ask for.
 
-DeepSpeed trains with up to three copies of each weight: the live parameter that the forward uses, an fp32 master (a
-fragment of a flat partition, held by one rank), and Adam's moments beside the master. `MasterWeights` gives pruning and
-export one view of them. `_hp_mapping` is DeepSpeed's private table of fragments: nothing public reads a fragment
-without a collective, and nothing public writes one. `tests/dist` holds one test per stage and precision.
+Only `gather` and `spans` (once) talk to other ranks; everything else writes what lies on this one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ofa import dist
+from ofa.engine.copies import MOMENTS, copies_of
 from ofa.engine.process import deepspeed
+from ofa.pruning.pruner import Span
 
 
 class MasterWeights:
-    """The copies of each scoped weight under ZeRO 0 or 1; implements `ofa.pruning.pruner.Weights`.
-
-    ZeRO 1: each rank holds fragments of some weights; `_hp_mapping` is None where it holds nothing of a weight.
-    ZeRO 0 in fp32: the live parameter is the master, and the optimizer's state holds its moments.
-    """
+    """The copies of each scoped weight; implements `ofa.pruning.pruner.Weights`."""
 
     def __init__(self, engine: Any, scoped: Mapping[str, nn.Parameter]):
-        self._optimizer = engine.optimizer
-        self._partitioned = engine.zero_optimization_stage() > 0
+        """
+        Args:
+            engine: DeepSpeed's.
+            scoped: prunable parameters by the name that masks use.
+        """
+        self._copies = copies_of(engine)
         self._scoped = scoped
+        self._partitioned = engine.zero_optimization_stage() > 0
+        self._spans: list[list[Span]] | None = None
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Of each scoped weight, also where this rank holds a part of it."""
+        return {name: self._copies.shape(parameter) for name, parameter in self._scoped.items()}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next((parameter.device for parameter in self._scoped.values()), dist.device())
+
+    def spans(self) -> list[list[Span]]:
+        """Which scoped masters each rank reads, by rank; a collective call the first time."""
+        if self._spans is None:
+            own = [Span(name, held.start, held.stop) for name, held in self._readable()]
+            self._spans = dist.gather_objects(own)
+        return self._spans
+
+    def masters(self) -> list[Tensor]:
+        """fp32 masters of this rank's spans, each flat; views."""
+        return [held.master for _, held in self._readable()]
 
     def full_master(self, name: str) -> Tensor:
         """fp32 master of one scoped weight, whole, on every rank (a collective call)."""
         return self.gather(self._scoped[name])
 
-    def copies(self, name: str) -> list[Tensor]:
-        """Live weight, master and moments of one scoped weight, whole, on every rank (a collective call)."""
-        parameter = self._scoped[name]
-        if not self._partitioned:
-            return [parameter.detach(), *(copy for copy, _ in self._local_copies(parameter, parameter))]
-        moments = (deepspeed.utils.safe_get_full_optimizer_state(parameter, key) for key in ("exp_avg", "exp_avg_sq"))
-        return [parameter.detach(), self.gather(parameter), *(moment for moment in moments if moment is not None)]
-
     def gather(self, parameter: nn.Parameter) -> Tensor:
         """fp32 master of any trained parameter, whole, on every rank (a collective call)."""
+        return self._copies.gather(parameter)
+
+    def full_copies(self, name: str) -> list[Tensor]:
+        """Master and moments of one scoped weight, whole, on every rank (a collective call)."""
+        parameter = self._scoped[name]
         if not self._partitioned:
-            return parameter.detach().float()
-        master = deepspeed.utils.safe_get_full_fp32_param(parameter)
-        assert master is not None, "DeepSpeed keeps no master of this parameter"
-        return master
+            held = self._copies.held(parameter)
+            assert held is not None
+            return [copy.view(parameter.shape) for copy in (held.master, *held.moments)]
+        moments = (deepspeed.utils.safe_get_full_optimizer_state(parameter, key) for key in MOMENTS)
+        return [self.gather(parameter), *(moment for moment in moments if moment is not None)]
 
     @torch.no_grad()
     def mask_live(self, keep: Mapping[str, Tensor]) -> None:
         """live *= keep."""
         for name, mask in keep.items():
-            self._scoped[name].mul_(mask)
-
-    @torch.no_grad()
-    def write_live(self, name: str, value: Tensor) -> None:
-        """live = value, rounded to the live precision."""
-        self._scoped[name].copy_(value)
+            for start, values in self._copies.live(self._scoped[name]):
+                values.mul_(_part(mask, start, values))
 
     @torch.no_grad()
     def zero_dropped(self, keep: Mapping[str, Tensor]) -> None:
-        """+0.0 in live weight, master and moments where keep is False; no collective."""
+        """+0.0 in live weight, master and moments where keep is False."""
         for name, mask in keep.items():
-            parameter = self._scoped[name]
-            parameter.masked_fill_(~mask, 0.0)
-            for local, part in self._local_copies(parameter, mask):
-                local.masked_fill_(~part, 0.0)
+            for start, values in self._copies.live(self._scoped[name]):
+                values.masked_fill_(~_part(mask, start, values), 0.0)
+            held = self._copies.held(self._scoped[name])
+            if held is not None:
+                dropped = ~_part(mask, held.start, held.master)
+                for copy in (held.master, *held.moments):
+                    copy.masked_fill_(dropped, 0.0)
 
     @torch.no_grad()
-    def restore(self, parameters: Mapping[str, nn.Parameter], exact: Mapping[str, Tensor]) -> None:
-        """Write exact fp32 values into the masters of this rank."""
-        for name, parameter in parameters.items():
-            mapping = _mapping(parameter)
-            if mapping is not None:
-                mapping.get_hp_fragment().copy_(_fragment(exact[name], mapping))
+    def write(self, parameter: nn.Parameter, value: Tensor) -> None:
+        """Master and live copies of any trained parameter = a whole fp32 value, rounded to the live precision."""
+        for start, values in self._copies.live(parameter):
+            values.copy_(_part(value, start, values))
+        held = self._copies.held(parameter)
+        if held is not None:
+            held.master.copy_(_part(value, held.start, held.master))
 
-    def _local_copies(self, parameter: nn.Parameter, mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """(master or moment held by this rank, its part of the mask), both of one shape."""
-        if not self._partitioned:
-            for value in self._optimizer.state.get(parameter, {}).values():
-                if value.shape == parameter.shape:
-                    yield value, mask
-            return
-        mapping = _mapping(parameter)
-        if mapping is None:
-            return
-        part = _fragment(mask, mapping)
-        yield mapping.get_hp_fragment(), part
-        for key in self._moment_keys(mapping):
-            yield mapping.get_hp_fragment(optim_state_key=key), part
-
-    def _moment_keys(self, mapping: Any) -> list[str]:
-        """Names of the moments, linked first if a loaded checkpoint brought some and no step has been made yet."""
-        if mapping.optim_fragment is None and self._optimizer.optimizer.state:
-            self._optimizer._lazy_init_hp_params_optimizer_state()
-        return [] if mapping.optim_fragment is None else mapping.get_optim_state_keys()
+    def _readable(self):
+        for name, parameter in self._scoped.items():
+            held = self._copies.read(parameter)
+            if held is not None:
+                yield name, held
 
 
-def _mapping(parameter: nn.Parameter) -> Any:
-    """Where this rank's fragment of a parameter lies; None if it holds none."""
-    return parameter._hp_mapping  # type: ignore[attr-defined]
-
-
-def _fragment(whole: Tensor, mapping: Any) -> Tensor:
-    """The part of a whole tensor that this rank's master fragment holds."""
-    address = mapping.lp_fragment_address
-    return whole.flatten().narrow(0, address.start, address.numel)
+def _part(whole: Tensor, start: int, like: Tensor) -> Tensor:
+    """The range of a whole tensor that another one, flat, stands for."""
+    return whole.reshape(-1).narrow(0, start, like.numel())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import torch
 
@@ -23,6 +24,8 @@ def start(config: RunConfig) -> None:
     os.environ.setdefault("MKL_DYNAMIC", "FALSE")
     torch.set_num_threads(config.engine.threads or max(1, len(os.sched_getaffinity(0)) // dist.processes_here()))
     deepspeed_logger.setLevel("WARNING")
+    # DeepSpeed calls collectives by their old names, thousands of times.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
     if torch.cuda.is_available():
         torch.cuda.set_device(dist.device())
     else:

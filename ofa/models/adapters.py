@@ -169,6 +169,22 @@ def shape(config: PreTrainedConfig) -> Shape:
     )
 
 
+def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The encoder's layers, first to last.
+
+    Raises:
+        AdapterError: the row's path leads to no list of layers.
+    """
+    adapter = adapter_for(model.config.model_type)
+    layers = model.get_submodule(adapter.layers) if _has(model, adapter.layers) else None
+    if not isinstance(layers, nn.ModuleList):
+        raise AdapterError(
+            f"adapter {adapter.model_type}: found no list of layers at {adapter.layers}; correct `layers` of the row "
+            "in ofa/models/adapters.py"
+        )
+    return layers
+
+
 def scope(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     """The prunable weights of a transformers model: name -> parameter [out, in], layer by layer, the pooler last.
 

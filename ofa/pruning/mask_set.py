@@ -20,11 +20,8 @@ class MaskSet:
     The tensors are created once and only ever written in place, so that gradient hooks see every refresh.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter]):
-        self.keep = {
-            name: torch.ones_like(parameter, dtype=torch.bool)
-            for name, parameter in parameters.items()
-        }
+    def __init__(self, shapes: Mapping[str, torch.Size], device: torch.device | str = "cpu"):
+        self.keep = {name: torch.ones(shape, dtype=torch.bool, device=device) for name, shape in shapes.items()}
 
     def replace(self, name: str, keep: Tensor) -> tuple[int, int]:
         """Write a new mask in place and return how many weights it (dropped, revived)."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ofa.recipe import Knobs
@@ -36,6 +37,16 @@ class Span:
 class Weights(Protocol):
     """Copies of each scoped weight: live (used by the forward), fp32 master and optimizer moments."""
 
+    @property
+    def shapes(self) -> Mapping[str, torch.Size]:
+        """Of each scoped weight, also where this rank holds a part of it."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
     def spans(self) -> list[list[Span]]:
         """Which masters each rank reads: by rank, in the order of `masters`; all ranks' spans together cover every
         scoped weight exactly once."""
@@ -45,16 +56,8 @@ class Weights(Protocol):
         """fp32 masters of this rank's spans, each flat, in their order; they may be views, so do not write to them."""
         ...
 
-    def full_master(self, name: str) -> Tensor:
-        """fp32 master of the whole tensor on every rank (a collective call)."""
-        ...
-
     def mask_live(self, keep: Mapping[str, Tensor]) -> None:
         """live *= keep."""
-        ...
-
-    def write_live(self, name: str, value: Tensor) -> None:
-        """live = value."""
         ...
 
     def zero_dropped(self, keep: Mapping[str, Tensor]) -> None:
@@ -74,16 +77,20 @@ class Pruner(Protocol):
         """Refresh masks if the step says so; None if it does not."""
         ...
 
-    def after_step(self) -> None:
-        """Enforce the masks after an optimizer step."""
+    def after_step(self, coming: Knobs) -> None:
+        """Enforce the masks after an optimizer step; `coming` are the knobs of the step that follows."""
+        ...
+
+    def enforce(self) -> None:
+        """Put zeros where the masks drop, in every copy; for weights that were written from outside."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
         ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint; call after the engine has loaded its weights."""
+    def load_state_dict(self, state: dict[str, Any], knobs: Knobs) -> None:
+        """Continue from a checkpoint whose next step has these knobs; call after the engine has loaded its weights."""
         ...
 
 
@@ -95,14 +102,17 @@ class NoPruner:
     def before_step(self, knobs: Knobs) -> None:
         """Nothing to refresh."""
 
-    def after_step(self) -> None:
+    def after_step(self, coming: Knobs) -> None:
+        """Nothing to enforce."""
+
+    def enforce(self) -> None:
         """Nothing to enforce."""
 
     def state_dict(self) -> dict[str, Any]:
         """Empty."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], knobs: Knobs) -> None:
         """Refuse a pruned run's state."""
         if state:
             raise ValueError("the checkpoint holds masks but this run does not prune")

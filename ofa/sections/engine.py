@@ -39,6 +39,11 @@ PASSED_TO_DEEPSPEED = (
     "zero_optimization.reduce_bucket_size",
     "zero_optimization.reduce_scatter",
     "zero_optimization.round_robin_gradients",
+    "zero_optimization.stage3_max_live_parameters",
+    "zero_optimization.stage3_max_reuse_distance",
+    "zero_optimization.stage3_param_persistence_threshold",
+    "zero_optimization.stage3_prefetch_bucket_size",
+    "zero_optimization.sub_group_size",
 )
 """Keys that a user may set: none of them moves or copies weights."""
 

@@ -98,6 +98,37 @@ class RunConfig(Section):
             raise ValueError("pruning.regrow needs dense fp32 masters, which ZeRO 0 does not keep: use zero_stage 1")
         if self.engine.zero_stage == 0 and self.engine.precision == "bf16":
             raise ValueError("zero_stage 0 with bf16 hides DeepSpeed's masters and moments: use zero_stage 1")
+        if self.engine.zero_stage == 3 and self.engine.compile:
+            raise ValueError("zero_stage 3 gathers weights in hooks, which break a compiled layer: use zero_stage 1")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_fit(self) -> RunConfig:
+        """Round-based rewinding prunes exactly where a round begins."""
+        rewind, pruning = self.schedule.rewind, self.pruning
+        if rewind is None or rewind.policy == "prune_ofa":
+            return self
+        policy = f"schedule.rewind.policy {rewind.policy}"
+        if pruning is None:
+            if rewind.policy == "weights":
+                raise ValueError(f"{policy} puts old values under new masks, and nothing is pruned: add pruning")
+            return self
+        if rewind.policy == "weights" and pruning.regrow:
+            raise ValueError(
+                f"{policy} puts old values under masks that only ever grow, and pruning.regrow true brings dropped "
+                "weights back: set pruning.regrow to false"
+            )
+        grid = {
+            "begin": (rewind.start, pruning.first_allowed),
+            "frequency": (rewind.frequency, pruning.frequency),
+            "last refresh": (rewind.end - rewind.frequency, pruning.last_refresh),
+        }
+        wrong = [f"{key} {expected}, found {found}" for key, (expected, found) in grid.items() if expected != found]
+        if wrong:
+            raise ValueError(
+                f"{policy} prunes once at the beginning of every round, so pruning must have {'; '.join(wrong)} "
+                "(set pruning.begin, frequency and end; begin and end are ramp_start and ramp_end if not given)"
+            )
         return self
 
     def fingerprint(self) -> str:

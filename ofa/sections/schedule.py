@@ -68,6 +68,12 @@ class ScheduleConfig(Section):
     rewind: RewindConfig | None = None
     """Learning-rate rewinding; null: none."""
 
+    @property
+    def rewind_target(self) -> int | None:
+        """Step whose weights come back at every refresh; None: they never do."""
+        rewind = self.rewind
+        return rewind.start - rewind.frequency if rewind is not None and rewind.policy == "weights" else None
+
     @model_validator(mode="after")
     def _windows_fit(self) -> ScheduleConfig:
         if self.total_steps and self.warmup_steps >= self.total_steps:
@@ -227,3 +233,8 @@ class PruningConfig(_Target):
     def last_allowed(self) -> int:
         """No refresh happens after this step."""
         return self.ramp_end if self.end is None else self.end
+
+    @property
+    def last_refresh(self) -> int:
+        """The last step of the refresh grid."""
+        return self.last_allowed - (self.last_allowed - self.first_allowed) % self.frequency

@@ -1,6 +1,6 @@
 """One rank of test_masks_under_zero: trains a small net with pruning and reports what its copies hold, as JSON.
 
-Run with one argument per case: "STAGE PRECISION hard|retain".
+Run with one argument per case: "STAGE PRECISION hard|retain [persist]".
 """
 
 import json
@@ -25,10 +25,13 @@ class Case(NamedTuple):
     stage: int
     precision: str
     mode: str
+    persist: bool
+    """Under ZeRO 3: whether DeepSpeed keeps these small weights whole."""
 
     def config(self) -> RunConfig:
         """A gradual recipe of 40 steps with accumulation, clipping and weight decay."""
         pruning = {"sparsity": 0.9, "ramp_end": 20, "end": 30, "frequency": 5, "regrow": self.mode == "retain"}
+        divided = {} if self.persist else {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
         return parse(
             RunConfig,
             {
@@ -38,10 +41,33 @@ class Case(NamedTuple):
                 "optimizer": {"lr": 1e-2, "weight_decay": 0.01, "max_grad_norm": 1.0},
                 "schedule": {"total_steps": 40, "decay": "constant"},
                 "pruning": pruning,
-                "engine": {"zero_stage": self.stage, "precision": self.precision, "threads": 1},
+                "engine": {
+                    "zero_stage": self.stage,
+                    "precision": self.precision,
+                    "threads": 1,
+                    "deepspeed": divided if self.stage == 3 else {},
+                },
             },
             origin="test",
         )
+
+
+class Watch:
+    """Counts, inside every forward, what lives outside the masks and zeros that carry a sign."""
+
+    def __init__(self, modules: dict[str, nn.Module]):
+        self.keep, self.alive, self.negative_zeros = {}, 0, 0
+        for name, module in modules.items():
+            module.register_forward_pre_hook(self._hook(name))
+
+    def _hook(self, name):
+        def look(module, inputs):
+            weight = module.weight.detach()
+            if name in self.keep:
+                self.alive += int(torch.count_nonzero(weight[~self.keep[name]]))
+            self.negative_zeros = int(torch.signbit(weight[weight == 0]).sum())
+
+        return look
 
 
 def train(case: Case) -> dict:
@@ -52,36 +78,43 @@ def train(case: Case) -> dict:
     exact = {name: p.detach().clone() for name, p in net.named_parameters()}
     scoped = {name: p for name, p in net.named_parameters() if p.dim() > 1}
     wrapped = Engine(config, net, scoped)
+    watch = Watch({"0.weight": net[0], "2.weight": net[2]})  # after DeepSpeed's hook, which gathers under ZeRO 3
     weights = wrapped.weights
     first_masters_are_exact = all(torch.equal(weights.full_master(name).cpu(), exact[name]) for name in scoped)
     pruner, recipe = MagnitudePruner(config.pruning, scoped, weights), Recipe(config)
-    generator = torch.Generator().manual_seed(dist.rank())
-    alive_outside_mask = 0
+    watch.keep = pruner.keep
+    dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
+    generator, revived = torch.Generator().manual_seed(dist.rank()), 0
     for step in range(recipe.total_steps):
-        pruner.before_step(recipe.at(step))
+        churn = pruner.before_step(recipe.at(step))
+        revived += churn.revived if churn else 0
         wrapped.set_lr(recipe.at(step).lr)
         for _ in range(wrapped.accumulation):
-            inputs = torch.randn(2, 66, generator=generator).to(next(net.parameters()).dtype)
+            inputs = torch.randn(2, 66, generator=generator).to(dtype)
             wrapped.backward(((wrapped(inputs) - inputs.sin()) ** 2).mean())
             wrapped.advance()
-        pruner.after_step()
-        alive_outside_mask += sum(int(torch.count_nonzero(scoped[n][~keep])) for n, keep in pruner.keep.items())
+        pruner.after_step(recipe.at(step + 1))
+    wrapped(torch.zeros(2, 66, dtype=dtype))
     return {
         "first_masters_are_exact": first_masters_are_exact,
-        "alive_outside_mask": alive_outside_mask,
+        "alive_in_a_forward": watch.alive,
+        "negative_zeros": watch.negative_zeros,
         "behind_the_zeros": {
-            name: [int(torch.count_nonzero(copy[~keep])) for copy in weights.copies(name)]
+            name: [int(torch.count_nonzero(copy[~keep])) for copy in weights.full_copies(name)]
             for name, keep in pruner.keep.items()
         },
         "zeros": {name: int((~keep).sum()) for name, keep in pruner.keep.items()},
-        "negative_zeros": sum(int(torch.signbit(p[p == 0]).sum()) for p in scoped.values()),
+        "revived": revived,
         "mask_hash": pruner.state_dict()["mask_hash"],
         "moved": all(not torch.equal(weights.full_master(n).cpu(), exact[n]) for n in scoped),
     }
 
 
 if __name__ == "__main__":
-    CASES = [Case(int(stage), precision, mode) for stage, precision, mode in map(str.split, sys.argv[1:])]
+    CASES = [
+        Case(int(stage), precision, mode, rest == ["persist"])
+        for stage, precision, mode, *rest in map(str.split, sys.argv[1:])
+    ]
     start(CASES[0].config())
     reports = [train(case) for case in CASES]
     Path(f"rank-{dist.rank()}.json").write_text(json.dumps(reports))

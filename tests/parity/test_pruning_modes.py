@@ -81,7 +81,7 @@ def fresh(kind):
 
 
 def run_ours(config):
-    """Train under the engine; per step the live weights and masks, and the churn."""
+    """Train under the engine; per step the live weights and masks as its forward finds them, and what came back."""
     net = fresh(Net)
     scoped = {"first.weight": net.first.weight, "second.weight": net.second.weight}
     wrapped = Engine(config, net, scoped)
@@ -89,11 +89,11 @@ def run_ours(config):
     for step in range(STEPS):
         churn = pruner.before_step(recipe.at(step))
         revived += churn.revived if churn else 0
+        trace.append({name: (w.detach().clone(), pruner.keep[name].clone()) for name, w in scoped.items()})
         wrapped.set_lr(recipe.at(step).lr)
         wrapped.backward(wrapped(inputs_at(step)))
         wrapped.advance()
-        pruner.after_step()
-        trace.append({name: (w.detach().clone(), pruner.keep[name].clone()) for name, w in scoped.items()})
+        pruner.after_step(recipe.at(step + 1))
     return trace, revived, wrapped, pruner
 
 
@@ -131,11 +131,11 @@ def test_retain_equals_a_forward_mask_on_a_dense_copy(started):
             for name, keep in net.keep.items():
                 keep.copy_(keep_largest(net.get_parameter(name).detach().abs(), knobs.sparsity))
         hardened = hardened or knobs.last_update
-        oracle_update(net, optimizer, step, clip=0.0)
         for name, keep in net.keep.items():
             live, ours = trace[step][name]
             assert torch.equal(ours, keep), (step, name)
             assert torch.equal(live, net.get_parameter(name).detach() * keep), (step, name)
+        oracle_update(net, optimizer, step, clip=0.0)
     assert hardened
     assert revived > 50, "nothing came back: this test would pass without stale values"
 
@@ -151,9 +151,9 @@ def test_retain_with_clipping_stays_with_the_oracle(started):
         if knobs.update_mask:
             for name, keep in net.keep.items():
                 keep.copy_(keep_largest(net.get_parameter(name).detach().abs(), knobs.sparsity))
-        oracle_update(net, optimizer, step, clip=0.05)
         for name, keep in net.keep.items():
             assert torch.allclose(trace[step][name][0], net.get_parameter(name).detach() * keep, atol=1e-5)
+        oracle_update(net, optimizer, step, clip=0.05)
 
 
 def test_hard_equals_a_forward_mask_on_a_zeroed_copy(started):
@@ -166,11 +166,11 @@ def test_hard_equals_a_forward_mask_on_a_zeroed_copy(started):
         knobs = recipe.at(step)
         if knobs.update_mask:
             zero_and_freeze(net, optimizer, knobs.sparsity)
-        oracle_update(net, optimizer, step, clip=0.0)
         for name, keep in net.keep.items():
             live, ours = trace[step][name]
             assert torch.equal(ours, keep) and torch.equal(live, net.get_parameter(name).detach()), (step, name)
             assert not live[~keep].any()
+        oracle_update(net, optimizer, step, clip=0.0)
     assert revived == 0
 
 
@@ -195,10 +195,10 @@ def test_the_published_code_is_reproduced_with_its_grid_moved_by_one(started):
     net, published = fresh(MaskedForward), Recipe(make_config(regrow=True, clip=0.0))
     optimizer = plain_optimizer(net)
     for step in range(STEPS):
-        oracle_update(net, optimizer, step, clip=0.0)
         for name, keep in net.keep.items():
             live, ours = trace[step][name]
             assert torch.equal(ours, keep) and torch.equal(live, net.get_parameter(name).detach() * keep), (step, name)
+        oracle_update(net, optimizer, step, clip=0.0)
         on_step_end = published.at(step)
         if on_step_end.update_mask:
             for name, keep in net.keep.items():
@@ -212,6 +212,6 @@ def test_the_last_refresh_hardens_masters_and_moments(started):
     config = make_config(regrow=True)
     _, _, wrapped, pruner = run_ours(config)
     for name, keep in pruner.keep.items():
-        for copy in wrapped.weights.copies(name):
+        for copy in wrapped.weights.full_copies(name):
             assert not copy[~keep].any()
             assert copy[keep].any()

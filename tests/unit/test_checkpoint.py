@@ -40,6 +40,26 @@ def test_the_newest_and_the_multiples_are_kept(saved):
     assert not [path for path in saved.folder.iterdir() if path.name.startswith(".")]
 
 
+def test_a_pinned_step_stays_while_its_neighbours_go(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointConfig(keep_last=1))
+    for step in range(6):
+        checkpoints.save(Files(), step, {"step": step}, pinned=3)
+    assert names(checkpoints) == ["step-00000003", "step-00000005"]
+    checkpoints.save(Files(), 6, {"step": 6})
+    assert names(checkpoints) == ["step-00000006"]
+
+
+def test_a_checkpoint_taken_over_from_another_run_is_whole_and_the_other_stays(saved, tmp_path):
+    own = Checkpoints(tmp_path / "branch" / "checkpoints", CheckpointConfig())
+    source = saved.at(4)
+    (own.folder / ".writing-step-00000004").mkdir(parents=True)
+    (own.folder / ".writing-step-00000004" / "half.pt").write_bytes(b"half")
+    own.take_over(source)
+    assert names(own) == ["step-00000004"] and own.latest() == own.at(4)
+    assert load(Files(), own.at(4)) == load(Files(), source) == (4, {"content": b"weights of 4"})
+    assert sorted(p.name for p in own.at(4).iterdir()) == sorted(p.name for p in source.iterdir())
+
+
 def test_a_lost_pointer_is_no_fresh_start(saved):
     (saved.folder / "latest").unlink()
     assert saved.latest() == saved.folder / "step-00000005"

@@ -1,0 +1,52 @@
+"""Timing on machines that do other things too: variants take turns, and what counts is the median of ratios.
+
+In: works to do, by name. Out: seconds of each, round by round, so that a ratio compares neighbours in time. The road not
+taken is timing each variant in a block of its own: a load that comes and goes then decides the ratio.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+
+def interleaved(works: Mapping[str, Callable[[int], object]], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each work in each round; a work is called with the round's number.
+
+    Args:
+        works: done once a round, each round beginning with another one, so that none always follows the same.
+        rounds: how often.
+        device: its queue is emptied before a clock is read.
+    """
+    names = list(works)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            seconds[name].append(timed(lambda name=name: works[name](number), device))
+    return seconds
+
+
+def timed(work: Callable[[], object], device: str = "cpu") -> float:
+    """Wall seconds of one work, its kernels included."""
+    wait(device)
+    began = time.perf_counter()
+    work()
+    wait(device)
+    return time.perf_counter() - began
+
+
+def wait(device: str) -> None:
+    """Until the device has done what it was given; a CPU has."""
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize()
+
+
+def ratios(fast: Sequence[float], slow: Sequence[float]) -> dict[str, float]:
+    """`median`, `p10` and `p90` of fast[i] / slow[i], rates of the same round."""
+    found = sorted(a / b for a, b in zip(fast, slow, strict=True))
+    last = len(found) - 1
+    return {"median": statistics.median(found), "p10": found[round(0.1 * last)], "p90": found[round(0.9 * last)]}

@@ -70,6 +70,30 @@ class Watch:
         return look
 
 
+def one_more_update(wrapped: Engine, net: nn.Sequential, keep: dict, dtype: torch.dtype) -> dict[str, float]:
+    """Gradient norm of the engine's update, and of the same global batch in plain torch with and without the masks."""
+    plain = nn.Sequential(nn.Linear(66, 129), nn.GELU(), nn.Linear(129, 66))
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            parameter.copy_(wrapped.weights.gather(net.get_parameter(name)))
+    batches = [
+        [
+            torch.randn(2, 66, generator=torch.Generator().manual_seed(100 + 10 * rank + number))
+            for number in range(wrapped.accumulation)
+        ]
+        for rank in range(dist.world_size())
+    ]
+    for inputs in batches[dist.rank()]:
+        wrapped.backward(((wrapped(inputs.to(dtype)) - inputs.to(dtype).sin()) ** 2).mean())
+        wrapped.advance()
+    every = torch.cat([inputs for of_rank in batches for inputs in of_rank])
+    ((plain(every) - every.sin()) ** 2).mean().backward()
+    dense = [p.grad for p in plain.parameters()]
+    masked = [p.grad * keep[name] if name in keep else p.grad for name, p in plain.named_parameters()]
+    norm = torch.nn.utils.get_total_norm
+    return {"engine": wrapped.grad_norm(), "masked": float(norm(masked)), "dense": float(norm(dense))}
+
+
 def train(case: Case) -> dict:
     """Train and count what is not zero where the masks drop."""
     config = case.config()
@@ -94,8 +118,10 @@ def train(case: Case) -> dict:
             wrapped.backward(((wrapped(inputs) - inputs.sin()) ** 2).mean())
             wrapped.advance()
         pruner.after_step(recipe.at(step + 1))
+    norms = one_more_update(wrapped, net, pruner.keep, dtype)
     wrapped(torch.zeros(2, 66, dtype=dtype))
     return {
+        "grad_norms": norms,
         "first_masters_are_exact": first_masters_are_exact,
         "alive_in_a_forward": watch.alive,
         "negative_zeros": watch.negative_zeros,

@@ -46,6 +46,15 @@ def test_weights_come_back_in_the_one_mode_only(reports, case):
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_the_gradient_norm_is_that_of_masked_gradients(reports, case):
+    """OFA-24: over the global batch, against plain torch."""
+    for report in reports[case]:
+        norms = report["grad_norms"]
+        assert norms["engine"] == pytest.approx(norms["masked"], rel=1e-4 if "fp32" in case else 2e-2)
+        assert norms["dense"] > 1.1 * norms["masked"], "the masks make no difference here"
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_masks_are_identical_on_all_ranks(reports, case):
     """OFA-10"""
     assert len({report["mask_hash"] for report in reports[case]}) == 1

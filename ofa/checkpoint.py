@@ -17,11 +17,12 @@ from typing import Any, Protocol
 
 from ofa import dist
 from ofa.config import CheckpointConfig
-from ofa.files import beside, empty_folder_beside, replace_folder, write_text
+from ofa.files import beside, check_space, empty_folder_beside, explained_space, replace_folder, write_text
 from ofa.run_folder import read_json, write_json
 
 INDEX = "checkpoint.json"
 USE_OLDER = "launch/pretrain.py --resume DIR, launch/export.py --checkpoint DIR"
+FREE_SPACE = "free space and start the same command again: it continues from the newest checkpoint that is there"
 
 
 class CheckpointError(ValueError):
@@ -56,21 +57,33 @@ class Checkpoints:
         but not the one of step `pinned`."""
         final = self.at(step)
         partial = beside(final)
+        dist.on_rank_zero(lambda: self._make_room(step))
+        try:
+            with explained_space(self.folder, f"checkpoint of step {step}", FREE_SPACE):
+                engine.save(self.folder, partial.name, client_state)
+                dist.barrier()
+                if dist.rank() == 0:
+                    index = {"step": step, "world_size": dist.world_size(), "files": _files(partial)}
+                    write_json(partial / INDEX, index)
+                    replace_folder(partial, final)  # one may be there that a killed run did not come to name
+                    self.point_latest(final)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)  # above all on a full disk
+            raise
         if dist.rank() == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for leftover in self.folder.glob(beside(Path("step-*")).name):
-                shutil.rmtree(leftover)
-        dist.barrier()
-        engine.save(self.folder, partial.name, client_state)
-        dist.barrier()
-        if dist.rank() == 0:
-            files = _files(partial)
-            write_json(partial / INDEX, {"step": step, "world_size": dist.world_size(), "files": files})
-            replace_folder(partial, final)  # one may be there that a killed run did not come to name
-            self.point_latest(final)
             self._remove_old(needed={final} if pinned is None else {final, self.at(pinned)})
         dist.barrier()
         return final
+
+    def _make_room(self, step: int) -> None:
+        """Remove what a killed save left; refuse to begin one that would not fit, going by the newest (one rank)."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob(beside(Path("step-*")).name):
+            shutil.rmtree(leftover)
+        newest = max(self.folder.glob("step-*"), default=None)
+        if newest is not None:
+            needed = sum(file.stat().st_size for file in newest.rglob("*") if file.is_file())
+            check_space(self.folder, f"checkpoint of step {step}", needed, FREE_SPACE)
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint, also where its pointer was lost; None if the run has none yet.
@@ -94,7 +107,13 @@ class Checkpoints:
         """Copy a checkpoint of another run into this folder, whole or not at all (one rank)."""
         final = self.at(int(path.name.removeprefix("step-")))
         self.folder.mkdir(parents=True, exist_ok=True)
-        replace_folder(shutil.copytree(path, empty_folder_beside(final), dirs_exist_ok=True), final)
+        building = empty_folder_beside(final)
+        try:
+            with explained_space(self.folder, f"copy of {path}", FREE_SPACE):
+                replace_folder(shutil.copytree(path, building, dirs_exist_ok=True), final)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
 
     def _remove_old(self, needed: set[Path]) -> None:
         steps = sorted(self.folder.glob("step-*"))
@@ -117,6 +136,8 @@ def check(path: Path) -> dict[str, Any]:
     if not (path / INDEX).is_file():
         raise CheckpointError(f"{path} is no checkpoint: it has no {INDEX}. A checkpoint is a step-* folder of a run")
     index = read_json(path / INDEX)
+    if not (isinstance(index.get("files"), dict) and {"step", "world_size"} <= index.keys()):
+        raise CheckpointError(f"checkpoint {path}: {INDEX} is damaged; take an older one ({USE_OLDER})")
     for name, expected in index["files"].items():
         file = path / name
         if not file.is_file():

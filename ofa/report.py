@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ofa import report_figures as figures
+from ofa.export.words import pruning_method, pruning_target
 from ofa.files import write_text
 from ofa.report_data import ReportData, read_report_data
 from ofa.tables import RESULT_COLUMNS, result_cells
@@ -121,10 +122,7 @@ def what_it_is(config: dict[str, Any]) -> str:
     teacher = " with a dense teacher" if config.get("teacher") else ""
     if not pruning:
         return f"Dense pre-training of {architecture}{teacher}, {steps:,} steps."
-    target = f"{100 * pruning['sparsity']:g} %"
-    if pruning["ramp_end"] == pruning["ramp_start"]:
-        return f"One-shot magnitude pruning of {architecture} to {target}{teacher}, {steps:,} steps of training."
-    return f"Gradual magnitude pruning of {architecture} to {target}{teacher}, {steps:,} steps."
+    return f"{pruning_method(config)} of {architecture}{teacher}: {pruning_target(pruning)}. {steps:,} steps."
 
 
 def progress(data: ReportData) -> tuple[str, bool]:

@@ -33,7 +33,7 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "gradient_accumulation_steps": accumulation(config.batch, world_size),
         "gradient_clipping": config.optimizer.max_grad_norm,
         "bf16": {"enabled": config.engine.precision == "bf16"},
-        # Gradients of micro-batches and of ranks are summed in fp32: in bf16 the sum would depend on how many there are.
+        # Gradients of micro-batches and of ranks are added in fp32: in bf16 sums would depend on how many there are.
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": extra.get("communication_data_type", "fp32"),
         "zero_optimization": zero,

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from ofa.export.words import pruning_method, pruning_target
+
 CARD_FILE = "README.md"
 
-SPARSE_TITLE = "# {name}: sparse pre-trained {model_type}, {percent:g} % unstructured"
+SPARSE_TITLE = "# {name}: sparse pre-trained {model_type}, {percent:g} % {pattern}"
 DENSE_TITLE = "# {name}: pre-trained {model_type}, dense"
 
 SPARSE_TEXT = """
-A language encoder whose Linear weights are pruned to {percent:g} % zeros, once, before any task (Prune Once for All,
-Zafrir et al., 2021, arXiv 2111.05754). Fine-tune it with its zeros kept. The zeros stand in the weights
+A language encoder whose Linear weights are pruned to {percent:g} % zeros, once, before any task (after Prune
+Once for All, Zafrir et al., 2021, arXiv 2111.05754). Fine-tune it with its zeros kept. The zeros stand in the weights
 themselves; `masks.safetensors` says which weights live, one bit each.
 
 | | zeros |
@@ -84,6 +86,7 @@ def model_card(recipe: dict[str, Any]) -> str:
         "name": recipe.get("name", "model"),
         "model_type": scope["model_type"],
         "percent": round(100 * (recipe.get("target_sparsity") or recipe["sparsity"]["scope_sparsity"]), 4),
+        "pattern": (config.get("pruning") or {}).get("pattern", "unstructured") if sparse else "dense",
         "tensors": len(scope["tensors"]),
         "weights": scope["weights"],
         **recipe["sparsity"],
@@ -112,8 +115,9 @@ def recipe_lines(recipe: dict[str, Any]) -> list[str]:
         lines.append(f"* {meaning} `{parent['name']}` (sha256 of its weights {parent['fingerprint'][:16]})")
     pruning = config.get("pruning")
     if pruning:
+        lines.append(f"* {pruning_method(config)}: {pruning_target(pruning)}")
         lines.append(
-            f"* gradual magnitude pruning per tensor: cubic ramp to {100 * pruning['sparsity']:g} % over the steps "
-            f"{pruning['ramp_start']:,} to {pruning['ramp_end']:,}, new masks every {pruning['frequency']:,} steps"
+            f"* {pruning.get('ramp', 'cubic')} ramp over the steps {pruning['ramp_start']:,} to {pruning['ramp_end']:,}, "
+            f"new masks every {pruning['frequency']:,} steps"
         )
     return [*lines, "* everything else: `recipe.json`"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ofa.sections.base import Section
+
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class OptimizerConfig(Section):
@@ -17,7 +19,7 @@ class OptimizerConfig(Section):
     lr: float = Field(gt=0.0)
     """Peak learning rate."""
 
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay of the first and second moment."""
 
     eps: float = Field(default=1e-8, gt=0.0)
@@ -37,7 +39,8 @@ class RewindConfig(Section):
     """`prune_ofa` (Prune Once for All) holds the rate near its peak inside the window and decays it afterwards.
     `learning_rate` (Renda et al. 2020) trains to the end of the schedule at `start`, then prunes and replays the
     schedule's last `frequency` steps, round after round. `weights` (Renda; Chen et al. 2020) does the same and also
-    puts every weight back to its value at step `start - frequency`, that is its first value if they are equal."""
+    puts every weight back to its value at step `start - frequency`, that is its first value if they are equal; the
+    checkpoint of that step is always written and kept. Both prune once at the beginning of each round."""
 
     start: int = Field(ge=0)
     """First step of the pruning window; the first pruning of the round-based policies."""
@@ -66,7 +69,7 @@ class ScheduleConfig(Section):
     """What follows the warm-up: linear decay to 0 at `total_steps`, or the peak."""
 
     rewind: RewindConfig | None = None
-    """Learning-rate rewinding; null: none."""
+    """Rewinding of the learning rate, and by policy of the weights; null: none."""
 
     @property
     def rewind_target(self) -> int | None:
@@ -111,11 +114,10 @@ PATTERN = r"^(unstructured|[1-9]\d*:[1-9]\d*|[1-9]\d*x[1-9]\d*)$"
 
 def parse_pattern(text: str) -> tuple[Literal["unstructured", "n_of_m", "block"], int, int]:
     """`unstructured`, `N:M` or `RxC` as its kind and its two numbers (1 and 1 for unstructured)."""
-    for kind, mark in (("n_of_m", ":"), ("block", "x")):
-        if mark in text:
-            first, second = text.split(mark)
-            return kind, int(first), int(second)
-    return "unstructured", 1, 1
+    if text == "unstructured":
+        return "unstructured", 1, 1
+    first, second = map(int, re.split("[:x]", text))
+    return "n_of_m" if ":" in text else "block", first, second
 
 
 class _Target(Section):
@@ -177,13 +179,14 @@ class PruningConfig(_Target):
 
     ramp: Literal["cubic", "geometric"] = "cubic"
     """How sparsity grows from `ramp_start` to `ramp_end`: `cubic` (Zhu and Gupta 2018); `geometric`: every refresh
-    takes the same share of what is left, so that the last one reaches `sparsity` (iterative magnitude pruning)."""
+    from `ramp_start` on takes the same share of what is left, so that the last one up to `ramp_end` reaches
+    `sparsity` (iterative magnitude pruning)."""
 
     initial_sparsity: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Fraction at `ramp_start`."""
 
     ramp_start: int = Field(default=0, ge=0)
-    """Step at which the cubic ramp begins (t0)."""
+    """Step at which the ramp begins (t0)."""
 
     ramp_end: int = Field(ge=0)
     """Step at which it reaches `sparsity` (t1); equal to `ramp_start` prunes in one shot."""

@@ -123,20 +123,19 @@ def test_the_moments_of_a_round_hold_its_own_gradients_only(undisturbed):
             assert explained == alone, f"step {step}"
 
 
-@pytest.mark.parametrize(("name", "target"), [("weights", 0), ("late", 2)])
+@pytest.mark.parametrize(("name", "target"), [pytest.param("weights", 0, marks=pytest.mark.slow), ("late", 2)])
 def test_a_rewinding_run_that_is_killed_again_and_again_ends_with_the_same_bytes(place, undisturbed, name, target):
-    """OFA-29: killed before the first refresh, while the state before a refresh is written, and inside a round; `late`
-    is bf16 with ZeRO 2."""
+    """OFA-29: killed while the state before a refresh is written, and inside a round; `late` is bf16 with ZeRO 2."""
     folder = place / "killed" / name
     arguments = ("--config", f"{name}.json", "--run-dir", str(folder), "--set", "checkpoint.every=2")
     second = 12 if name == "weights" else 10
-    moments = [at_step(folder, 4), while_saving(folder, second), at_step(folder, second + 3)]
+    moments = [while_saving(folder, second), at_step(folder, second + 3)]
     output = place / f"killed-{name}.out"
     for reached in moments:
         process = processes.start_script("pretrain.py", *arguments, cwd=place, output=output)
         kill_when(process, reached)
     processes.script("pretrain.py", *arguments, cwd=place)
-    assert output.read_text().count("continuing from") == 2
+    assert output.read_text().count("continuing from") == 1
     assert f"weights rewound to step {target}" in output.read_text()
     assert model_bytes(folder) == model_bytes(undisturbed[name])
     assert metrics(folder) == metrics(undisturbed[name])
@@ -158,8 +157,9 @@ def unfinished(run, folder, step):
 
 
 def contents(folder):
-    """Every file's bytes."""
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file's bytes, but for the lock, which names its last holder."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
+    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize(("damage", "words"), [("missing", "cannot be continued without"), ("damaged", "is damaged")])
@@ -187,16 +187,17 @@ def test_after_the_last_refresh_the_old_weights_are_not_asked_for(place, undistu
 
 
 def test_a_branch_takes_the_old_weights_over_from_the_run_that_it_continues(place, undisturbed):
-    """`--resume DIR` into a fresh folder, from before two refreshes; without what they need it is refused."""
+    """`--resume DIR` into a fresh folder from the state before a refresh; without what it needs it is refused."""
     source = undisturbed["late"] / "checkpoints"
     branch = place / "branch"
     arguments = ("--config", "late.json", "--run-dir", str(branch), "--resume")
-    alone = place / "alone" / "checkpoints" / "step-00000009"
-    shutil.copytree(source / "step-00000009", alone)
+    alone = place / "alone" / "checkpoints" / "step-00000010"
+    shutil.copytree(source / "step-00000010", alone)
     shutil.copy(source.parent / "config.json", alone.parents[1])
     done = processes.script("pretrain.py", *arguments, str(alone), cwd=place, check=False)
     assert done.returncode == 1 and "cannot be continued without" in done.stderr and not branch.exists()
 
-    processes.script("pretrain.py", *arguments, str(source / "step-00000009"), cwd=place)
+    processes.script("pretrain.py", *arguments, str(source / "step-00000010"), cwd=place)
     assert model_bytes(branch) == model_bytes(undisturbed["late"])
+    assert metrics(branch) == [line for line in metrics(undisturbed["late"]) if line["step"] >= 10]
     assert (branch / "checkpoints" / "step-00000002").is_dir()

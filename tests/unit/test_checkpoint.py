@@ -60,6 +60,14 @@ def test_a_checkpoint_taken_over_from_another_run_is_whole_and_the_other_stays(s
     assert sorted(p.name for p in own.at(4).iterdir()) == sorted(p.name for p in source.iterdir())
 
 
+def test_a_checkpoint_that_cannot_be_copied_leaves_nothing_behind(saved, tmp_path):
+    own = Checkpoints(tmp_path / "branch" / "checkpoints", CheckpointConfig())
+    (saved.at(4) / "gone.pt").symlink_to(tmp_path / "gone.pt")
+    with pytest.raises(OSError, match="gone.pt"):
+        own.take_over(saved.at(4))
+    assert not list(own.folder.iterdir())
+
+
 def test_a_lost_pointer_is_no_fresh_start(saved):
     (saved.folder / "latest").unlink()
     assert saved.latest() == saved.folder / "step-00000005"

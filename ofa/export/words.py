@@ -1,0 +1,36 @@
+"""What a run did, in words for people: the same on the model card and in the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+ALLOCATIONS = {
+    "uniform": "the same fraction in every tensor",
+    "erk": "divided among tensors by the Erdos-Renyi kernel rule",
+    "global": "ranked over all tensors together",
+}
+REWINDS = {
+    "prune_ofa": " with the learning rate held near its peak while pruning",
+    "learning_rate": " with learning-rate rewinding",
+    "weights": " with weight rewinding",
+}
+
+
+def pruning_method(config: dict[str, Any]) -> str:
+    """The method's name, from a run's config that has a pruning section."""
+    pruning, rewind = config["pruning"], config["schedule"].get("rewind")
+    if pruning["ramp_end"] == pruning["ramp_start"]:
+        kind = "One-shot magnitude pruning"
+    elif pruning.get("ramp") == "geometric":
+        kind = "Iterative magnitude pruning"
+    else:
+        kind = "Gradual magnitude pruning"
+    return kind + (REWINDS[rewind.get("policy", "prune_ofa")] if rewind else "")
+
+
+def pruning_target(pruning: dict[str, Any]) -> str:
+    """Sparsity, pattern and allocation, and how many overrides there are."""
+    pattern, overrides = pruning.get("pattern", "unstructured"), pruning.get("overrides") or []
+    shape = "single weights" if pattern == "unstructured" else f"pattern {pattern}"
+    other = f"; {len(overrides)} override(s) for named tensors" if overrides else ""
+    return f"{100 * pruning['sparsity']:g} %, {shape}, {ALLOCATIONS[pruning.get('allocation', 'uniform')]}{other}"

@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 
-.PHONY: pretrain test test-all lint schema clean
+.PHONY: pretrain test test-all lint schema wheels clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,9 @@ test-all: lint
 
 schema: $(VENV)/installed
 	$(RUN) -c "import json, ofa.config as c; (c.CONFIGS / 'schema.json').write_text(json.dumps(c.schema(), indent=1) + '\n')"
+
+wheels: $(VENV)/installed
+	$(RUN) benchmarks/wheels.py
 
 clean:
 	rm -rf $(VENV) data runs

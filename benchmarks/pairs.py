@@ -1,7 +1,7 @@
 """Timing on machines that do other things too: variants take turns, and what counts is the median of ratios.
 
-In: works to do, by name. Out: seconds of each, round by round, so that a ratio compares neighbours in time. The road not
-taken is timing each variant in a block of its own: a load that comes and goes then decides the ratio.
+In: works to do, by name. Out: a figure of each, round by round, so that a ratio compares neighbours in time. The road
+not taken is timing each variant in a block of its own: a load that comes and goes then decides the ratio.
 """
 
 from __future__ import annotations
@@ -13,21 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 
-def interleaved(works: Mapping[str, Callable[[int], object]], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each work in each round; a work is called with the round's number.
+def interleaved(works: Mapping[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
+    """What each work returns in each round; a work is called with the round's number.
 
-    Args:
-        works: done once a round, each round beginning with another one, so that none always follows the same.
-        rounds: how often.
-        device: its queue is emptied before a clock is read.
+    Each round begins with another work, so that none always follows the same.
     """
     names = list(works)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    found: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
-            seconds[name].append(timed(lambda name=name: works[name](number), device))
-    return seconds
+            found[name].append(works[name](number))
+    return found
 
 
 def timed(work: Callable[[], object], device: str = "cpu") -> float:

@@ -16,8 +16,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from benchmarks.step_batches import IGNORED, StepBatch
-from ofa.models.adapters import adapter_for, decoder_of, transform
-from ofa.models.pretraining import document_attention_mask
+from ofa.models.adapters import adapter_for
+from ofa.models.pretraining import decoder_of, document_attention_mask, transform
 
 TEMPERATURE = 2.0
 
@@ -80,7 +80,7 @@ def masked_in_forward(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator
 
     Args:
         model: its Linears keep their parameters, which stand under `weight_original` meanwhile.
-        masks: fp32 [out, in] of 0 and 1, by the parameter's name.
+        masks: [out, in] of 0 and 1 in the weights' dtype, by the parameter's name.
     """
     handles = []
     linears = {name: model.get_submodule(name.removesuffix(".weight")) for name in masks}

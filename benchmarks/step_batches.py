@@ -18,9 +18,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import tokenizers
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, DataCollatorForLanguageModeling, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from benchmarks.pairs import timed
 from data_prep.pack import pack
@@ -82,6 +88,11 @@ class Batches:
     """The segments of one packed batch, padded, full and packed: equal losses belong to equal objectives here."""
     collator_tokens_per_second: float
 
+    def typical(self, layout: Layout) -> StepBatch:
+        """The batch of a layout with the middle number of real tokens."""
+        some = sorted(self.by_layout[layout], key=lambda batch: batch.totals.tokens)
+        return some[len(some) // 2]
+
     def to(self, device: str) -> Batches:
         """All of them on a device."""
         moved = {layout: [batch.to(device) for batch in batches] for layout, batches in self.by_layout.items()}
@@ -139,8 +150,6 @@ def synthetic_text(rows: int, length: int, vocab: int, seed: int = 0) -> Text:
 
 def _word_tokenizer(vocab: int) -> PreTrainedTokenizerBase:
     """A tokenizer of `vocab` words that stand for nothing."""
-    import tokenizers
-
     entries = SPECIAL | {f"w{i}": i for i in range(len(SPECIAL), vocab)}
     model = tokenizers.Tokenizer(tokenizers.models.WordLevel(entries, unk_token="[UNK]"))
     names = {f"{name.strip('[]').lower()}_token": name for name in SPECIAL}
@@ -161,8 +170,7 @@ def make_batches(text: Text, number: int, *, seed: int = 0, probability: float =
     assert len(text.rows) % number == 0, f"{len(text.rows)} rows do not divide into {number} batches"
     torch.manual_seed(seed)
     segments = [segment for row in text.rows for segment in row]
-    collator = DataCollatorForLanguageModeling(text.tokenizer, mlm_probability=probability)
-    masked, seconds = _collated(collator, text.tokenizer, segments)
+    masked, seconds = _collated(text.tokenizer, segments, probability)
     numbered = iter(masked)
     rows = [[next(numbered) for _ in row] for row in text.rows]
     size = len(rows) // number
@@ -184,7 +192,11 @@ Masked = tuple[list[int], list[int]]
 """Token ids of a segment after masking, and their labels."""
 
 
-def _collated(collator: DataCollatorForLanguageModeling, tokenizer: PreTrainedTokenizerBase, segments: Sequence[list[int]]):
+def _collated(
+    tokenizer: PreTrainedTokenizerBase, segments: Sequence[list[int]], probability: float
+) -> tuple[list[Masked], float]:
+    """Segments masked by transformers' collator, 32 at a time, and the seconds that it took."""
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=probability)
     special = set(tokenizer.all_special_ids)
     examples = [{"input_ids": one, "special_tokens_mask": [int(t in special) for t in one]} for one in segments]
     masked: list[Masked] = []

@@ -18,8 +18,10 @@ from rich.table import Table
 
 from data_prep.documents import DataPrepError
 from data_prep.pipeline import changed_source, finished, prepare
+from data_prep.work import REMEDY
 from ofa.config import ConfigError, DataPrepConfig, find, load
 from ofa.data.shards import SPLITS, ShardError
+from ofa.files import DiskFull
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,9 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except (ConfigError, DataPrepError, ShardError) as error:
         print(f"error: {error}", file=sys.stderr)
+    except DiskFull as error:
+        print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        remedy = "free space or choose another --output, then run again: finished parts are kept"
-        print(f"error: {error}; {remedy}", file=sys.stderr)
+        print(f"error: {error}; {REMEDY}", file=sys.stderr)
     except KeyboardInterrupt:
         print("stopped; run the same command to continue", file=sys.stderr)
         return 75

@@ -24,12 +24,21 @@ def clean(text: str, config: CleanConfig, counts: Counter[str]) -> str | None:
     Lines are stripped and keep their breaks, runs of blank lines become one; control characters go.
     """
     counts["documents_read"] += 1
-    text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    odd = "\ufffd" in text or not text.replace("\n", "").isprintable()  # spares most texts the slower searches
+    if odd:
+        text = _CONTROL.sub("", text)
     if config.drop_code_lines:
         text, dropped = _CODE_LINE.subn("", text)
         counts["code_lines_dropped"] += dropped
-    text = _SPACES.sub(" ", _ODD_SPACE.sub(" ", text)).replace(" \n", "\n").replace("\n ", "\n")
-    text = _BLANK_LINES.sub("\n\n", text).strip()
+    if odd:
+        text = _ODD_SPACE.sub(" ", text)
+    if "  " in text:
+        text = _SPACES.sub(" ", text)
+    text = text.replace(" \n", "\n").replace("\n ", "\n")
+    if "\n\n\n" in text:
+        text = _BLANK_LINES.sub("\n\n", text)
+    text = text.strip()
     if not text:
         counts["dropped_empty"] += 1
     elif len(text) < config.min_characters:

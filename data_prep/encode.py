@@ -6,7 +6,7 @@ and the rows written in a random order, since packing sorts them by length. The 
 
 from __future__ import annotations
 
-import itertools
+import functools
 import json
 import random
 from collections import Counter
@@ -23,6 +23,7 @@ from data_prep.extract import CompressedLines, read_piece
 from data_prep.pack import pack
 from data_prep.segments import Encoded, Frame, PairBuilder, sentence_segments
 from data_prep.sentences import splitter
+from data_prep.token_ids import TokenIds
 from data_prep.tokenizer import encoder
 from ofa.config import DataPrepConfig
 from ofa.data.shards import SPLITS, Segment, ShardWriter, token_dtype
@@ -41,6 +42,7 @@ class Job:
     duplicates: Path | None
     """Folder of the positions of duplicates, by unit; None: nothing is dropped."""
     tokenizer: Path
+    tokenizer_fingerprint: str
     special: dict[str, int]
     vocab_size: int
     output: Path
@@ -92,22 +94,30 @@ def split_of(document: Document, config: DataPrepConfig) -> str:
 
 def _encoded(job: Job, documents: Iterator[tuple[str, str]], counts: Counter[str]) -> Iterator[tuple[str, Encoded]]:
     """Half and tokens of each document that has any."""
-    tokenizer, split_sentences = encoder(job.tokenizer), splitter(job.config.sentences)
-    dtype = token_dtype(job.vocab_size)
+    token_ids, split_sentences = _token_ids(job), splitter(job.config.sentences)
     for batch in _batches(documents, split_sentences):
-        sentences = list(itertools.chain.from_iterable(found for _, found in batch))
-        ids = [one.ids for one in tokenizer.encode_batch_fast(sentences, add_special_tokens=False)]
-        position = 0
+        tokens, ends = token_ids.of([sentence for _, found in batch for sentence in found])
+        first = begin = 0
         for split, found in batch:
-            mine = [one for one in ids[position : position + len(found)] if one]
-            position += len(found)
-            counts["sentences"] += len(mine)
-            if mine:
-                ends = list(itertools.accumulate(map(len, mine)))
-                tokens = np.fromiter(itertools.chain.from_iterable(mine), dtype, ends[-1])
-                yield split, Encoded(tokens, ends)
+            own = ends[first : first + len(found)] - begin
+            first += len(found)
+            own_ends = [end for end in dict.fromkeys(own.tolist()) if end]  # a sentence may have no token
+            counts["sentences"] += len(own_ends)
+            if own_ends:
+                yield split, Encoded(tokens[begin : begin + own_ends[-1]], own_ends)
+                begin += own_ends[-1]
             else:
                 counts["documents_without_tokens"] += 1
+
+
+def _token_ids(job: Job) -> TokenIds:
+    return _kept_token_ids(job.tokenizer, job.tokenizer_fingerprint, job.vocab_size)
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_token_ids(folder: Path, fingerprint: str, vocab_size: int) -> TokenIds:
+    """Kept from piece to piece, with the words that it knows."""
+    return TokenIds(encoder(folder), token_dtype(vocab_size))
 
 
 def _batches(

@@ -19,8 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import pyarrow
-import pyarrow.parquet
 import zstandard
 
 from data_prep.documents import DataPrepError, Document, Unit, batched_units
@@ -58,8 +56,6 @@ def read(source: SourceConfig, unit: Unit, counts: Counter[str]) -> Iterator[Doc
             raise DataPrepError(f"{path}: truncated or damaged ({error}); fetch it again or remove it") from error
         except UnicodeDecodeError as error:
             raise DataPrepError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert it first") from None
-        except pyarrow.ArrowInvalid as error:
-            raise DataPrepError(f"{path}: not a readable parquet file ({error})") from error
 
 
 def find_files(source: SourceConfig) -> list[Path]:
@@ -139,12 +135,17 @@ def _read_lines(source: SourceConfig, file: io.TextIOBase, path: Path, name: str
 
 
 def _read_parquet(source: SourceConfig, path: Path, name: str) -> Iterator[Document]:
-    with pyarrow.parquet.ParquetFile(path) as file:
-        row = 0
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-            for record in batch.to_pylist():
-                yield document_of(source, record, f"{path}, row {row}", f"{name}:{row}")
-                row += 1
+    import pyarrow.parquet  # tens of megabytes in every worker, and no other source needs it
+
+    row = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                for record in batch.to_pylist():
+                    yield document_of(source, record, f"{path}, row {row}", f"{name}:{row}")
+                    row += 1
+    except pyarrow.ArrowInvalid as error:
+        raise DataPrepError(f"{path}: not a readable parquet file ({error})") from error
 
 
 def open_text(path: Path) -> io.TextIOWrapper:

@@ -82,11 +82,12 @@ def prepare(config: DataPrepConfig, output: Path, workers: int, progress: Progre
         OSError: the disk.
     """
     work = output / ".work"
-    output.mkdir(parents=True, exist_ok=True)
     with exclusive(output):
         units = sources.units(config.source, config.shard_characters)
         start_or_continue(work, config, units)
         with Workers(workers) as pool:
+            if config.tokenizer.init is not None:
+                _tokenizer(work, config, [])  # refused before hours of extraction
             extracted = _extract(work, config, units, pool, progress)
             pieces = [piece for unit in extracted for piece in unit["pieces"]]
             if not pieces:
@@ -133,7 +134,7 @@ def _tokenizer(work: Path, config: DataPrepConfig, pieces: list[Facts]) -> Facts
     if done.is_file():
         return json.loads(done.read_text())
     wanted = config.tokenizer.vocab_size * _CHARACTERS_PER_ENTRY
-    share = min(1.0, wanted / sum(piece["characters"] for piece in pieces))
+    share = min(1.0, wanted / max(1, sum(piece["characters"] for piece in pieces)))
 
     def texts() -> Iterator[str]:
         for piece in pieces:
@@ -160,6 +161,7 @@ def _encode(
         pieces=work / "extract",
         duplicates=work / "duplicates" if config.clean.deduplicate else None,
         tokenizer=work / "tokenizer",
+        tokenizer_fingerprint=facts["fingerprint"],
         special=facts["special"],
         vocab_size=facts["vocab_size"],
         output=work / "encode",

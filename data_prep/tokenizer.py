@@ -149,8 +149,9 @@ def _copy_into(folder: Path, init: str) -> dict[str, Any]:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(init)
-    except (OSError, ValueError) as error:
-        raise DataPrepError(f"tokenizer {init} cannot be loaded ({error}); give a local folder or a hub id") from error
+    except Exception as error:  # a damaged file may break anything in its readers
+        words = " ".join(str(error).split())
+        raise DataPrepError(f"tokenizer {init} cannot be loaded ({words}); give a local folder or a hub id") from error
     special = {name: getattr(tokenizer, f"{name}_token_id") for name in SPECIAL}
     missing = [f"[{name.upper()}]" for name, number in special.items() if number is None]
     if missing:

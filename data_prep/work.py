@@ -18,10 +18,13 @@ from data_prep import sources
 from data_prep.documents import DataPrepError, Unit
 from ofa.config import DataPrepConfig, differences
 from ofa.data.shards import SPLITS
-from ofa.files import write_bytes
+from ofa.files import explained_space, write_bytes
 
 _CODE_VERSION = 1
 """Raised when the same input and config give other bytes, so that unfinished work of the old code is not mixed in."""
+
+REMEDY = "free space or choose another --output, then run again: finished parts are kept"
+"""What to do about a disk that cannot take the output."""
 
 _PUBLISHED = (*SPLITS, "documents", "tokenizer")
 
@@ -75,8 +78,22 @@ def fresh(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def exclusive(output: Path) -> Iterator[None]:
-    """One run at a time in a folder; the lock goes with the process."""
-    with (output / ".lock").open("w") as file:
+    """Make the folder, and let one run at a time work in it; the lock goes with the process.
+
+    Input that is refused before any of it was finished leaves no trace.
+
+    Raises:
+        DataPrepError: another run is at work, or the folder cannot be made.
+        DiskFull: from inside, with the folder.
+    """
+    made = [folder for folder in (output, *output.parents) if not folder.exists()]
+    fresh_work = not (output / ".work").exists()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        file = (output / ".lock").open("w")
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise DataPrepError(f"{output} cannot be made: {error.strerror}; choose another --output") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -84,6 +101,14 @@ def exclusive(output: Path) -> Iterator[None]:
                 f"{output}: another run is preparing it; wait for it or choose another --output"
             ) from None
         try:
-            yield
+            with explained_space(output, "prepared data", REMEDY):
+                yield
+        except DataPrepError:
+            if fresh_work and not any((output / ".work" / "extract").glob("[0-9]*.jsonl.zst")):
+                shutil.rmtree(output / ".work", ignore_errors=True)
+            raise
         finally:
             (output / ".lock").unlink(missing_ok=True)
+            for folder in made:
+                with contextlib.suppress(OSError):  # it holds something
+                    folder.rmdir()

@@ -63,6 +63,13 @@ def folder_arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
+    return int(text)
+
+
 def only_first_rank() -> None:
     """End every other process of a launcher: what does not train is done once."""
     if os.environ.get("RANK", "0") != "0":

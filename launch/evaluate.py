@@ -19,8 +19,12 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("model", metavar="MODEL", help="a run folder, a model folder or a hub id")
     parser.add_argument("--data", required=True, metavar="DIR", help="folder made by python -m data_prep")
-    parser.add_argument("--rows", type=int, metavar="N", help="validation rows, from the first (default: all)")
-    parser.add_argument("--micro-size", type=int, default=32, metavar="B", help="rows of one forward (default 32)")
+    parser.add_argument(
+        "--rows", type=common.positive, metavar="N", help="validation rows, from the first (default: all)"
+    )
+    parser.add_argument(
+        "--micro-size", type=common.positive, default=32, metavar="B", help="rows of one forward (default 32)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     return parser.parse_args()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import common
 
-from ofa import config, plan
+from ofa import config, files, plan
 
 
 def arguments() -> argparse.Namespace:
@@ -21,17 +21,17 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common.run_arguments()]
     )
     parser.add_argument("--plan", action="store_true", help="print the schedule as JSON lines and stop")
-    parser.add_argument("--plan-every", type=int, default=1, metavar="N", help="only every Nth step of the plan")
+    parser.add_argument(
+        "--plan-every", type=common.positive, default=1, metavar="N", help="only every Nth step of the plan"
+    )
     parser.add_argument("--summary", action="store_true", help="with --plan: what the run costs, instead")
     parser.add_argument("--tokens-per-second", type=float, metavar="RATE", help="with --summary: gives hours")
-    parser.add_argument("--ranks", type=int, default=1, metavar="N", help="with --summary: ranks (default 1)")
+    parser.add_argument(
+        "--ranks", type=common.positive, default=1, metavar="N", help="with --summary: ranks (default 1)"
+    )
     options = parser.parse_args()
-    if options.plan_every < 1:
-        parser.error("--plan-every must be at least 1")
     if (options.summary or options.tokens_per_second) and not options.plan:
         parser.error("--summary and --tokens-per-second belong to --plan")
-    if options.ranks < 1:
-        parser.error("--ranks must be at least 1")
     if options.tokens_per_second is not None and options.tokens_per_second <= 0:
         parser.error("--tokens-per-second must be above 0")
     return options
@@ -41,7 +41,9 @@ def run() -> int:
     """Train; the run's name is its config's path under `configs/`."""
     folder = config.run_folder(OPTIONS.config)
     name = folder.relative_to("runs").as_posix()
-    return pretrain(CONFIG, Path(OPTIONS.run_dir or folder), name=name, resume=OPTIONS.resume)
+    run_dir = Path(OPTIONS.run_dir or folder)
+    with files.explained_space(run_dir, "this run", "free space and start the same command again"):
+        return pretrain(CONFIG, run_dir, name=name, resume=OPTIONS.resume)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Check an exported model folder: `python launch/verify.py runs/tiny/ofa_90 --expect-sparsity 0.9`.
+"""Check a folder that this project has made: an exported model, or prepared data.
+
+    python launch/verify.py runs/tiny/ofa_90 --expect-sparsity 0.9    # zeros, masks and recipe, from the files
+    python launch/verify.py data/docstrings                           # every shard: sha256, rows, counts, tokenizer
 
 Exit status 0 if all is well, 1 with a table of what is wrong.
 """
@@ -12,16 +15,24 @@ import common
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, parents=[common.folder_arguments()])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common.folder_arguments()]
+    )
     parser.add_argument(
-        "--expect-sparsity", type=sparsity, metavar="S", help="every scoped tensor must have floor(S * numel) zeros"
+        "--expect-sparsity",
+        type=sparsity,
+        metavar="S",
+        help="of a model: every scoped tensor must have floor(S * numel) zeros",
     )
     return parser.parse_args()
 
 
 def sparsity(text: str) -> float:
     """A fraction in [0, 1)."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a sparsity is a number in [0, 1), found {text}") from None
     if not 0.0 <= value < 1.0:
         raise argparse.ArgumentTypeError(f"a sparsity is in [0, 1), found {text} (90 % is 0.9)")
     return value
@@ -29,16 +40,28 @@ def sparsity(text: str) -> float:
 
 def main() -> int:
     """Verify, print the table, give the exit status."""
+    if any((given.folder / name).exists() for name in ("manifest.json", ".work")):
+        return verify_data()
     found = verify_folder(find_model_folder(given.folder), given.expect_sparsity)
     print(verification_table(found))
     return common.ERROR if found.problems else common.DONE
 
 
+def verify_data() -> int:
+    """The same for prepared data."""
+    if given.expect_sparsity is not None:
+        raise ValueError(f"{given.folder} holds prepared data, which has no sparsity: leave --expect-sparsity out")
+    states = Corpus.described(given.folder).inspect()
+    print(corpus_table(given.folder, states))
+    return common.ERROR if any(state.problem for state in states) else common.DONE
+
+
 if __name__ == "__main__":
     given = arguments()
 
+    from ofa.data.shards import Corpus
     from ofa.export.hf import find_model_folder
     from ofa.export.verify import verify_folder
-    from ofa.export.verify_table import verification_table
+    from ofa.export.verify_table import corpus_table, verification_table
 
     common.main_wrapper(main)

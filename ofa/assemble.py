@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from ofa import dist, flops
 from ofa.checkpoint import Checkpoints, load
 from ofa.config import RunConfig, differences
+from ofa.cost import size_of
 from ofa.data.loader import Loader, Validation
 from ofa.data.shards import Corpus
 from ofa.engine.engine import Engine
@@ -70,6 +71,7 @@ def assemble(config: RunConfig, folder: RunFolder, checkpoint: Path | None, *, n
     model = build_model(config.model, seed=config.seed)
     check_vocabulary(model, corpus)
     check_tokenizer(config.model.init, corpus)
+    dist.on_rank_zero(lambda: folder.check_space(config, size_of(model)))
     parents = [_parent("init", config.model.init, model)] if config.model.init else []
     teacher = None
     if config.teacher is not None:

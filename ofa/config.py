@@ -10,15 +10,16 @@ An alternative was omegaconf or hydra: they bring their own command line, and De
 
 from __future__ import annotations
 
-import difflib
 import json
+import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from ofa.sections.base import Section
+from ofa.sections.base import Section, nearest
 from ofa.sections.data import BatchConfig, DataConfig
 from ofa.sections.data_prep import CleanConfig, DataPrepConfig, SourceConfig, TokenizerConfig
 from ofa.sections.engine import EngineConfig
@@ -65,6 +66,13 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 CONFIGS = CHECKOUT / "configs"
 
 
+DEEPEST = 20
+"""Levels of objects and lists in a config; the sections have five."""
+
+LARGEST = 2**63 - 1
+"""Largest whole number: what 64 bits hold."""
+
+
 class ConfigError(ValueError):
     """A config that cannot be run, with the key, what was found and what would be right."""
 
@@ -79,10 +87,12 @@ def find(name: str | Path) -> Path:
         ConfigError: neither exists.
     """
     for candidate in (Path(name), CONFIGS / name):
-        if candidate.is_file():
+        if _is_file(candidate):
             return candidate.resolve()
+    if Path(name).is_dir():
+        raise ConfigError(f"config {name} is a folder; a config is one JSON file")
     known = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.json") if p.name != "schema.json")
-    raise ConfigError(f"config {name} not found, neither as a path nor under {CONFIGS}{_nearest(str(name), known)}")
+    raise ConfigError(f"config {name} not found, neither as a path nor under {CONFIGS}{nearest(str(name), known)}")
 
 
 def load(kind: type[ConfigT], name: str | Path, overrides: list[str] | None = None) -> ConfigT:
@@ -108,7 +118,13 @@ def _refuse_another_kind(kind: type[Section], values: dict[str, Any], path: Path
 
 
 def parse(kind: type[ConfigT], values: dict[str, Any], *, origin: str) -> ConfigT:
-    """Check values that are already read; `origin` names them in errors."""
+    """Check values that are already read; `origin` names them in errors.
+
+    Raises:
+        ConfigError: with `origin` and every key that is wrong.
+    """
+    for problem in _wild_values(values, ()):
+        raise ConfigError(f"{origin}: {problem}")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -169,21 +185,67 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise ConfigError(f"{path}: base leads back to itself")
     try:
-        values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not JSON, line {error.lineno}: {error.msg}") from None
+        values = _decode(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not JSON, line {error.lineno}: {error.msg}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a config is a JSON object, found {type(values).__name__}")
     base = values.pop("base", None)
     values.pop("$schema", None)
     if base is None:
         return values
-    base_path = next((p.resolve() for p in (path.parent / str(base), CONFIGS / str(base)) if p.is_file()), None)
+    base_path = next((p.resolve() for p in (path.parent / str(base), CONFIGS / str(base)) if _is_file(p)), None)
     if base_path is None:
         raise ConfigError(f"{path}: its base {base} exists neither beside it nor under {CONFIGS}")
     return _merged(_read_with_bases(base_path, (*seen, path)), values)
+
+
+def _decode(text: str) -> Any:
+    """JSON that says one thing: a key given twice, a number without end or objects without end are refused.
+
+    Raises:
+        json.JSONDecodeError: it is not JSON.
+        ValueError: it is, and is one of those.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)} is given twice")
+        return values
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except RecursionError:
+        raise ValueError(f"more than {DEEPEST} levels of objects and lists") from None
+
+
+def _wild_values(value: Any, key: tuple[str, ...]) -> Iterator[str]:
+    """What no section can take: NaN, infinities, whole numbers beyond 64 bits, objects without end."""
+    if len(key) > DEEPEST:
+        yield f"{'.'.join(key[:3])}...: more than {DEEPEST} levels of objects and lists"
+    elif isinstance(value, dict | list):
+        for inner, one in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _wild_values(one, (*key, str(inner)))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{'.'.join(key)}: expected a finite number, found {value}"
+    elif isinstance(value, int) and abs(value) > LARGEST:
+        yield f"{'.'.join(key)}: expected a whole number below 2^63, found one of {value.bit_length()} bits"
+
+
+def _is_file(path: Path) -> bool:
+    """False also for what cannot be a path."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -199,9 +261,11 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not sign or not re.fullmatch(r"\w+(\.\w+)*", key):
         raise ConfigError(f"--set {override}: expected section.key=value")
     try:
-        value = json.loads(text)
+        value = _decode(text)
     except json.JSONDecodeError:
         value = text
+    except ValueError as error:
+        raise ConfigError(f"--set {override}: {error}") from None
     *parents, last = key.split(".")
     for parent in parents:
         if values.get(parent) is None:
@@ -217,23 +281,31 @@ def _explain(kind: type[Section], problem: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         section = _section_at(kind, problem["loc"][:-1])
-        return f"unknown key {key}{_nearest(str(problem['loc'][-1]), list(section.model_fields))}"
+        words = " ".join((section.__doc__ or "").split())
+        return f"unknown key {key}{nearest(str(problem['loc'][-1]), list(section.model_fields))} ({words})"
     if problem["type"] == "missing":
         return f"{key} is missing"
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key}: {message}, found {json.dumps(problem['input'], default=str)}"
+    return f"{key}: {message}, found {_shortened(json.dumps(problem['input'], default=str))}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _section_at(kind: type[Section], location: tuple[Any, ...]) -> type[Section]:
+    """The section that a pydantic location leads to; numbers in it count the elements of a list."""
     for part in location:
-        annotation = kind.model_fields[str(part)].annotation
-        options = [annotation, *get_args(annotation)]
-        kind = next(o for o in options if isinstance(o, type) and issubclass(o, Section))
+        if isinstance(part, str):
+            kind = next(_sections_in(kind.model_fields[part].annotation))
     return kind
 
 
-def _nearest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
+def _sections_in(annotation: Any) -> Iterator[type[Section]]:
+    """Sections that an annotation names: itself, or inside `| None` and `list[...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections_in(inner)

@@ -5,18 +5,20 @@ Models are built on the meta device, so nothing is allocated; epochs are given i
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
+from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, PreTrainedModel
 
 from ofa import flops
-from ofa.config import ModelConfig, RunConfig
+from ofa.config import ModelConfig, OverrideConfig, RunConfig
 from ofa.data.plan import accumulation
 from ofa.data.shards import Corpus
 from ofa.models.adapters import scope, shape
 from ofa.models.build import build_config
+from ofa.pruning.allocation import RankingGroup, ranking_groups, target_of
 
 MASTER_AND_MOMENTS = 12
 """Bytes a parameter of fp32 master and two Adam moments, shared out over the ranks by ZeRO 1."""
@@ -34,13 +36,15 @@ def summary(config: RunConfig, *, ranks: int, tokens_per_second: float | None) -
     """A table of the run's cost on `ranks` ranks; hours are given for a rate in tokens per second over all ranks."""
     tokens = config.schedule.total_steps * config.batch.global_size * config.data.sequence_length
     operations = tokens * _flops_per_token(config)
-    size = model_size(config.model)
+    model = _on_meta(config.model)
+    size = size_of(model)
     rows = [
         ("steps", f"{config.schedule.total_steps:,}"),
         ("rows per step", f"{config.batch.global_size:,} = {_batch(config, ranks)}"),
         ("tokens", f"{tokens:.4g} (rows are full)"),
         ("epochs", _epochs(config)),
         ("parameters", f"{size.parameters:,} of which {size.scoped:,} can be pruned"),
+        *_kept(config, {name: weight.shape for name, weight in scope(model).items()}),
         ("operations", f"{operations:.3g} FLOP, {operations / max(tokens, 1):.4g} a token"),
         ("memory per rank", f"{_gigabytes(rank_memory(config, size, ranks))} and activations"),
         ("disk per checkpoint", _gigabytes(checkpoint_bytes(config, size))),
@@ -53,10 +57,12 @@ def summary(config: RunConfig, *, ranks: int, tokens_per_second: float | None) -
 
 def model_size(model: ModelConfig) -> Size:
     """Parameters, tied ones once, and those in the pruning scope."""
-    kind = AutoModelForPreTraining if model.task == "mlm_nsp" else AutoModelForMaskedLM
-    with torch.device("meta"):
-        built = kind.from_config(build_config(model.model_copy(update={"init": None})))
-    return Size(sum(p.numel() for p in built.parameters()), sum(p.numel() for p in scope(built).values()))
+    return size_of(_on_meta(model))
+
+
+def size_of(model: PreTrainedModel) -> Size:
+    """Parameters of a built model, and those in the pruning scope."""
+    return Size(sum(p.numel() for p in model.parameters()), sum(p.numel() for p in scope(model).values()))
 
 
 def rank_memory(config: RunConfig, size: Size, ranks: int) -> float:
@@ -74,6 +80,45 @@ def checkpoint_bytes(config: RunConfig, size: Size) -> float:
     live = 2 if config.engine.precision == "bf16" else 4
     masters = MASTER_AND_MOMENTS if config.engine.zero_stage else 8
     return (live + masters) * size.parameters + (size.scoped / 8 if config.pruning else 0)
+
+
+def disk_bytes(config: RunConfig, size: Size) -> float:
+    """Bytes that a run folder needs at least: the newest checkpoints, one that is being written, and the fp32 model."""
+    checkpoints = config.checkpoint.keep_last + 1 + (config.schedule.rewind_target is not None)
+    masks = size.scoped / 8 if config.pruning else 0
+    return checkpoints * checkpoint_bytes(config, size) + 4 * size.parameters + masks
+
+
+def _on_meta(model: ModelConfig) -> PreTrainedModel:
+    kind = AutoModelForPreTraining if model.task == "mlm_nsp" else AutoModelForMaskedLM
+    with torch.device("meta"):
+        return kind.from_config(build_config(model.model_copy(update={"init": None})))
+
+
+def _kept(config: RunConfig, shapes: Mapping[str, torch.Size]) -> list[tuple[str, str]]:
+    """Rows: how many weights live when the masks are final, in all and by target."""
+    if config.pruning is None:
+        return []
+    groups = ranking_groups(config.pruning, shapes)
+    of_targets: dict[int, list[RankingGroup]] = {}
+    for group in groups:
+        of_targets.setdefault(target_of(config.pruning, group.names[0]), []).append(group)
+    rows = [("weights that live", _counts(groups, shapes))]
+    for number, target in enumerate([*config.pruning.overrides, config.pruning]):
+        if number in of_targets:
+            some = of_targets[number]
+            name = f"{target.match}: " if isinstance(target, OverrideConfig) else ""
+            how = f"{some[0].pattern.text}, {target.allocation}, {target.sparsity:.4g} zeros"
+            rows.append(("  by an override" if name else "  by the section", f"{name}{_counts(some, shapes)}; {how}"))
+    return rows
+
+
+def _counts(groups: Iterable[RankingGroup], shapes: Mapping[str, torch.Size]) -> str:
+    groups = list(groups)
+    weights = sum(group.units(shapes) * group.pattern.unit for group in groups)
+    live = weights - sum(group.zeros(shapes, group.final) for group in groups)
+    tensors = sum(len(group.names) for group in groups)
+    return f"{live:,} of {weights:,} in {tensors} tensors ({live / weights:.4%})"
 
 
 def _flops_per_token(config: RunConfig) -> float:

@@ -125,9 +125,9 @@ class Together:
 
     def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """One all-gather."""
-        gathered = tensor.new_empty(self.size * tensor.numel())
-        torch_dist.all_gather_into_tensor(gathered, tensor)
-        return list(gathered.view(self.size, *tensor.shape))
+        gathered = list(tensor.new_empty((self.size, *tensor.shape)))
+        torch_dist.all_gather(gathered, tensor)
+        return gathered
 
 
 ALONE = Alone()

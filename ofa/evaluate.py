@@ -71,11 +71,15 @@ def reference_rows(
     groups = ranking_groups(pruning, {name: weight.shape for name, weight in weights.items()})
     chosen = select_whole(groups, weights, [group.final for group in groups])
     nothing = {name: torch.zeros_like(keep) for name, keep in chosen.items()}
-    for name, masks in ((f"one-shot {pruning.sparsity:.0%}", chosen), ("floor: scope all zero", nothing)):
+    for name, masks in ((_one_shot(pruning), chosen), ("floor: scope all zero", nothing)):
         for key, weight in weights.items():
             weight.mul_(masks[key])
         rows.append({"name": name, **masked_lm_score(module, validation()), **sparsities(model)})
     return rows
+
+
+def _one_shot(pruning: PruningConfig) -> str:
+    return "one-shot" if pruning.overrides else f"one-shot {pruning.sparsity:.0%}"
 
 
 def evaluate_folder(name: str, data: str, *, rows: int | None, micro_size: int) -> dict[str, float | str]:

@@ -1,15 +1,27 @@
-"""Files and folders that are whole or absent: written beside, pushed to the disk, then renamed."""
+"""Files and folders that are whole or absent: written beside, pushed to the disk, then renamed. And what is said when
+the disk is full."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 """Numbers of the Linux system call."""
+
+
+FULL = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122", "iostream error")
+"""Words with which libraries that are not written in Python say that a disk is full; the last are torch's."""
+
+
+class DiskFull(OSError):
+    """A disk that cannot take what is to be written: where, how much is needed and free, what to do."""
 
 
 def beside(path: Path) -> Path:
@@ -37,6 +49,21 @@ def empty_folder_beside(path: Path) -> Path:
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     return building
+
+
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """A hidden folder in which `final` is built; it gets its name at the end, or leaves no trace if something fails."""
+    made = [folder for folder in final.absolute().parents if not folder.exists()]
+    building = empty_folder_beside(final)
+    try:
+        yield building
+        replace_folder(building, final)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        for folder in made:
+            folder.rmdir()
+        raise
 
 
 def replace_folder(building: Path, final: Path) -> None:
@@ -89,3 +116,63 @@ def flush_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def check_space(folder: Path, what: str, needed: float, then: str) -> None:
+    """Refuse to begin what would not fit.
+
+    Args:
+        folder: where it goes; it may not be there yet.
+        what: what is written, for the error.
+        needed: its bytes.
+        then: what to do if they are not free.
+
+    Raises:
+        DiskFull: fewer are free.
+    """
+    free = free_bytes(folder)
+    if free < needed:
+        raise DiskFull(f"{what}: {megabytes(needed)} needed in {folder}, {megabytes(free)} free; {then}")
+
+
+@contextmanager
+def explained_space(folder: Path, what: str, then: str) -> Iterator[None]:
+    """Turn a full disk's error, which names no folder, into one that does; what else is raised passes.
+
+    Args: as those of `check_space`.
+
+    Raises:
+        DiskFull: from inside, in whatever words.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, DiskFull) or not is_disk_full(error):
+            raise
+        written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        raise DiskFull(
+            f"{what}: no space left in {folder}, more is needed than the {megabytes(free_bytes(folder))} that are free "
+            f"({megabytes(written)} are used there); {then}"
+        ) from error
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, says that the disk or a quota is full."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    if any(words in str(error) for words in FULL):
+        return True
+    before = error.__cause__ or error.__context__
+    return before is not None and is_disk_full(before)
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that may still be written where a folder is or will be."""
+    folder = folder.absolute()
+    there = next(path for path in (folder, *folder.parents) if path.is_dir())
+    return shutil.disk_usage(there).free
+
+
+def megabytes(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"

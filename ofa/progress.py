@@ -66,6 +66,7 @@ def start_logging(log_file: Path, *, active: bool) -> None:
     root = logging.getLogger("ofa")
     stop_logging()
     root.propagate = False
+    logging.raiseExceptions = False  # a full disk ends the run with an error of its own, not with logging's
     if not active:
         root.setLevel(logging.WARNING)
         root.addHandler(logging.StreamHandler(sys.stderr))

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,11 +23,11 @@ from typing import Any, TextIO
 import torch
 
 from ofa.config import CHECKOUT, RunConfig, differences, parse
-from ofa.files import write_text
+from ofa.cost import Size, checkpoint_bytes, disk_bytes
+from ofa.files import check_space, megabytes, write_text
 
 RECORDED = ("torch", "deepspeed", "transformers", "tokenizers", "safetensors", "numpy", "webdataset")
 """Distributions whose versions a run records."""
-
 
 
 class RunFolderError(ValueError):
@@ -47,6 +48,8 @@ class RunFolder:
         self.log = path / "log.txt"
         self.report = path / "report.html"
         self._lock: TextIO | None = None
+        self._made: list[Path] = []
+        self._there: set[Path] = set()
 
     def acquire(self) -> None:
         """Create the folder and take its lock (one rank of a run).
@@ -55,34 +58,64 @@ class RunFolder:
             RunFolderError: another live run holds it.
         """
         try:
+            self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / "lock").open("a+")
+            self._there = set(self.path.iterdir())
+            lock = (self.path / "lock").open("a+")
         except OSError as error:
-            raise RunFolderError(f"run folder {self.path} cannot be written: {error.strerror}") from error
+            raise RunFolderError(
+                f"run folder {self.path} cannot be written: {error.strerror}; choose another --run-dir"
+            ) from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "an unknown process"
+            lock.seek(0)
+            holder = lock.read().strip() or "an unknown process"
+            lock.close()
             raise RunFolderError(
                 f"run folder {self.path} is in use by {holder}; stop that run or choose another --run-dir"
             ) from None
-        self._lock.truncate(0)
-        self._lock.write(f"host {socket.gethostname()}, pid {os.getpid()}\n")
-        self._lock.flush()
+        lock.truncate(0)
+        lock.write(f"host {socket.gethostname()}, pid {os.getpid()}\n")
+        lock.flush()
+        self._lock = lock
 
     def release(self) -> None:
-        """Give the lock back."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """Give the lock back; of a run that was refused before it began, nothing stays."""
+        if self._lock is None:
+            return
+        self._lock.truncate(0)
+        if not self.has_started():
+            self._leave_as_found()
+        self._lock.close()
+        self._lock = None
+
+    def _leave_as_found(self) -> None:
+        for path in set(self.path.iterdir()) - self._there:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for folder in self._made:
+            folder.rmdir()
+
+    def check_space(self, config: RunConfig, size: Size) -> None:
+        """Refuse a run whose newest checkpoints and model do not fit on the disk.
+
+        Raises:
+            DiskFull: with what is needed and free; what the folder holds already counts as free.
+        """
+        used = sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+        check_space(
+            self.path,
+            f"{config.checkpoint.keep_last + 1} checkpoints of {megabytes(checkpoint_bytes(config, size))} and a model",
+            disk_bytes(config, size) - used,
+            "free space, lower checkpoint.keep_last, or choose another --run-dir",
+        )
 
     def is_finished(self) -> bool:
         """Whether the run has written its result, and the model that it exported is all there."""
         recipe = self.model / "recipe.json"
         if not (self.result.is_file() and recipe.is_file()):
             return False
-        return all((self.model / name).is_file() for name in read_json(recipe)["files"])
+        return all((self.model / name).is_file() for name in read_json(recipe).get("files", ["unknown"]))
 
     def has_started(self) -> bool:
         """Whether a run has written its config here."""
@@ -94,7 +127,7 @@ class RunFolder:
         Raises:
             RunFolderError: naming the keys that differ.
         """
-        recorded = read_json(self.config)
+        recorded = self.recorded()
         old = parse(RunConfig, recorded["config"], origin=str(self.config))
         changed = differences(old.decisive(), config.decisive())
         if changed:
@@ -107,6 +140,18 @@ class RunFolder:
                 f"{self.path} was started on other data: fingerprint {recorded['data_fingerprint'][:12]}, "
                 f"{config.data.path} now has {data_fingerprint[:12]}. Restore the data, or choose another --run-dir"
             )
+
+    def recorded(self) -> dict[str, Any]:
+        """What `record` wrote.
+
+        Raises:
+            RunFolderError: it is missing, damaged, or another config.json.
+        """
+        found = read_json(self.config)
+        missing = {"config", "data_fingerprint", "versions"} - found.keys()
+        if missing:
+            raise RunFolderError(f"{self.config} is no run's record: it lacks {', '.join(sorted(missing))}")
+        return found
 
     def record(self, config: RunConfig, data_fingerprint: str, world_size: int) -> None:
         """Write config.json: what was asked for, with what, on what."""
@@ -155,11 +200,14 @@ def read_json(path: Path) -> dict[str, Any]:
         RunFolderError: the file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         raise RunFolderError(f"{path} is missing: this is no run folder, or its run has not come that far") from None
-    except json.JSONDecodeError as error:
-        raise RunFolderError(f"{path} is damaged: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{path} is damaged: {error}; restore it from a copy, or start another run") from None
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path} is damaged: it holds no JSON object; restore it from a copy")
+    return value
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ from ofa.evaluate import masked_lm_score
 from ofa.finish import finish, show_result
 from ofa.journal import NotFinite
 from ofa.models.build import check_place
+from ofa.models.compile import check_compiler
 from ofa.progress import start_logging, stop_logging
 from ofa.pruning.pruner import MaskChurn
 from ofa.recipe import Knobs
@@ -213,9 +214,13 @@ def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
     if folder.is_finished():
         return _Beginning(finished=True)
     accumulation(config.batch, dist.world_size())
+    if config.engine.compile:
+        check_compiler(dist.device().type)
     corpus = Corpus.open(config.data.path)
     check_place(config.model.init)
     check_place(config.teacher.init if config.teacher else None)
+    if not folder.has_started():
+        corpus.check_records()
     chosen = _chosen(Path(resume), config, corpus) if resume not in ("auto", "never") else None
     folder.acquire()
     if folder.has_started():

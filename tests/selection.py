@@ -66,7 +66,7 @@ def units_of(text, weight, gone):
         kept, size = map(int, text.split(":"))
         rows = places.reshape(-1, size)
         chosen = [row[np.argsort(flat[row], kind="stable")[: size - kept]] for row in rows]
-        return [(in_order(flat[np.sort(some)]), some) for some in chosen]
+        return [(in_order(flat[some]), some) for some in chosen]
     height, width = map(int, text.split("x"))
     found = []
     for top in range(0, weight.shape[0], height):
@@ -79,7 +79,7 @@ def units_of(text, weight, gone):
 
 
 def in_order(values):
-    """fp32 sum from the first to the last; -1 if every one is gone."""
+    """fp32 sum from the first value to the last; -1 if every one is gone."""
     if all(value < 0 for value in values):
         return np.float32(-1)
     total = np.float32(0)

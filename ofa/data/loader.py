@@ -129,16 +129,11 @@ def validation_batches(
     """The first `rows` rows of the validation split (None: all), in order, masked as always.
 
     Micro-batch j belongs to rank j mod world_size; the last is shorter if the rows do not divide, so that every row is
-    counted once. A rank that has one less than others gets the first again, uncounted. Raises LoaderError if the split has fewer rows.
+    counted once. A rank that has one less than others gets the first again, uncounted. Raises LoaderError if the split
+    has fewer rows.
     """
     _check_corpus(corpus, data)
-    available = corpus.split("validation").total_rows
-    total = available if rows is None else rows
-    if not 0 < total <= available:
-        raise LoaderError(
-            f"{corpus.path}: asked for {total} validation rows, the split has {available}; leave the number "
-            f"out (evaluate.rows null) for all of them, or prepare the data with a larger validation share"
-        )
+    total = _validation_rows(corpus, rows)
     batcher = Batcher(corpus, "validation", data=data, seed=VALIDATION_SEED, kd_positions="masked", kept_records=2)
     own = range(rank * micro_size, total, world_size * micro_size)
     of_rank_zero = len(range(0, total, world_size * micro_size))
@@ -150,6 +145,18 @@ def validation_batches(
 
     batches = prepare_ahead(make, starts, data.workers)
     return Validation(batcher.totals(np.arange(total)), (batch.to(device) for batch in batches), len(own))
+
+
+def _validation_rows(corpus: Corpus, rows: int | None) -> int:
+    """How many validation rows are used. Raises LoaderError if there are not so many, or none."""
+    available = corpus.split("validation").total_rows
+    total = available if rows is None else rows
+    if not 0 < total <= available:
+        raise LoaderError(
+            f"{corpus.path}: asked for {total} validation rows, the split has {available}; leave the number "
+            f"out (evaluate.rows null) for all of them, or prepare the data with a larger validation share"
+        )
+    return total
 
 
 def _kept_records(data: DataConfig) -> int:
@@ -180,6 +187,7 @@ def _check_run(corpus: Corpus, config: RunConfig) -> None:
             f"{corpus.path}: model.task mlm_nsp needs next-sentence labels, but the data has mode {corpus.mode}; "
             f"prepare it with mode {PAIRS}, or set model.task to mlm"
         )
+    _validation_rows(corpus, config.evaluate.rows)
     available = corpus.split("train").total_rows
     if available < config.batch.global_size:
         raise LoaderError(

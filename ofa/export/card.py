@@ -82,11 +82,14 @@ def model_card(recipe: dict[str, Any]) -> str:
     """Markdown text from a complete recipe (`describe_run` and `describe_weights` together)."""
     scope, sparse = recipe["scope"], recipe["pattern"] != "dense"
     config = recipe.get("config", {})
+    pruning = config.get("pruning") or {}
+    # With targets of their own for some tensors, what was counted says more than the target of the others.
+    target = None if pruning.get("overrides") else recipe.get("target_sparsity")
     values = {
         "name": recipe.get("name", "model"),
         "model_type": scope["model_type"],
-        "percent": round(100 * (recipe.get("target_sparsity") or recipe["sparsity"]["scope_sparsity"]), 4),
-        "pattern": (config.get("pruning") or {}).get("pattern", "unstructured") if sparse else "dense",
+        "percent": round(100 * (target or recipe["sparsity"]["scope_sparsity"]), 4 if target else 1),
+        "pattern": pruning.get("pattern", "unstructured") if sparse else "dense",
         "tensors": len(scope["tensors"]),
         "weights": scope["weights"],
         **recipe["sparsity"],
@@ -117,7 +120,7 @@ def recipe_lines(recipe: dict[str, Any]) -> list[str]:
     if pruning:
         lines.append(f"* {pruning_method(config)}: {pruning_target(pruning)}")
         lines.append(
-            f"* {pruning.get('ramp', 'cubic')} ramp over the steps {pruning['ramp_start']:,} to {pruning['ramp_end']:,}, "
-            f"new masks every {pruning['frequency']:,} steps"
+            f"* {pruning.get('ramp', 'cubic')} ramp over the steps {pruning['ramp_start']:,} to "
+            f"{pruning['ramp_end']:,}, new masks every {pruning['frequency']:,} steps"
         )
     return [*lines, "* everything else: `recipe.json`"]

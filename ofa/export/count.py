@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ofa.pruning.masks import dropped_count
-
 ELEMENT_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -31,10 +29,6 @@ class TensorCount:
     def sparsity(self) -> float:
         """Fraction of zeros."""
         return self.zeros / self.numel if self.numel else 0.0
-
-    def surplus(self, sparsity: float) -> int:
-        """Zeros beyond floor(sparsity * numel); one is 1/numel of sparsity."""
-        return self.zeros - dropped_count(self.numel, sparsity)
 
 
 def count(tensor: Tensor) -> TensorCount:

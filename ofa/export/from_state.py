@@ -17,7 +17,7 @@ from ofa.export.hf import export_model
 from ofa.export.recipe_file import Parent, describe_run
 from ofa.models.build import build_model
 from ofa.pruning.mask_set import unpack
-from ofa.run_folder import RunFolder, RunFolderError, read_json
+from ofa.run_folder import RunFolder, RunFolderError
 
 
 def fill(like: PreTrainedModel, state: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> PreTrainedModel:
@@ -49,7 +49,7 @@ def export_checkpoint(run_folder: Path, output: Path, checkpoint: Path | None = 
         CheckpointError: the checkpoint is damaged.
     """
     folder = RunFolder(run_folder)
-    recorded = read_json(folder.config)
+    recorded = folder.recorded()
     config = parse(RunConfig, recorded["config"], origin=str(folder.config))
     path = checkpoint or Checkpoints(folder.checkpoints, config.checkpoint).latest()
     if path is None:

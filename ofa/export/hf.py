@@ -24,7 +24,8 @@ from ofa.export.card import CARD_FILE, model_card
 from ofa.export.count import count
 from ofa.export.masks_file import MASKS_FILE, write_masks
 from ofa.export.recipe_file import RECIPE_FILE, describe_weights, encode_recipe, fingerprint_of_file
-from ofa.files import empty_folder_beside, replace_folder, write_text
+from ofa.export.targets import recorded_patterns
+from ofa.files import check_space, explained_space, new_folder, write_text
 from ofa.models.adapters import scope, sparsities
 
 MODEL_FOLDER = "model"
@@ -40,6 +41,7 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
 )
+FREE_SPACE = "free space or choose another --output; what stood there still stands"
 ONE_FILE = "1000GB"
 """Shard size that no encoder reaches."""
 
@@ -65,27 +67,28 @@ def export_model(
         recipe: what the run knows (`ofa.export.recipe_file.describe_run`).
 
     Raises:
-        ExportError: a weight is not finite, a mask is not of the scope, or there is no tokenizer.
+        ExportError: a weight is not finite, a mask is not of the scope, there is no tokenizer, or something that is no
+            exported model stands there.
         OSError: the disk is full or cannot be written; what stood there still stands.
     """
     folder = Path(folder)
     _normalise(model)
-    measured = _measure(model, keep)
-    building = empty_folder_beside(folder)
-    try:
+    patterns = recorded_patterns(recipe, {name: mask.shape for name, mask in keep.items()})
+    measured = _measure(model, keep, patterns)
+    _refuse_other_content(folder)
+    needed = sum(4 * parameter.numel() for parameter in model.parameters())
+    check_space(folder, "exported model", needed, FREE_SPACE)
+    with explained_space(folder.parent, "exported model", FREE_SPACE), new_folder(folder) as building:
         _save_weights(building, model)
         _copy_tokenizer(Path(tokenizer_path), building)
         if keep:
-            write_masks(building / MASKS_FILE, keep)
+            write_masks(building / MASKS_FILE, keep, patterns)
         for path in building.iterdir():
             shutil.copymode(building / CONFIG_FILE, path)  # safetensors makes files that only their owner can read
         made = {path.name: fingerprint_of_file(path) for path in sorted(building.iterdir())}
         complete = {**recipe, **measured, "files": made}
         write_text(building / RECIPE_FILE, encode_recipe(complete))
         write_text(building / CARD_FILE, model_card(complete))
-        replace_folder(building, folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def find_model_folder(path: str | Path) -> Path:
@@ -95,6 +98,8 @@ def find_model_folder(path: str | Path) -> Path:
         ExportError: neither is there.
     """
     path = Path(path)
+    if not path.is_dir():
+        raise ExportError(f"{path}: no such folder; expected a run folder or a model folder")
     for candidate in (path / MODEL_FOLDER, path):
         if "model_type" in _json_object(candidate / CONFIG_FILE):
             return candidate
@@ -118,6 +123,15 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+def _refuse_other_content(folder: Path) -> None:
+    """What stands at the final place is deleted, so it must be an earlier export."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())) or (folder / RECIPE_FILE).is_file():
+        return
+    raise ExportError(
+        f"{folder} exists and is no exported model (it has no {RECIPE_FILE}): remove it or choose another --output"
+    )
+
+
 @torch.no_grad()
 def _normalise(model: PreTrainedModel) -> None:
     for name, parameter in model.named_parameters():
@@ -126,7 +140,7 @@ def _normalise(model: PreTrainedModel) -> None:
         parameter.add_(0.0)  # -0.0 + 0.0 is +0.0, every other value keeps its bits
 
 
-def _measure(model: PreTrainedModel, keep: Mapping[str, Tensor]) -> dict[str, Any]:
+def _measure(model: PreTrainedModel, keep: Mapping[str, Tensor], patterns: Mapping[str, str]) -> dict[str, Any]:
     """Count the weights that are about to be written, after holding the masks against them."""
     scoped = scope(model)
     outside = sorted(keep.keys() - scoped.keys())
@@ -136,7 +150,7 @@ def _measure(model: PreTrainedModel, keep: Mapping[str, Tensor]) -> dict[str, An
         assert mask.shape == scoped[name].shape, f"mask of {name} has another shape than its weight"
         assert not bool(scoped[name][~mask].any()), f"{name} is not zero where its mask drops it"
     counts = {name: count(tensor.detach()) for name, tensor in scoped.items()}
-    return describe_weights(model.config.model_type, counts, sparsities(model), masked=bool(keep))
+    return describe_weights(model.config.model_type, counts, sparsities(model), patterns=patterns)
 
 
 def _save_weights(folder: Path, model: PreTrainedModel) -> None:

@@ -71,6 +71,7 @@ def describe_run(
         "name": name,
         "steps": steps,
         "target_sparsity": config.pruning.sparsity if config.pruning else None,
+        "allocation": config.pruning.allocation if config.pruning else None,
         "parents": [without_machine_paths(asdict(parent)) for parent in parents],
         "data": {"name": Path(config.data.path).name, "fingerprint": data_fingerprint},
         "versions": dict(versions),
@@ -80,7 +81,11 @@ def describe_run(
 
 
 def describe_weights(
-    model_type: str, counts: Mapping[str, TensorCount], sparsities: Mapping[str, float], *, masked: bool
+    model_type: str,
+    counts: Mapping[str, TensorCount],
+    sparsities: Mapping[str, float],
+    *,
+    patterns: Mapping[str, str],
 ) -> dict[str, Any]:
     """The part of a recipe that is measured: scope, pattern and counts.
 
@@ -88,12 +93,13 @@ def describe_weights(
         model_type: the architecture's row in the adapter table.
         counts: of each scoped weight.
         sparsities: what they amount to: encoder, scope and model.
-        masked: whether masks stand beside the weights; without any the model is dense.
+        patterns: of the masks that stand beside the weights, by name; without any the model is dense.
     """
+    kinds = sorted(set(patterns.values())) or ["dense"]
     tensors = {name: {"numel": found.numel, "zeros": found.zeros} for name, found in counts.items()}
     weights = sum(found.numel for found in counts.values())
     return {
-        "pattern": "unstructured" if masked else "dense",
+        "pattern": kinds[0] if len(kinds) == 1 else "mixed",
         "scope": {"model_type": model_type, "weights": weights, "tensors": tensors},
         "sparsity": dict(sparsities),
     }

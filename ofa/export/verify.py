@@ -17,24 +17,13 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from ofa.export.count import TensorCount, count
 from ofa.export.hf import CONFIG_FILE
-from ofa.export.masks_file import MASKS_FILE, MaskFileError, read_masks
+from ofa.export.masks_file import MASKS_FILE, MaskFileError, read_masks, read_patterns
 from ofa.export.recipe_file import RECIPE_FILE, RecipeFileError, fingerprint_of_file, read_recipe
 from ofa.export.reload import reload_mismatches
+from ofa.export.targets import TargetError, recorded_patterns
+from ofa.export.verify_masks import Expectation, Problem, check_masks, check_patterns, check_zeros, expectation
 from ofa.export.weights import WeightsError, read_weights
 from ofa.models.adapters import Adapter, adapter_for, sparsities_of
-from ofa.pruning.masks import dropped_count
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong."""
-
-    kind: str
-    """Its fixed name, for example `zero-mismatch`."""
-    where: str
-    """A tensor or a file."""
-    what: str
-    """What was found and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +33,15 @@ class Row:
     name: str
     count: TensorCount
     surplus: int | None
-    """Zeros beyond floor(s * numel); None where no sparsity is expected. One is 1/numel."""
+    """Zeros beyond what is expected of this tensor by itself; None where nothing is. One is 1/numel."""
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What a mask file says."""
+
+    keep: dict[str, Tensor]
+    patterns: dict[str, str]
 
 
 @dataclass
@@ -64,8 +61,9 @@ def verify_folder(folder: str | Path, expect_sparsity: float | None = None) -> V
 
     Args:
         folder: the model folder (see `ofa.export.hf.find_model_folder`).
-        expect_sparsity: every scoped tensor must have exactly floor(s * numel) dropped weights; without
-            masks.safetensors, within one weight of s * numel.
+        expect_sparsity: every scoped tensor must have exactly floor(s * numel) dropped weights, or what the recipe's
+            pattern, allocation and overrides make of that; without masks.safetensors, within one weight a tensor. None:
+            a finished run's recipe is believed about what it asked for, and nothing else is expected.
 
     Raises:
         AdapterError: the architecture is unknown.
@@ -86,16 +84,15 @@ def verify_folder(folder: str | Path, expect_sparsity: float | None = None) -> V
     counts = {name: count(tensors[name]) for name in names.scope if name in tensors}
     result.problems += check_numbers(tensors, ours=recipe is not None or masks is not None)
     if masks is not None:
-        result.problems += check_masks(masks, tensors, names.scope)
+        result.problems += check_masks(masks.keep, tensors, names.scope)
+        result.problems += check_patterns(masks.keep, masks.patterns)
     if recipe is not None:
         result.problems += check_recipe(recipe, folder, counts, expect_sparsity)
-    if expect_sparsity is not None:
-        more_is_fine = _ties_drop_all(recipe)
-        result.problems += check_sparsity(counts, expect_sparsity, exact=masks is not None, more_is_fine=more_is_fine)
-    result.rows = [
-        Row(name, found, found.surplus(expect_sparsity) if expect_sparsity is not None else None)
-        for name, found in counts.items()
-    ]
+    expected = _expectation(recipe, masks, counts, expect_sparsity, result)
+    if expected is not None:
+        result.problems += check_zeros(expected, counts, exact=masks is not None)
+    surplus = expected.surplus(counts) if expected is not None else {}
+    result.rows = [Row(name, found, surplus.get(name)) for name, found in counts.items()]
     result.sparsities = sparsities_of(names.base_model(tensors), counts, [n for n in names.encoder if n in counts])
     mismatches, notes = reload_mismatches(folder, config, tensors)
     result.problems += [Problem("reload", mismatch.name, mismatch.what) for mismatch in mismatches]
@@ -139,39 +136,6 @@ def check_numbers(tensors: Mapping[str, Tensor], *, ours: bool) -> Iterator[Prob
             yield Problem("negative-zero", name, f"{found.negative_zeros} values are -0.0, expected +0.0 only")
 
 
-def check_masks(masks: Mapping[str, Tensor], tensors: Mapping[str, Tensor], scope: list[str]) -> Iterator[Problem]:
-    """A mask for every scoped tensor and no other; weights zero exactly where it says so."""
-    for name in sorted(masks.keys() - set(scope)):
-        yield Problem("mask-outside-scope", name, "has a mask, but is no prunable weight of this model")
-    for name in (name for name in scope if name in tensors):
-        if name not in masks:
-            yield Problem("missing-mask", name, f"{MASKS_FILE} has no mask of this weight")
-            continue
-        keep, weight = masks[name], tensors[name]
-        if keep.shape != weight.shape:
-            yield Problem("mask-shape", name, f"mask {list(keep.shape)}, weight {list(weight.shape)}")
-            continue
-        alive = int(((weight != 0) & ~keep).sum())
-        dead = int(((weight == 0) & keep).sum())
-        if alive:
-            yield Problem("not-zeroed", name, f"{alive} weights are not zero although their mask drops them")
-        if dead:
-            yield Problem("zero-not-dropped", name, f"{dead} weights are zero although their mask keeps them")
-
-
-def check_sparsity(
-    counts: Mapping[str, TensorCount], sparsity: float, *, exact: bool, more_is_fine: bool
-) -> Iterator[Problem]:
-    """floor(s * numel) zeros in each tensor; where no mask says which zeros were meant, one more or less."""
-    for name, found in counts.items():
-        expected = dropped_count(found.numel, sparsity)
-        surplus = found.zeros - expected
-        tolerance = 0 if exact else 1
-        if surplus < -tolerance or (surplus > tolerance and not more_is_fine):
-            what = f"{found.zeros} zeros, expected {expected} of {found.numel} ({surplus:+d}, 1/numel each)"
-            yield Problem("wrong-count", name, what)
-
-
 def check_recipe(
     recipe: Mapping[str, Any], folder: Path, counts: Mapping[str, TensorCount], expect: float | None
 ) -> Iterator[Problem]:
@@ -195,7 +159,30 @@ def check_recipe(
             yield Problem("changed-file", name, "its sha256 is not the one that recipe.json recorded at the export")
 
 
-def _side_files(folder: Path, result: Verification) -> tuple[dict[str, Any] | None, dict[str, Tensor] | None]:
+def _expectation(
+    recipe: Mapping[str, Any] | None,
+    masks: Masks | None,
+    counts: Mapping[str, TensorCount],
+    sparsity: float | None,
+    result: Verification,
+) -> Expectation | None:
+    """What the zeros are held against; what the recipe asks of other tensors or patterns is a problem."""
+    try:
+        expected = expectation(recipe, counts, sparsity)
+        said = recorded_patterns(recipe or {}, {name: mask.shape for name, mask in masks.keep.items()}) if masks else {}
+    except TargetError as error:
+        result.problems.append(Problem("recipe-disagrees", "pruning", str(error)))
+        return None
+    if masks is not None and recipe is not None:
+        other = [name for name, pattern in masks.patterns.items() if said[name] != pattern]
+        result.problems += [
+            Problem("recipe-disagrees", name, f"pattern {said[name]}, {MASKS_FILE} says {masks.patterns[name]}")
+            for name in other
+        ]
+    return expected
+
+
+def _side_files(folder: Path, result: Verification) -> tuple[dict[str, Any] | None, Masks | None]:
     """recipe.json and masks.safetensors where they exist; one without the other is a problem."""
     recipe = masks = None
     try:
@@ -203,7 +190,8 @@ def _side_files(folder: Path, result: Verification) -> tuple[dict[str, Any] | No
     except RecipeFileError as error:
         result.problems.append(Problem("damaged-recipe", RECIPE_FILE, str(error)))
     try:
-        masks = read_masks(folder / MASKS_FILE) if (folder / MASKS_FILE).exists() else None
+        path = folder / MASKS_FILE
+        masks = Masks(read_masks(path), read_patterns(path)) if path.exists() else None
     except MaskFileError as error:
         result.problems.append(Problem("damaged-masks", MASKS_FILE, str(error)))
     result.has_masks = masks is not None
@@ -219,8 +207,3 @@ def _config(folder: Path) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder / CONFIG_FILE} cannot be used: {error}") from None
-
-
-def _ties_drop_all(recipe: Mapping[str, Any] | None) -> bool:
-    pruning = ((recipe or {}).get("config") or {}).get("pruning") or {}
-    return pruning.get("ties") == "drop_all"

@@ -5,6 +5,10 @@ Takes what `ofa.export.verify` found; gives plain text for a terminal or a log.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from ofa.data.shards import ShardState
 from ofa.export.verify import Verification
 from ofa.tables import table
 
@@ -34,6 +38,25 @@ def verification_table(found: Verification) -> str:
     hidden = len(found.problems) - len(shown)
     parts += ["", problem_table(shown)]
     return "\n".join([*parts, f"{len(found.problems)} problems" + (f", {hidden} not shown" if hidden else "")])
+
+
+def corpus_table(folder: Path, states: Sequence[ShardState]) -> str:
+    """Rows and tokens of every shard of prepared data and the state of each file, then either `ok` or the problems."""
+    rows = [
+        (
+            str(state.path.relative_to(folder)),
+            "-" if state.rows is None else f"{state.rows:,}",
+            "-" if state.tokens is None else f"{state.tokens:,}",
+            "damaged" if state.problem else "ok",
+        )
+        for state in states
+    ]
+    text = table(("file", "rows", "tokens", "state"), rows)
+    damaged = [state for state in states if state.problem]
+    if not damaged:
+        return f"{text}\n\nok: {folder} is what its manifest says it is"
+    shown = "\n".join(f"{state.path}: {state.problem}" for state in damaged[:SHOWN_PROBLEMS])
+    return f"{text}\n\n{shown}\n{len(damaged)} damaged files: restore them, or prepare the data again"
 
 
 def problem_table(problems: list[tuple[str, str, str]]) -> str:

@@ -10,6 +10,7 @@ import difflib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +20,16 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraini
 
 from ofa.config import ModelConfig, ObjectiveConfig, TeacherConfig, command_that_makes
 from ofa.data.shards import Corpus, tokenizer_fingerprint
-from ofa.models.adapters import adapter_for, scope
+from ofa.models.adapters import adapter_for, scope, shape
 
 LOG = logging.getLogger(__name__)
 
 VOCABULARY_PADDING = 128
 """A model may have up to this many more entries than the tokenizer, minus one: rows added for alignment."""
+
+
+WORDS_OF_OTHERS = 300
+"""Characters of another library's message that are passed on."""
 
 
 class ModelError(ValueError):
@@ -39,7 +44,8 @@ def build_config(model: ModelConfig) -> PreTrainedConfig:
 
     Raises:
         AdapterError: no row for the model_type.
-        ModelError: an unknown architecture key, or one that disagrees with the config of `init`.
+        ModelError: an unknown architecture key, one that disagrees with the config of `init`, or values that make no
+            encoder.
     """
     wanted = dict(model.architecture)
     config = _read_config(model.init) if model.init is not None else None
@@ -47,9 +53,11 @@ def build_config(model: ModelConfig) -> PreTrainedConfig:
     adapter = adapter_for(model_type)
     _refuse_unknown_keys(wanted)
     if config is None:
-        config = AutoConfig.for_model(**wanted)
+        with _explained_architecture():
+            config = AutoConfig.for_model(**wanted)
     else:
         _refuse_disagreement(config, wanted, str(model.init))
+    _check_architecture(config)
     if model.task == "mlm_nsp" and adapter.nsp is None:
         raise ModelError(f"model.task mlm_nsp: {adapter.model_type} has no next-sentence head; use task mlm")
     if model.dropout is not None:
@@ -66,6 +74,16 @@ def _refuse_unknown_keys(wanted: dict[str, Any]) -> None:
         near = difflib.get_close_matches(key, sorted(known), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ModelError(f"model.architecture has no key {key} for {wanted['model_type']}{hint}")
+
+
+def _check_architecture(config: PreTrainedConfig) -> None:
+    """Refuse what transformers would build without a word: a model without layers, a decoder."""
+    for key, size in asdict(shape(config)).items():
+        if not isinstance(size, int) or size < 1:
+            raise ModelError(f"model.architecture gives {size!r} {key}: expected a whole number of at least 1")
+    for key in ("is_decoder", "add_cross_attention"):
+        if getattr(config, key, False):
+            raise ModelError(f"model.architecture.{key} is true: only encoders are trained here; remove it")
 
 
 def _refuse_disagreement(config: PreTrainedConfig, wanted: dict[str, Any], init: str) -> None:
@@ -97,7 +115,7 @@ def build_model(model: ModelConfig, *, seed: int) -> PreTrainedModel:
     """
     config = build_config(model)
     kind = _auto_class(model.task)
-    with _seeded(seed):
+    with _seeded(seed), _explained_architecture():
         if model.init is None:
             built = kind.from_config(config, dtype=torch.float32, attn_implementation=model.attention)
             report = None
@@ -262,14 +280,31 @@ def _explained(init: str) -> Iterator[None]:
     check_place(init)
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
-        first_line = str(error).strip().split("\n")[0]
+    except ModelError:
+        raise
+    except Exception as error:  # a damaged file may break anything in their readers
+        first_line = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0][:WORDS_OF_OTHERS]
         if is_local(init):
             raise ModelError(f"model folder {init} cannot be loaded: {first_line}") from error
         raise ModelError(
             f"{init} is neither a local folder nor a model that could be fetched from the hub: {first_line}. Offline, "
             "download it elsewhere and give the folder's path"
         ) from error
+
+
+@contextmanager
+def _explained_architecture() -> Iterator[None]:
+    """Whatever transformers and torch raise for sizes and names that cannot be built, as one error of ours.
+
+    Everything is caught: they raise what happens to go wrong first, from KeyError to ZeroDivisionError.
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split())[:WORDS_OF_OTHERS]
+        raise ModelError(f"model.architecture cannot be built: {type(error).__name__}: {words}") from error
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def ranking_groups(config: PruningConfig, shapes: Mapping[str, torch.Size]) -> l
         AllocationError: an override holds for no tensor; lists the names that it could match.
         PatternError: a tensor's shape is not a multiple of its pattern.
     """
-    chosen = {name: _first_match(config.overrides, name) for name in shapes}
+    chosen = {name: target_of(config, name) for name in shapes}
     _check_overrides(config.overrides, chosen)
     groups: list[RankingGroup] = []
     for number, target in enumerate([*config.overrides, config]):
@@ -71,6 +71,12 @@ def ranking_groups(config: PruningConfig, shapes: Mapping[str, torch.Size]) -> l
         groups += _divide(target, pattern, config.initial_sparsity, {name: shapes[name] for name in names})
     order = {name: place for place, name in enumerate(shapes)}
     return sorted(groups, key=lambda group: order[group.names[0]])
+
+
+def target_of(config: PruningConfig, name: str) -> int:
+    """Number of the override that holds for a tensor; their count if the section itself does."""
+    matching = (number for number, override in enumerate(config.overrides) if re.search(override.match, name))
+    return next(matching, len(config.overrides))
 
 
 def erk_sparsities(shapes: Mapping[str, torch.Size], sparsity: float) -> dict[str, float]:
@@ -105,12 +111,6 @@ def _divide(
         starts, ends = erk_sparsities(shapes, first), erk_sparsities(shapes, final)
         return [RankingGroup((name,), pattern, starts[name], ends[name]) for name in names]
     return [RankingGroup((name,), pattern, first, final) for name in names]
-
-
-def _first_match(overrides: Sequence[OverrideConfig], name: str) -> int:
-    """Number of the override that holds for a tensor; their count if none does."""
-    matching = (number for number, override in enumerate(overrides) if re.search(override.match, name))
-    return next(matching, len(overrides))
 
 
 def _check_overrides(overrides: Sequence[OverrideConfig], chosen: Mapping[str, int]) -> None:

@@ -5,14 +5,14 @@ and, for the units that a ranking chose, which weights they drop. A unit is a we
 input dimension, or a block. A unit's sum is added in one fixed order, element by element: a library's reduction may add
 in another order on another device or for another shard, and then ranks would disagree about equal masks.
 
-A magnitude below zero marks a weight that was dropped for good (`GONE`): it goes first and costs nothing. A unit whose
-score is below zero has nothing left to drop.
+A weight that was dropped for good has a magnitude that its pattern chooses (`gone`): it goes first and costs nothing. A
+unit that has nothing left to drop has a score with a minus sign.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,9 +20,6 @@ import torch
 from torch import Tensor
 
 from ofa.sections.schedule import parse_pattern
-
-GONE = -1.0
-"""The magnitude of a weight that was dropped for good."""
 
 
 class PatternError(ValueError):
@@ -47,6 +44,11 @@ class Pattern(Protocol):
         """Weights that a dropped unit loses."""
         ...
 
+    @property
+    def gone(self) -> float:
+        """The magnitude that stands for a weight that was dropped for good."""
+        ...
+
     def check(self, name: str, shape: Sequence[int]) -> None:
         """Raise `PatternError` if units do not fill a tensor of this shape."""
         ...
@@ -65,12 +67,13 @@ class Pattern(Protocol):
         ...
 
     def scores(self, magnitudes: Tensor, columns: int) -> Tensor:
-        """fp32 [units]: the magnitude that each unit would lose; below zero if it has lost all already, not finite
-        if it holds a weight that is not."""
+        """fp32 [units]: the magnitude that each unit would lose; with a minus sign if it has lost all already,
+        not finite if it holds a weight that is not."""
         ...
 
-    def dropped(self, units: Tensor, magnitudes: Tensor, columns: int) -> Tensor:
-        """bool [weights]: what goes if the units [units] that are True are dropped."""
+    def dropped(self, units: Tensor, columns: int, magnitudes: Callable[[], Tensor]) -> Tensor:
+        """bool [weights]: what goes if the units [units] that are True are dropped; asks for the magnitudes only if
+        they decide it."""
         ...
 
     def torn(self, keep: Tensor) -> int:
@@ -93,6 +96,7 @@ class Unstructured:
     text = "unstructured"
     unit = 1
     lost = 1
+    gone = -1.0
 
     def check(self, name: str, shape: Sequence[int]) -> None:
         """Every shape fits."""
@@ -113,7 +117,7 @@ class Unstructured:
         """The magnitudes."""
         return magnitudes
 
-    def dropped(self, units: Tensor, magnitudes: Tensor, columns: int) -> Tensor:
+    def dropped(self, units: Tensor, columns: int, magnitudes: Callable[[], Tensor]) -> Tensor:
         """The units."""
         return units
 
@@ -132,6 +136,9 @@ class NOfM:
 
     kept: int
     size: int
+
+    gone = -1.0
+    """Below every magnitude: among the smallest of its group."""
 
     @property
     def text(self) -> str:
@@ -167,20 +174,29 @@ class NOfM:
         return min(units, int(units * (sparsity / (self.lost / self.size))))
 
     def scores(self, magnitudes: Tensor, columns: int) -> Tensor:
-        """The sum, in the order of their indices, of the magnitudes that the group would lose."""
-        members = self._members(magnitudes)
-        total = torch.zeros_like(members[0])
-        for member, goes in zip(members, self._smallest(members), strict=True):
-            total += torch.where(goes, member.clamp(min=0.0), 0.0)
-        alive = (members >= 0).sum(dim=0)
-        total = torch.where(alive <= self.kept, GONE, total)
+        """The sum, from the smallest on, of the magnitudes that the group would lose."""
+        ordered = self._smallest_first(self._members(magnitudes))
+        total, last = ordered[0].clamp(min=0.0), ordered[self.lost - 1]
+        for loss in ordered[1 : self.lost]:
+            total += loss.clamp(min=0.0)
+        largest = ordered[self.lost]
+        for other in ordered[self.lost + 1 :]:
+            largest = torch.maximum(largest, other)
         # One bad weight makes its group bad, though it would stay; a NaN's sign would make it look gone.
-        return torch.where(members.amax(dim=0).isfinite(), total, torch.inf)
+        return torch.where(largest.isfinite(), torch.where(last < 0, self.gone, total), torch.inf)
 
-    def dropped(self, units: Tensor, magnitudes: Tensor, columns: int) -> Tensor:
+    def dropped(self, units: Tensor, columns: int, magnitudes: Callable[[], Tensor]) -> Tensor:
         """The M - N smallest of each dropped group."""
-        goes = torch.stack(self._smallest(self._members(magnitudes)))
-        return (goes & units).t().flatten()
+        members = self._members(magnitudes())
+        limit = self._smallest_first(members)[self.lost - 1]
+        below = members < limit
+        ties_left = self.lost - below.sum(dim=0, dtype=torch.int8 if self.size < 128 else torch.int64)
+        result = torch.empty(units.numel(), self.size, dtype=torch.bool, device=units.device)
+        for place, member in enumerate(members):
+            tie = (member == limit).logical_and_(ties_left > 0)
+            ties_left -= tie.view(torch.int8)  # a view: a boolean would be copied first
+            result[:, place] = tie.logical_or_(below[place]).logical_and_(units)
+        return result.flatten()
 
     def torn(self, keep: Tensor) -> int:
         """Groups with neither 0 nor M - N dropped weights."""
@@ -189,18 +205,21 @@ class NOfM:
 
     def _members(self, magnitudes: Tensor) -> Tensor:
         """[M, groups]: one contiguous row per place in the group."""
-        return magnitudes.view(-1, self.size).t().contiguous()
+        groups = magnitudes.view(-1, self.size)
+        members = magnitudes.new_empty(self.size, len(groups))
+        for place, member in enumerate(members):
+            member.copy_(groups[:, place])  # several times as fast as transposing
+        return members
 
-    def _smallest(self, members: Tensor) -> list[Tensor]:
-        """Per place: whether its weight is among the M - N smallest of its group. Every pair is compared once, which
-        for the small M of hardware is several times faster than sorting many short rows."""
-        before = [torch.zeros(members.shape[1], dtype=torch.int16, device=members.device) for _ in range(self.size)]
-        for i in range(self.size):
-            for j in range(i + 1, self.size):
-                later_is_smaller = members[j] < members[i]
-                before[i] += later_is_smaller
-                before[j] += ~later_is_smaller
-        return [count < self.lost for count in before]
+    def _smallest_first(self, members: Tensor) -> list[Tensor]:
+        """The members with the M - N smallest of each group in front, ascending. Comparing neighbours M - N times over
+        is, for the small M of hardware, several times faster than sorting many short rows."""
+        values = list(members)
+        for place in range(self.lost):
+            for upper in range(self.size - 1, place, -1):
+                pair = values[upper - 1], values[upper]
+                values[upper - 1], values[upper] = torch.minimum(*pair), torch.maximum(*pair)
+        return values
 
 
 @dataclass(frozen=True)
@@ -210,6 +229,9 @@ class Block:
 
     rows: int
     columns: int
+
+    gone = -0.0
+    """It adds nothing, and a sum of nothing else keeps the minus sign."""
 
     @property
     def text(self) -> str:
@@ -247,21 +269,20 @@ class Block:
     def scores(self, magnitudes: Tensor, columns: int) -> Tensor:
         """The sum of each block's magnitudes."""
         blocks = self._blocks(magnitudes, columns)
-        value = blocks.clamp(min=0.0)
-        high = value[:, 0].clone()
+        high = blocks[:, 0].clone()
         for row in range(1, self.rows):
-            high += value[:, row]
+            high += blocks[:, row]
         total = high[..., 0].clone()
         for column in range(1, self.columns):
             total += high[..., column]
-        total = torch.where((blocks < 0).all(dim=3).all(dim=1), GONE, total)
+        # What is not finite, and a sum that overflows; a NaN's sign would make it look gone.
         return torch.where(total.isfinite(), total, torch.inf).flatten()
 
-    def dropped(self, units: Tensor, magnitudes: Tensor, columns: int) -> Tensor:
+    def dropped(self, units: Tensor, columns: int, magnitudes: Callable[[], Tensor]) -> Tensor:
         """Every weight of each dropped block."""
-        blocks = self._blocks(magnitudes, columns)
-        across = blocks.shape[2]
-        return units.view(-1, 1, across, 1).expand(blocks.shape).flatten()
+        width = self.columns if self.rows == 1 else columns
+        across = units.view(-1, 1, width // self.columns, 1)
+        return across.expand(-1, self.rows, -1, self.columns).flatten()
 
     def torn(self, keep: Tensor) -> int:
         """Blocks with some weights kept and some dropped."""

@@ -11,8 +11,9 @@ host waits for the device once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,9 +21,9 @@ from torch import Tensor
 from ofa import dist
 from ofa.pruning.allocation import RankingGroup
 from ofa.pruning.bits import pack_bits, unpack_bits
-from ofa.pruning.kth import Threshold, kth_smallest, sort_keys
-from ofa.pruning.parts import Part, divide
-from ofa.pruning.pattern import GONE
+from ofa.pruning.kth import Threshold, kth_smallest, piece_size, sort_keys
+from ofa.pruning.parts import Division, Part, divide
+from ofa.pruning.pattern import Pattern
 from ofa.pruning.pruner import Span
 
 
@@ -56,11 +57,18 @@ class Ranking:
         self._group_of = {name: number for number, group in enumerate(groups) for name in group.names}
         assert self._group_of.keys() == shapes.keys(), "the groups are not of this scope"
         assert len(spans) == self._ranks.size, f"spans of {len(spans)} ranks, {self._ranks.size} select"
+        self._strips: dict[str, int] = {}
         for name, shape in shapes.items():
-            self._pattern(name).check(name, shape)
-        strips = {name: self._pattern(name).strip(shape) for name, shape in shapes.items()}
-        self._division = divide(shapes, strips, spans)
+            pattern = groups[self._group_of[name]].pattern
+            pattern.check(name, shape)
+            self._strips[name] = pattern.strip(shape)
+        self._division = divide(shapes, self._strips, spans)
+        parts = enumerate(self._division.parts)
+        self._mine = {number: part for number, part in parts if part.rank == self._ranks.number}
         self._units = [group.units(shapes) for group in groups]
+        self._lengths = [0] * len(spans)
+        for part in self._division.parts:
+            self._lengths[part.rank] += part.stop - part.start
 
     @torch.no_grad()
     def select(
@@ -79,85 +87,104 @@ class Ranking:
         Raises:
             ValueError: a master is not finite, or not fp32; on every rank alike where it is not finite.
         """
-        magnitudes = _Magnitudes(self._division, self._ranks, masters, frozen)
-        mine = [part for part in self._division.parts if part.rank == self._ranks.number]
-        keys = [sort_keys(self._pattern(part.name).scores(magnitudes.of(part), self._columns(part))) for part in mine]
-        wanted = [
-            group.pattern.units_dropped(units, sparsity)
-            for group, units, sparsity in zip(self._groups, self._units, sparsities, strict=True)
-        ]
+        source = _Magnitudes(self._division, self._ranks, masters, frozen)
+        keys = {number: self._keys(part, source) for number, part in self._mine.items()}
         found = kth_smallest(
-            keys,
-            [self._group_of[part.name] for part in mine],
-            wanted,
+            list(keys.values()),
+            [self._group_of[part.name] for part in self._mine.values()],
+            [
+                group.pattern.units_dropped(units, sparsity)
+                for group, units, sparsity in zip(self._groups, self._units, sparsities, strict=True)
+            ],
             sizes=self._units,
             sum_over_ranks=self._ranks.sum,
-            device=magnitudes.device,
+            device=source.device,
         )
-        dropped = []
-        for part, units in zip(mine, self._drop(mine, keys, found), strict=True):
-            pattern = self._pattern(part.name)
-            dropped.append(pattern.dropped(units, magnitudes.of(part), self._columns(part)))
-        keep = self._exchange(dropped, magnitudes.device)
+        own = self._keep_of_parts(keys, self._limits(found), source)
+        keep = self._exchange(own)
         for name, mask in (frozen or {}).items():
             keep[name] &= mask
         return keep
 
-    def _drop(self, mine: list[Part], keys: list[Tensor], found: Threshold) -> list[Tensor]:
+    def _keys(self, part: Part, source: _Magnitudes) -> Tensor:
+        """int32 keys of a part's units."""
+        pattern = self._pattern(part)
+        keys = torch.empty((part.stop - part.start) // pattern.unit, dtype=torch.int32, device=source.device)
+        for begin, end in self._pieces(part, source.device):
+            scores = pattern.scores(source.of(part, pattern.gone, begin, end), self._columns(part))
+            keys[begin // pattern.unit : end // pattern.unit] = sort_keys(scores)
+        return keys
+
+    def _keep_of_parts(
+        self, keys: dict[int, Tensor], limits: Mapping[int, _Limit], source: _Magnitudes
+    ) -> Tensor:
+        """bool [weights of this rank's parts, one after the other]: what lives."""
+        keep = torch.empty(self._lengths[self._ranks.number], dtype=torch.bool, device=source.device)
+        first = 0
+        for number, part in self._mine.items():
+            pattern = self._pattern(part)
+            units = limits[number].applied(keys.pop(number))
+            for begin, end in self._pieces(part, source.device):
+                some = units[begin // pattern.unit : end // pattern.unit]
+                magnitudes = partial(source.of, part, pattern.gone, begin, end)
+                dropped = pattern.dropped(some, self._columns(part), magnitudes)
+                torch.logical_not(dropped, out=keep[first + begin : first + end])
+            first += part.stop - part.start
+        return keep
+
+    def _pieces(self, part: Part, device: torch.device) -> Iterator[tuple[int, int]]:
+        """Runs of whole strips, counted from the part's first weight, that are worked on at a time."""
+        strip, size = self._strips[part.name], part.stop - part.start
+        step = max(strip, piece_size(device) // strip * strip)
+        return ((begin, min(begin + step, size)) for begin in range(0, size, step))
+
+    def _limits(self, found: Threshold) -> dict[int, _Limit]:
         """By part of this rank: which of its units are dropped."""
-        own = {id(part): number for number, part in enumerate(mine)}
         counts = torch.zeros(len(self._division.parts), dtype=torch.int64, device=found.key.device)
-        for place, part in enumerate(self._division.parts):
-            if id(part) in own:
-                counts[place] = (keys[own[id(part)]] == found.key[self._group_of[part.name]]).sum()
+        counts[list(self._mine)] = found.equal.to(torch.int64)
         self._ranks.sum(counts)
         # The only place where the host waits for the device.
         numbers = torch.cat([found.not_finite.view(1), found.key, found.ties, counts]).tolist()
-        not_finite, groups = numbers[0], len(self._groups)
+        not_finite, numbers, groups = numbers[0], numbers[1:], len(self._groups)
         if not_finite:
             raise ValueError(f"cannot rank weights that are not finite: the run has diverged ({not_finite} units)")
-        limits, left, ties = numbers[1 : groups + 1], numbers[groups + 1 : 2 * groups + 1], numbers[2 * groups + 1 :]
-        result = []
-        for part, count in zip(self._division.parts, ties, strict=True):
+        keys, left, equal_of_parts = numbers[:groups], numbers[groups : 2 * groups], numbers[2 * groups :]
+        limits = []
+        for part, equal in zip(self._division.parts, equal_of_parts, strict=True):
             group = self._group_of[part.name]
-            quota = count if self._ties == "drop_all" else min(count, left[group])
-            left[group] -= quota
-            if id(part) in own:
-                result.append(_lowest(keys[own[id(part)]], limits[group], quota, count))
-        return result
+            dropped = equal if self._ties == "drop_all" else min(equal, left[group])
+            left[group] -= dropped
+            limits.append(_Limit(keys[group], dropped, equal))
+        return {number: limits[number] for number in self._mine}
 
-    def _exchange(self, dropped: list[Tensor], device: torch.device) -> dict[str, Tensor]:
-        """Whole keep masks from what every rank drops in its parts."""
-        keep = {name: torch.empty(shape, dtype=torch.bool, device=device) for name, shape in self._shapes.items()}
-        mine = torch.cat(dropped) if dropped else torch.empty(0, dtype=torch.bool, device=device)
-        lengths = [0] * self._ranks.size
-        for part in self._division.parts:
-            lengths[part.rank] += part.stop - part.start
+    def _exchange(self, own: Tensor) -> dict[str, Tensor]:
+        """Whole keep masks, views of one buffer, from those of every rank's parts."""
         if self._ranks.size == 1:
-            of_ranks = [mine]
+            everything = own
         else:
-            gathered = self._ranks.gather(pack_bits(mine, max(lengths)))
-            of_ranks = [unpack_bits(bits, length) for bits, length in zip(gathered, lengths, strict=True)]
-        begin = [0] * self._ranks.size
-        for part in self._division.parts:
-            bits = of_ranks[part.rank].narrow(0, begin[part.rank], part.stop - part.start)
-            torch.logical_not(bits, out=keep[part.name].view(-1)[part.start : part.stop])
-            begin[part.rank] += part.stop - part.start
-        return keep
+            gathered = self._ranks.gather(pack_bits(own, max(self._lengths)))
+            of_ranks = [unpack_bits(bits, length) for bits, length in zip(gathered, self._lengths, strict=True)]
+            sizes: list[list[int]] = [[] for _ in of_ranks]
+            for part in self._division.parts:
+                sizes[part.rank].append(part.stop - part.start)
+            of_parts = [iter(bits.split(size)) for bits, size in zip(of_ranks, sizes, strict=True)]
+            everything = torch.cat([next(of_parts[part.rank]) for part in self._division.parts])
+        masks = everything.split([shape.numel() for shape in self._shapes.values()])
+        return {name: mask.view(shape) for (name, shape), mask in zip(self._shapes.items(), masks, strict=True)}
 
-    def _pattern(self, name: str):
-        return self._groups[self._group_of[name]].pattern
+    def _pattern(self, part: Part) -> Pattern:
+        return self._groups[self._group_of[part.name]].pattern
 
     def _columns(self, part: Part) -> int:
         return self._shapes[part.name][-1]
 
 
 class _Magnitudes:
-    """Magnitudes of this rank's parts, with cut strips put together; `GONE` where a weight was dropped for good."""
+    """Magnitudes of this rank's parts, with cut strips put together."""
 
     def __init__(
         self,
-        division,
+        division: Division,
         ranks: dist.Ranks,
         masters: Sequence[Tensor],
         frozen: Mapping[str, Tensor] | None,
@@ -176,25 +203,33 @@ class _Magnitudes:
                 self._cut.narrow(0, piece.offset, piece.length).copy_(whole)
         ranks.sum(self._cut)
 
-    def of(self, part: Part) -> Tensor:
-        """A fresh flat fp32 tensor of one part."""
+    def of(self, part: Part, gone: float, begin: int, end: int) -> Tensor:
+        """A fresh flat fp32 tensor: weights [begin, end) of a part, counted from its first; `gone` where they were
+        dropped for good."""
         source = self._cut if part.span is None else self._masters[part.span]
-        magnitudes = source.narrow(0, part.offset, part.stop - part.start).abs()
+        magnitudes = source.narrow(0, part.offset + begin, end - begin).abs()
         if self._frozen is None:
             return magnitudes
-        keep = self._frozen[part.name].view(-1)[part.start : part.stop]
-        return magnitudes.masked_fill_(~keep, GONE)
+        keep = self._frozen[part.name].view(-1).narrow(0, part.start + begin, end - begin)
+        return torch.where(keep, magnitudes, gone)
 
 
-def _lowest(keys: Tensor, limit: int, quota: int, ties: int) -> Tensor:
-    """The keys below a limit and the first `quota` of the `ties` equal to it."""
-    if quota == ties:
-        return keys <= limit
-    chosen = keys < limit
-    if quota:
-        at_limit = keys == limit
-        chosen |= at_limit & (at_limit.cumsum(dim=0) <= quota)
-    return chosen
+class _Limit(NamedTuple):
+    """Which units of a part are dropped: those with a smaller key, and the first `dropped` of the `equal` ones."""
+
+    key: int
+    dropped: int
+    equal: int
+
+    def applied(self, keys: Tensor) -> Tensor:
+        """bool [units]: dropped."""
+        if self.dropped == self.equal:
+            return keys <= self.key
+        chosen = keys < self.key
+        if self.dropped:
+            equal = keys == self.key
+            chosen |= equal & (equal.cumsum(dim=0) <= self.dropped)
+        return chosen
 
 
 def select_whole(

@@ -35,7 +35,7 @@ class DataConfig(Section):
     shuffle_window: int = Field(default=16, gt=0)
     """Records whose rows are shuffled together; larger mixes more and reads more ahead."""
 
-    workers: int = Field(default=1, ge=0)
+    workers: int = Field(default=1, ge=0, le=256)
     """Threads of each rank that read and mask ahead of the step; 0 does it between the steps."""
 
     @model_validator(mode="after")
@@ -53,8 +53,8 @@ class DataConfig(Section):
 class BatchConfig(Section):
     """Rows per optimizer step; gradient accumulation is derived from these and the world size."""
 
-    global_size: int = Field(gt=0)
+    global_size: int = Field(gt=0, le=1 << 20)
     """Rows of one optimizer step over all ranks."""
 
-    micro_size: int = Field(gt=0)
+    micro_size: int = Field(gt=0, le=1 << 20)
     """Rows of one forward on one rank."""

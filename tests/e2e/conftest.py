@@ -1,6 +1,7 @@
 """A small dense model trained by the real command, for runs that start from it."""
 
 import json
+import shutil
 
 import pytest
 
@@ -58,3 +59,12 @@ def undisturbed(project):
     for name in ("sparse", "hard"):
         processes.script("pretrain.py", "--config", f"{name}.json", cwd=project)
     return {name: project / "runs" / name for name in ("sparse", "hard")}
+
+
+@pytest.fixture
+def damaged(project):
+    """A copy of the data to be damaged, beside the good one; gone afterwards."""
+    folder = project / "damaged"
+    shutil.copytree(project / "data", folder)
+    yield folder
+    shutil.rmtree(folder)

@@ -9,8 +9,8 @@ from ofa.config import RunConfig, parse
 from ofa.engine.engine import Engine
 from ofa.engine.process import start, stop
 from ofa.pruning.magnitude import MagnitudePruner
-from ofa.pruning.masks import keep_largest
 from ofa.recipe import Recipe
+from tests.selection import keep_largest
 
 STEPS = 400
 LR = 1e-2

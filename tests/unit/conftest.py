@@ -13,8 +13,8 @@ from ofa.export.hf import export_model
 from ofa.export.recipe_file import Parent, describe_run
 from ofa.metrics import MetricsLog
 from ofa.models.adapters import scope
-from ofa.pruning.masks import keep_largest
 from ofa.recipe import Recipe
+from tests.selection import keep_largest
 
 SPARSITY = 0.9
 

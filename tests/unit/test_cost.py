@@ -57,3 +57,31 @@ def test_epochs_are_counted_once_the_shards_are_there(tmp_path):
     corpus = write_corpus(tmp_path / "data", rows=160)
     config = load(RunConfig, "tiny/teacher.json", [f"data.path={json.dumps(str(corpus.path))}"])
     assert "100.00 of 160 rows" in summary(config, ranks=1, tokens_per_second=None)
+
+
+def test_live_weights_are_counted_by_pattern_allocation_and_override():
+    overrides = [{"match": "attention", "sparsity": 0.5, "pattern": "2:4"}, {"match": "pooler", "sparsity": 0.0}]
+    changes = ["pruning.allocation=\"global\"", f"pruning.overrides={json.dumps(overrides)}"]
+    text = summary(load(RunConfig, "ofa_90.json", changes), ranks=1, tokens_per_second=None)
+    attention, pooler, scoped = 12 * 4 * 768 * 768, 768 * 768, 85_524_480
+    others = scoped - attention - pooler
+    live = others - int(0.9 * others)
+    assert f"{attention // 2 + pooler + live:,} of {scoped:,} in 73 tensors" in text
+    assert f"attention: {attention // 2:,} of {attention:,} in 48 tensors (50.0000%); 2:4, uniform, 0.5 zeros" in text
+    assert f"pooler: {pooler:,} of {pooler:,} in 1 tensors (100.0000%); unstructured, uniform, 0 zeros" in text
+    assert f"{live:,} of {others:,} in 24 tensors" in text and "unstructured, global, 0.9 zeros" in text
+
+
+def test_uniform_pruning_of_single_weights_keeps_what_was_published():
+    """PERF-13: 73 floors."""
+    text = summary(load(RunConfig, "ofa_90.json"), ranks=1, tokens_per_second=None)
+    assert f"{85_524_480 - 49 * 530_841 - 24 * 2_123_366:,} of 85,524,480 in 73 tensors" in text
+
+
+def test_a_plan_refuses_a_pattern_that_the_model_does_not_fill_and_an_override_that_matches_nothing():
+    for change, message in (
+        ('pruning.pattern="7x1"', r"layer\.0\.attention\.self\.query\.weight of shape \[768, 768\].*7x1"),
+        ('pruning.overrides=[{"match": "layers.0", "sparsity": 0.1}]', "no tensor matches; the scope has"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            summary(load(RunConfig, "ofa_90.json", [change]), ranks=1, tokens_per_second=None)

@@ -3,6 +3,8 @@
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_prep.clean import clean, share_of
 from ofa.config import CleanConfig
@@ -11,6 +13,19 @@ from ofa.config import CleanConfig
 def test_white_space_is_made_plain_and_paragraphs_stay():
     text = "  A\tb\u00a0 c \r\n\n\n\n d\x00e\n"
     assert clean(text, CleanConfig(), Counter()) == "A b c\n\nde"
+
+
+@given(st.text(max_size=40) | st.text(alphabet="ab \n\r\t\x0b\x1c\x85\u00a0\u2003\u2028\ufeff\ufffd\x7f", max_size=40))
+def test_what_is_left_is_plain_and_cleaning_it_again_changes_nothing(text):
+    cleaned = clean(text, CleanConfig(), Counter()) or "nothing"
+    assert "".join(cleaned.split()) == "".join(cleaned.replace(" ", "").split("\n"))  # no other white space
+    assert not {"  ", " \n", "\n ", "\n\n\n", "\x1c", "\x7f", "\ufeff", "\ufffd"} & {*substrings(cleaned)}
+    assert clean(cleaned, CleanConfig(), Counter()) == cleaned
+
+
+def substrings(text):
+    """All of one to three characters."""
+    return (text[start : start + length] for start in range(len(text)) for length in (1, 2, 3))
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,11 @@ from transformers import (
 
 from ofa.config import CHECKOUT
 from ofa.export.masks_file import MaskFileError, encode_masks, read_masks, write_masks
-from ofa.export.verify import check_masks, verify_folder
+from ofa.export.verify import verify_folder
+from ofa.export.verify_masks import check_masks
 from ofa.export.verify_table import verification_table
 from ofa.models.adapters import scope
-from ofa.pruning.masks import keep_largest
+from tests.selection import keep_largest
 
 QUERY = "bert.encoder.layer.1.attention.self.query.weight"
 

@@ -31,9 +31,9 @@ def test_plan_every_thins_the_plan(tmp_path):
     [
         (["--config", "ofa_91.json"], 1, "did you mean ofa_90.json?"),
         (["--config", "ofa_90.json", "--set", "prunning.sparsity=0.5"], 1, "did you mean pruning?"),
-        (["--config", "ofa_90.json", "--plan", "--plan-every", "0"], 2, "at least 1"),
+        (["--config", "ofa_90.json", "--plan", "--plan-every", "0"], 2, "--plan-every: expected a whole number"),
         (["--config", "ofa_90.json", "--summary"], 2, "belong to --plan"),
-        (["--config", "ofa_90.json", "--plan", "--summary", "--ranks", "0"], 2, "--ranks must be at least 1"),
+        (["--config", "ofa_90.json", "--plan", "--summary", "--ranks", "0"], 2, "--ranks: expected a whole number"),
         (["--config", "tiny/docstrings.json"], 1, "prepares data: use it with python -m data_prep"),
         (["--config", "tiny/ofa_90.json", "--resume", "nowhere"], 1, "--resume nowhere: expected auto, never"),
         ([], 2, "--config"),

@@ -42,7 +42,7 @@ def test_thresholds_of_many_groups_equal_those_of_sorted_lists(data, values):
 def test_keys_that_are_counted_in_pieces_give_the_same(monkeypatch, piece):
     keys = torch.randint(0, 2**30, (200,), generator=torch.Generator().manual_seed(0)).tolist()
     expected = find([keys], [0], [120])
-    monkeypatch.setattr(kth, "PIECE", piece)
+    monkeypatch.setattr(kth, "piece_size", lambda device: piece)
     assert find([keys], [0], [120]) == expected == ([sorted(keys)[119]], [1], 0)
 
 
@@ -71,6 +71,7 @@ def test_keys_are_ordered_like_scores(scores):
 
 
 def test_what_is_gone_has_the_smallest_key_and_what_is_not_finite_is_counted():
+    assert sort_keys(torch.tensor([-1.0, -0.0, 0.0])).tolist() == [0, 0, 1]
     scores = torch.tensor([-1.0, 0.0, 1.0, float("inf"), float("nan")])
     scores = torch.cat([scores, torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)])
     keys = sort_keys(scores)
@@ -79,10 +80,10 @@ def test_what_is_gone_has_the_smallest_key_and_what_is_not_finite_is_counted():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("piece", [1000, kth.PIECE])
+@pytest.mark.parametrize("piece", [1000, 2**24])
 def test_a_gpu_counts_what_the_cpu_counts(monkeypatch, piece):
     """OFA-6: another histogram runs there."""
-    monkeypatch.setattr(kth, "PIECE", piece)
+    monkeypatch.setattr(kth, "piece_size", lambda device: piece)
     generator = torch.Generator().manual_seed(0)
     keys = [sort_keys(torch.randn(50_000, generator=generator).abs()).tolist() for _ in range(3)]
     keys.append([0, 1, 2047, 2048, 1023, 1024, 2**31 - 1] * 20)

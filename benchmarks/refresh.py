@@ -1,0 +1,235 @@
+"""What a mask refresh costs, how it grows with the number of weights, and what sorting would cost instead.
+
+    python benchmarks/refresh.py [--json] [--max-weights 100000000] [--device cuda]
+
+One process selects masks of random weights in tensors of a million: 90 % of single weights per tensor, as one global
+ranking, and in blocks of 4x1, and 2:4. The slope is that of a straight line through log(seconds) over log(weights): 1
+means linear. The road not taken, a stable sort of the same scores, is timed beside it, in turns, on a smaller number of
+weights; its masks must be the same. Medians over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+if str(CHECKOUT) not in sys.path:
+    sys.path.insert(0, str(CHECKOUT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from benchmarks.pairs import interleaved, ratios, timed  # noqa: E402
+from ofa.pruning.allocation import RankingGroup  # noqa: E402
+from ofa.pruning.pattern import make_pattern  # noqa: E402
+from ofa.pruning.ranking import select_whole  # noqa: E402
+from ofa.run_folder import commit, hardware  # noqa: E402
+from ofa.tables import table  # noqa: E402
+
+SIDE = 1024
+"""Rows and columns of one tensor."""
+
+SLOPE_LIMIT, SORT_LIMIT = 1.15, 0.2
+"""Largest slope, and largest share of the sort's time, that count as good."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to select."""
+
+    name: str
+    pattern: str
+    sparsity: float
+    together: bool
+
+    def groups(self, names: Sequence[str]) -> list[RankingGroup]:
+        """Its ranking groups."""
+        pattern = make_pattern(self.pattern)
+        sets = [tuple(names)] if self.together else [(name,) for name in names]
+        return [RankingGroup(some, pattern, 0.0, self.sparsity) for some in sets]
+
+
+KINDS = (
+    Kind("per tensor", "unstructured", 0.9, False),
+    Kind("global", "unstructured", 0.9, True),
+    Kind("2:4", "2:4", 0.5, False),
+    Kind("2:4 on its ramp", "2:4", 0.4, False),
+    Kind("4x1", "4x1", 0.9, False),
+)
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    found = measure(options)
+    print(json.dumps(found) if options.json else report(found))
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--max-weights", type=int, default=100_000_000, metavar="N", help="at least 2,100,000")
+    parser.add_argument("--sort-weights", type=int, default=8_400_000, metavar="N", help="sorted for comparison")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser.add_argument("--threads", type=int, default=1, metavar="N")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    if options.max_weights < 2 * SIDE * SIDE or options.rounds < 1:
+        parser.error(f"--max-weights must be at least {2 * SIDE * SIDE:,} and --rounds at least 1")
+    return options
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All kinds: seconds by number of weights, slope, and share of the sort's time."""
+    sizes = counts_of_tensors(options.max_weights)
+    generator = torch.Generator().manual_seed(0)
+    made = torch.randn(max(sizes), SIDE, SIDE, generator=generator).mul_(0.04).to(options.device)
+    weights = {f"tensor {number}": tensor for number, tensor in enumerate(made)}
+    beside = min(max(1, options.sort_weights // SIDE**2), max(sizes))
+    rows = [row(kind, weights, sizes, beside, options) for kind in KINDS]
+    return {
+        "rows": rows,
+        "largest_slope": max(row["slope"] for row in rows),
+        "largest_share_of_sort": max(row["share_of_sort"]["median"] for row in rows),
+        "sort_weights": beside * SIDE**2,
+        "command": " ".join(["python", "benchmarks/refresh.py", *sys.argv[1:]]),
+        "commit": commit(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "hardware": hardware(),
+        "settings": vars(options),
+    }
+
+
+def counts_of_tensors(max_weights: int) -> list[int]:
+    """1, 2, 4, ... tensors, and as many as there may be."""
+    most = max_weights // SIDE**2
+    return sorted({2**power for power in range(most.bit_length())} | {most})
+
+
+def row(
+    kind: Kind, weights: Mapping[str, Tensor], sizes: Sequence[int], beside: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """One kind."""
+    some = {number: dict(list(weights.items())[:number]) for number in sizes}
+    works = {str(number): partial(_seconds, partial(ours, kind, some[number]), options.device) for number in sizes}
+    _seconds(partial(ours, kind, some[sizes[0]]), options.device)
+    seconds = {int(n): statistics.median(s) for n, s in interleaved(works, options.rounds).items()}
+    chosen = dict(list(weights.items())[:beside])
+    check_equal(kind, ours(kind, chosen), by_sorting(kind, chosen))
+    pair = interleaved(
+        {
+            "ours": partial(_seconds, partial(ours, kind, chosen), options.device),
+            "sort": partial(_seconds, partial(by_sorting, kind, chosen), options.device),
+        },
+        options.rounds,
+    )
+    return {
+        "name": kind.name,
+        "pattern": kind.pattern,
+        "sparsity": kind.sparsity,
+        "seconds": {number * SIDE**2: value for number, value in seconds.items()},
+        "slope": slope(seconds),
+        "sort_seconds": statistics.median(pair["sort"]),
+        "share_of_sort": ratios(pair["ours"], pair["sort"]),
+    }
+
+
+def ours(kind: Kind, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The product's selection."""
+    groups = kind.groups(list(weights))
+    return select_whole(groups, weights, [kind.sparsity] * len(groups))
+
+
+def by_sorting(kind: Kind, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Stable sorts of the scores; within a group of N:M too."""
+    keep = {}
+    for group in kind.groups(list(weights)):
+        scored = [_sorted_scores(weights[name].abs(), kind.pattern) for name in group.names]
+        scores = torch.cat([score for score, _ in scored])
+        order = scores.sort(stable=True).indices
+        dropped = torch.zeros(len(order), dtype=torch.bool, device=scores.device)
+        dropped[order[: group.pattern.units_dropped(len(order), kind.sparsity)]] = True
+        of_tensors = dropped.split(len(dropped) // len(group.names))
+        for name, units, (_, spread) in zip(group.names, of_tensors, scored, strict=True):
+            keep[name] = ~spread(units)
+    return keep
+
+
+def _sorted_scores(magnitudes: Tensor, pattern: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Scores of a tensor's units, and what turns dropped units into dropped weights."""
+    shape = magnitudes.shape
+    if pattern == "2:4":
+        values, order = magnitudes.view(-1, 4).sort(dim=1, stable=True)
+
+        def spread(units: Tensor) -> Tensor:
+            empty = torch.zeros(len(units), 4, dtype=torch.bool, device=units.device)
+            return empty.scatter_(1, order[:, :2], units.unsqueeze(1).expand(-1, 2)).view(shape)
+
+        return values[:, :2].sum(dim=1), spread
+    if pattern == "4x1":
+        blocks = magnitudes.view(-1, 4, shape[1])
+        return blocks.sum(dim=1).flatten(), lambda units: units.view(-1, 1, shape[1]).expand(-1, 4, -1).reshape(shape)
+    return magnitudes.flatten(), lambda units: units.view(shape)
+
+
+def check_equal(kind: Kind, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    """Timing another result would be worthless. A library's sum of a block may round in another order, so that a few
+    blocks at the threshold change places."""
+    different = sum(int((one[name] != other[name]).sum()) for name in one)
+    total = sum(keep.numel() for keep in one.values())
+    allowed = 1e-5 * total if kind.pattern != "unstructured" else 0
+    assert different <= allowed, f"{kind.name}: {different} of {total} weights differ from sorting"
+
+
+def slope(seconds: Mapping[int, float]) -> float:
+    """Of the least-squares line through log(seconds) over log(size)."""
+    sizes, values = zip(*sorted(seconds.items()), strict=True)
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def _seconds(work: Callable[[], object], device: str, _round: int = 0) -> float:
+    return timed(work, device)
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """One table and what it was measured on."""
+    sizes = list(found["rows"][0]["seconds"])
+    shown = [sizes[0], sizes[len(sizes) // 2], sizes[-1]]
+    head = ["refresh", *(f"{size / 1e6:.0f} M, ms" for size in shown), "ns/weight", "slope", "of sort", "10-90 %"]
+    cells = []
+    for row_ in found["rows"]:
+        seconds, share = row_["seconds"], row_["share_of_sort"]
+        cells.append(
+            [f"{row_['name']}, {row_['sparsity']:.0%}"]
+            + [f"{1e3 * seconds[size]:,.1f}" for size in shown]
+            + [f"{1e9 * seconds[shown[-1]] / shown[-1]:.1f}", f"{row_['slope']:.2f}"]
+            + [f"{share['median']:.3f}", f"{share['p10']:.3f}-{share['p90']:.3f}"]
+        )
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return "\n".join(
+        [
+            table(head, cells),
+            "",
+            f"largest slope {found['largest_slope']:.2f} (at most {SLOPE_LIMIT}); largest share of a stable sort's "
+            f"time, on {found['sort_weights'] / 1e6:.0f} M weights, {found['largest_share_of_sort']:.3f} "
+            f"(at most {SORT_LIMIT})",
+            f"{found['hardware']['device']}, {found['settings']['device']}, {found['hardware']['threads']} threads; "
+            f"{versions}; medians of {found['settings']['rounds']} rounds",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

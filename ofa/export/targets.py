@@ -1,0 +1,76 @@
+"""What a recipe asked of each tensor: its ranking group, pattern and sparsity, from the config that it records.
+
+A recipe comes in, as `recipe.json` holds it, with the shapes of the scope; ranking groups go out, so that what is
+exported or verified is held against the same rules that selected it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from ofa.config import PruningConfig
+from ofa.pruning.allocation import RankingGroup, ranking_groups
+
+
+class TargetError(ValueError):
+    """A recorded pruning section that cannot be one, or does not fit the model beside it."""
+
+
+def recorded_pruning(recipe: Mapping[str, Any]) -> PruningConfig | None:
+    """The pruning section of a recipe; None if the run did not prune, or the recipe does not say.
+
+    Raises:
+        TargetError: it is no pruning section.
+    """
+    values = (recipe.get("config") or {}).get("pruning")
+    if values is None:
+        return None
+    try:
+        return PruningConfig.model_validate(values)
+    except ValidationError as error:
+        raise TargetError(f"the recipe's pruning section is damaged: {_said(error)}") from None
+
+
+def recorded_groups(
+    pruning: PruningConfig, shapes: Mapping[str, torch.Size], sparsity: float | None = None
+) -> list[RankingGroup]:
+    """The ranking groups of a recipe's section; with `sparsity` in place of its own, overrides keeping theirs.
+
+    Raises:
+        TargetError: the section does not fit these tensors, or its pattern not this sparsity.
+    """
+    try:
+        if sparsity is not None:
+            changed = {"initial_sparsity": 0.0, "sparsity": sparsity}
+            pruning = PruningConfig.model_validate({**pruning.model_dump(), **changed})
+        return ranking_groups(pruning, shapes)
+    except ValidationError as error:
+        raise TargetError(f"the recipe's pruning section does not allow sparsity {sparsity}: {_said(error)}") from None
+    except ValueError as error:
+        raise TargetError(f"the recipe's pruning section does not fit these weights: {error}") from None
+
+
+def recorded_patterns(recipe: Mapping[str, Any], shapes: Mapping[str, torch.Size]) -> dict[str, str]:
+    """The pattern of each tensor by name; single weights where the recipe says nothing.
+
+    Raises:
+        TargetError: as `recorded_groups`.
+    """
+    pruning = recorded_pruning(recipe)
+    if pruning is None:
+        return dict.fromkeys(shapes, "unstructured")
+    return {name: group.pattern.text for group in recorded_groups(pruning, shapes) for name in group.names}
+
+
+def is_final(recipe: Mapping[str, Any], pruning: PruningConfig) -> bool:
+    """Whether the model was made after the last refresh of its masks."""
+    steps, total = recipe.get("steps"), recipe["config"].get("schedule", {}).get("total_steps")
+    return isinstance(steps, int) and (steps > pruning.last_refresh or steps == total)
+
+
+def _said(error: ValidationError) -> str:
+    return error.errors()[0]["msg"].removeprefix("Value error, ")

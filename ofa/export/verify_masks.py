@@ -1,0 +1,124 @@
+"""Masks and zeros held against what was asked for: tensor by tensor, unit by unit, and in total.
+
+Comes in: masks, weights and counts as files hold them, and the recipe. Goes out: problems, each with a fixed name. The
+selection is not made again: the masters that it ranked are not in the folder, so what can be checked is its shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ofa.export.count import TensorCount
+from ofa.export.masks_file import MASKS_FILE
+from ofa.export.targets import is_final, recorded_groups, recorded_pruning
+from ofa.pruning.allocation import RankingGroup
+from ofa.pruning.pattern import PatternError, Unstructured, make_pattern
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong."""
+
+    kind: str
+    """Its fixed name, for example `not-zeroed`."""
+    where: str
+    """A tensor or a file."""
+    what: str
+    """What was found and what was expected."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """How many zeros there must be."""
+
+    groups: list[RankingGroup]
+    """Each with its final sparsity, which it must have by itself."""
+    more_is_fine: bool
+    """Every weight that ties with the largest dropped one was dropped too."""
+
+    def surplus(self, counts: Mapping[str, TensorCount]) -> dict[str, int]:
+        """Zeros beyond the expected ones, by name, of each tensor that is ranked by itself."""
+        shapes = _shapes(counts)
+        return {
+            group.names[0]: counts[group.names[0]].zeros - group.zeros(shapes, group.final)
+            for group in self.groups
+            if len(group.names) == 1
+        }
+
+
+def expectation(
+    recipe: Mapping[str, Any] | None, counts: Mapping[str, TensorCount], sparsity: float | None
+) -> Expectation | None:
+    """What to hold the zeros against: a sparsity if one is given, as the recipe's pattern and allocation divide it (one
+    fraction in each tensor where there is no recipe); else the recipe's own, if its masks are final.
+
+    Raises:
+        TargetError: the recipe's pruning section is damaged, or does not fit these tensors or this sparsity.
+    """
+    pruning = recorded_pruning(recipe or {})
+    shapes = _shapes(counts)
+    if pruning is None:
+        if sparsity is None:
+            return None
+        return Expectation([RankingGroup((name,), Unstructured(), sparsity, sparsity) for name in shapes], False)
+    if sparsity is None and not is_final(recipe or {}, pruning):
+        return None
+    return Expectation(recorded_groups(pruning, shapes, sparsity), pruning.ties == "drop_all")
+
+
+def check_masks(masks: Mapping[str, Tensor], tensors: Mapping[str, Tensor], scope: list[str]) -> Iterator[Problem]:
+    """A mask for every scoped tensor and no other; weights zero exactly where it says so."""
+    for name in sorted(masks.keys() - set(scope)):
+        yield Problem("mask-outside-scope", name, "has a mask, but is no prunable weight of this model")
+    for name in (name for name in scope if name in tensors):
+        if name not in masks:
+            yield Problem("missing-mask", name, f"{MASKS_FILE} has no mask of this weight")
+            continue
+        keep, weight = masks[name], tensors[name]
+        if keep.shape != weight.shape:
+            yield Problem("mask-shape", name, f"mask {list(keep.shape)}, weight {list(weight.shape)}")
+            continue
+        alive = int(((weight != 0) & ~keep).sum())
+        dead = int(((weight == 0) & keep).sum())
+        if alive:
+            yield Problem("not-zeroed", name, f"{alive} weights are not zero although their mask drops them")
+        if dead:
+            yield Problem("zero-not-dropped", name, f"{dead} weights are zero although their mask keeps them")
+
+
+def check_patterns(masks: Mapping[str, Tensor], patterns: Mapping[str, str]) -> Iterator[Problem]:
+    """Every unit of every mask is whole or dropped the way its pattern drops."""
+    for name, keep in masks.items():
+        pattern = make_pattern(patterns[name])
+        try:
+            pattern.check(name, keep.shape)
+        except PatternError as error:
+            yield Problem("broken-pattern", name, str(error))
+            continue
+        torn = pattern.torn(keep)
+        if torn:
+            what = f"{torn} of {keep.numel() // pattern.unit} units of pattern {pattern.text} are dropped only in part"
+            yield Problem("broken-pattern", name, what)
+
+
+def check_zeros(expected: Expectation, counts: Mapping[str, TensorCount], *, exact: bool) -> Iterator[Problem]:
+    """The right number of zeros in each group; where no mask says which zeros were meant, one more or less a tensor."""
+    shapes = _shapes(counts)
+    for group in expected.groups:
+        zeros, wanted = sum(counts[name].zeros for name in group.names), group.zeros(shapes, group.final)
+        surplus, tolerance = zeros - wanted, 0 if exact else len(group.names)
+        if surplus < -tolerance or (surplus > tolerance and not expected.more_is_fine):
+            weights = sum(math.prod(shapes[name]) for name in group.names)
+            where = group.names[0] if len(group.names) == 1 else f"{len(group.names)} tensors ranked together"
+            what = f"{zeros} zeros, expected {wanted} of {weights} ({surplus:+d}, 1/numel each)"
+            yield Problem("wrong-count", where, what)
+
+
+def _shapes(counts: Mapping[str, TensorCount]) -> dict[str, torch.Size]:
+    return {name: torch.Size(found.shape) for name, found in counts.items()}

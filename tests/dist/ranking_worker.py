@@ -1,0 +1,119 @@
+"""One rank of test_ranking: selects masks over gloo and writes, per case, their hash and what travelled.
+
+Run with one argument per case: "SPANS PATTERN tensor|global SPARSITY WEIGHTS"; see `spans` and `WEIGHTS`. Where a case
+begins with `profiled`, torch's profiler counts its collectives.
+"""
+
+import contextlib
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed
+from torch.profiler import ProfilerActivity, profile
+
+from ofa import dist
+from ofa.pruning.pruner import Span
+from ofa.pruning.ranking import Ranking
+from tests.selection import make_groups
+
+LAYER = {"query": (8, 8), "key": (8, 8), "value": (8, 8), "dense": (8, 8), "intermediate": (32, 8), "output": (8, 32)}
+SHAPES = {f"{i}.{name}": torch.Size(shape) for i in range(12) for name, shape in LAYER.items()}
+SHAPES["pooler"] = torch.Size((8, 8))
+"""BERT-base's 73 scoped tensors, with 1/96 of its sizes: what is summed over ranks does not depend on them."""
+
+
+PROFILED = "profiled "
+
+
+def smooth():
+    """Weights without ties, the same on every rank."""
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+
+
+def tied():
+    """A few values only."""
+    return {name: (weight * 2).round() / 2 for name, weight in smooth().items()}
+
+
+def broken():
+    """A NaN in the last tensor, which the last rank holds."""
+    weights = smooth()
+    weights["pooler"][-1, -1] = float("nan")
+    return weights
+
+
+WEIGHTS = {"smooth": smooth, "tied": tied, "broken": broken}
+
+
+def spans(kind, ranks):
+    """By rank: `flat` cuts the flattened scope into equal runs (ZeRO 1 and 2), `each` every tensor (ZeRO 3), `odd`
+    every tensor at places that cut units, `last` gives everything to the last rank."""
+    if kind == "last":
+        return [[] for _ in range(ranks - 1)] + [[Span(name, 0, shape.numel()) for name, shape in SHAPES.items()]]
+    found = [[] for _ in range(ranks)]
+    total, begin = sum(shape.numel() for shape in SHAPES.values()), 0
+    for name, shape in SHAPES.items():
+        size = shape.numel()
+        for rank in range(ranks):
+            if kind == "flat":
+                low, high = total * rank // ranks - begin, total * (rank + 1) // ranks - begin
+            else:
+                off = 3 if kind == "odd" else 0
+                low, high = (max(0, size * r // ranks + (off if 0 < r < ranks else 0)) for r in (rank, rank + 1))
+            low, high = max(0, low), min(size, high)
+            if low < high:
+                found[rank].append(Span(name, low, high))
+        begin += size
+    return found
+
+
+class Counted(dist.Together):
+    """All ranks, with the bytes of each sum written down."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = []
+
+    def sum(self, tensor):
+        """As it is."""
+        self.bytes.append(tensor.numel() * tensor.element_size())
+        super().sum(tensor)
+
+
+def select(case, profiled):
+    """Run one case, under torch's profiler if that is wanted: it takes seconds."""
+    kind, pattern, allocation, sparsity, weights_of = case.split()
+    weights = WEIGHTS[weights_of]()
+    held = spans(kind, dist.world_size())
+    groups = make_groups(weights, pattern, float(sparsity), allocation == "global")
+    ranks = Counted() if dist.world_size() > 1 else dist.ALONE
+    ranking = Ranking(groups, SHAPES, held, ranks=ranks)
+    masters = [weights[span.name].flatten()[span.start : span.stop] for span in held[dist.rank()]]
+    watch = profile(activities=[ProfilerActivity.CPU], record_shapes=True) if profiled else contextlib.nullcontext()
+    try:
+        with watch:
+            keep = ranking.select(masters, [float(sparsity)] * len(groups))
+    except ValueError as error:
+        return {"error": str(error)}
+    report = {"hash": mask_hash(keep), "sums": getattr(ranks, "bytes", [])}
+    if isinstance(watch, profile):
+        events = [event for event in watch.events() or [] if event.name.startswith("gloo:")]
+        report["collectives"] = sorted(event.name.removeprefix("gloo:") for event in events)
+        report["gathered"] = [event.input_shapes[0][0] for event in events if event.name == "gloo:all_gather"]
+    return report
+
+
+def mask_hash(keep):
+    """Of all masks in model order."""
+    return hashlib.sha256(b"".join(keep[name].numpy().tobytes() for name in SHAPES)).hexdigest()
+
+
+if __name__ == "__main__":
+    torch.distributed.init_process_group("gloo")
+    reports = [select(case.removeprefix(PROFILED), case.startswith(PROFILED)) for case in sys.argv[1:]]
+    Path(f"rank-{dist.rank()}.json").write_text(json.dumps(reports))
+    torch.distributed.destroy_process_group()

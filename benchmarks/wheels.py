@@ -18,8 +18,7 @@ import sys
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-if str(CHECKOUT) not in sys.path:
-    sys.path.insert(0, str(CHECKOUT))
+sys.path.insert(0, str(CHECKOUT))  # before this folder, whose data_prep.py would hide the package of that name
 
 from ofa.files import empty_folder_beside, replace_folder  # noqa: E402
 from ofa.tables import table  # noqa: E402

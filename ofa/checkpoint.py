@@ -136,7 +136,8 @@ def check(path: Path) -> dict[str, Any]:
     if not (path / INDEX).is_file():
         raise CheckpointError(f"{path} is no checkpoint: it has no {INDEX}. A checkpoint is a step-* folder of a run")
     index = read_json(path / INDEX)
-    if not (isinstance(index.get("files"), dict) and {"step", "world_size"} <= index.keys()):
+    numbers = (index.get("step"), index.get("world_size"))
+    if not (isinstance(index.get("files"), dict) and all(type(number) is int and number >= 0 for number in numbers)):
         raise CheckpointError(f"checkpoint {path}: {INDEX} is damaged; take an older one ({USE_OLDER})")
     for name, expected in index["files"].items():
         file = path / name

@@ -161,8 +161,9 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             found += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            found.append(f"{prefix}{key} ({json.dumps(before)} -> {json.dumps(after)})")
+        elif before != after or (key in old) != (key in new):
+            texts = (json.dumps(side[key]) if key in side else "absent" for side in (old, new))
+            found.append(f"{prefix}{key} ({' -> '.join(texts)})")
     return found
 
 

@@ -137,7 +137,7 @@ class RunFolder:
             )
         if data_fingerprint is not None and recorded["data_fingerprint"] != data_fingerprint:
             raise RunFolderError(
-                f"{self.path} was started on other data: fingerprint {recorded['data_fingerprint'][:12]}, "
+                f"{self.path} was started on other data: fingerprint {str(recorded['data_fingerprint'])[:12]}, "
                 f"{config.data.path} now has {data_fingerprint[:12]}. Restore the data, or choose another --run-dir"
             )
 

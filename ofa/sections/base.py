@@ -7,14 +7,35 @@ refused by the sections; what needs the model or the data is refused where they 
 from __future__ import annotations
 
 import difflib
+import json
+from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+LARGEST_EXACT = 2**53
+"""Up to here a whole number written as 1e6 is the number that is meant."""
 
 
 class Section(BaseModel):
-    """One object of a config file; an unknown key is an error."""
+    """One object of a config file; an unknown key is an error, and so is a value of another type: `"8"` and `true` are
+    no numbers. A whole number may be written as 1e6."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_json_writes_it(cls, value: Any, info: ValidationInfo) -> Any:
+        """JSON has no tuples, and writes a large whole number as it likes."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        kinds = {annotation, get_origin(annotation), *get_args(annotation)}
+        if isinstance(value, bool) and any(type(kind) is int for kind in kinds):  # Literal takes true for 1
+            raise ValueError(f"expected a number, found {json.dumps(value)}")
+        if isinstance(value, list) and tuple in kinds:
+            return tuple(value)
+        if isinstance(value, float) and int in kinds and float not in kinds:
+            exact = value.is_integer() and abs(value) <= LARGEST_EXACT
+            return int(value) if exact else value
+        return value
 
 
 def nearest(word: str, known: list[str]) -> str:

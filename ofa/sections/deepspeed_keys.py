@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, StrictInt, StrictStr, ValidationError
+from pydantic import Field, ValidationError
 
 from ofa.sections.base import Section, nearest
 
@@ -93,36 +93,36 @@ REFUSED = {key: reason for reason, keys in _REFUSED_FOR.items() for key in keys}
 class CommsLogger(Section):
     """DeepSpeed's record of collectives."""
 
-    enabled: StrictBool = False
-    verbose: StrictBool = False
-    debug: StrictBool = False
-    prof_all: StrictBool = True
-    prof_ops: list[StrictStr] = []
+    enabled: bool = False
+    verbose: bool = False
+    debug: bool = False
+    prof_all: bool = True
+    prof_ops: list[str] = []
 
 
 class FlopsProfiler(Section):
     """DeepSpeed's profile of one step."""
 
-    enabled: StrictBool = False
+    enabled: bool = False
     recompute_fwd_factor: Annotated[float, Field(ge=0.0)] = 0.0
-    profile_step: Annotated[StrictInt, Field(gt=0)] = 1
-    module_depth: StrictInt = -1
-    top_modules: Annotated[StrictInt, Field(gt=0)] = 1
-    detailed: StrictBool = True
-    output_file: StrictStr | None = None
+    profile_step: Annotated[int, Field(gt=0)] = 1
+    module_depth: int = -1
+    top_modules: Annotated[int, Field(gt=0)] = 1
+    detailed: bool = True
+    output_file: str | None = None
 
 
 class ZeroOptimization(Section):
     """How DeepSpeed cuts and overlaps its collectives."""
 
     allgather_bucket_size: Elements = 0
-    allgather_partitions: StrictBool = True
-    contiguous_gradients: StrictBool = True
-    overlap_comm: StrictBool = True
+    allgather_partitions: bool = True
+    contiguous_gradients: bool = True
+    overlap_comm: bool = True
     reduce_bucket_size: Annotated[int, Field(gt=0)] = 1
-    reduce_scatter: StrictBool = True
-    round_robin_gradients: StrictBool = False
-    use_multi_rank_bucket_allreduce: StrictBool = True
+    reduce_scatter: bool = True
+    round_robin_gradients: bool = False
+    use_multi_rank_bucket_allreduce: bool = True
     sub_group_size: Elements = 0
     stage3_max_live_parameters: Elements = 0
     stage3_max_reuse_distance: Elements = 0
@@ -135,11 +135,11 @@ class PassedOn(Section):
 
     communication_data_type: Literal["fp32", "fp16", "bf16"] = "fp32"
     comms_logger: CommsLogger = CommsLogger()
-    disable_python_gc: StrictBool = False
-    dump_state: StrictBool = False
+    disable_python_gc: bool = False
+    dump_state: bool = False
     flops_profiler: FlopsProfiler = FlopsProfiler()
-    memory_breakdown: StrictBool = False
-    wall_clock_breakdown: StrictBool = False
+    memory_breakdown: bool = False
+    wall_clock_breakdown: bool = False
     zero_optimization: ZeroOptimization = ZeroOptimization()
 
 

@@ -7,12 +7,16 @@ import sys
 import pytest
 
 from ofa.config import RunConfig, load
+from ofa.cost import Size
+from ofa.files import DiskFull
 from ofa.run_folder import RunFolder, RunFolderError, read_json
 from tests.processes import environment
 
 HOLDER = """
 import sys, time
 from pathlib import Path
+from ofa.cost import Size
+from ofa.files import DiskFull
 from ofa.run_folder import RunFolder
 folder = RunFolder(Path(sys.argv[1]))
 folder.acquire()
@@ -56,3 +60,43 @@ def test_a_missing_or_damaged_record_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(RunFolderError, match="config.json is damaged"):
         read_json(tmp_path / "config.json")
+
+
+def test_a_run_that_is_refused_before_it_began_leaves_its_folder_as_found(tmp_path):
+    for path in (tmp_path / "a" / "b" / "run", tmp_path / "mine"):
+        folder = RunFolder(path)
+        if path.name == "mine":
+            path.mkdir()
+            (path / "notes.txt").write_text("mine")
+        folder.acquire()
+        folder.log.write_text("refused")
+        folder.tensorboard.mkdir()
+        (folder.tensorboard / "events").write_text("")
+        folder.release()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine", "notes.txt"]
+
+
+def test_a_run_that_has_begun_stays_and_its_lock_is_free(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.acquire()
+    folder.record(load(RunConfig, "tiny/ofa_90.json"), "data", 1)
+    folder.release()
+    files = {path.name: path.stat().st_size > 0 for path in folder.path.iterdir()}
+    assert files == {"config.json": True, "lock": False}
+
+
+def test_being_refused_by_a_live_run_takes_nothing_of_it_away(tmp_path):
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    first.acquire()
+    first.log.write_text("going on")
+    with pytest.raises(RunFolderError, match="in use"):
+        second.acquire()
+    second.release()
+    assert sorted(path.name for path in first.path.iterdir()) == ["lock", "log.txt"]
+
+
+def test_a_disk_that_is_too_small_is_refused_with_what_is_needed(tmp_path):
+    config, huge = load(RunConfig, "tiny/ofa_90.json"), Size(10**15, 10**14)
+    with pytest.raises(DiskFull, match=r"3 checkpoints of .* GB and a model: .* needed in .*, .* free; .*keep_last"):
+        RunFolder(tmp_path).check_space(config, huge)
+    RunFolder(tmp_path).check_space(config, Size(1000, 100))

@@ -23,6 +23,8 @@ def split(shards):
             {
                 "name": f"shard-{number:05d}.tar",
                 "rows": sum(records),
+                "tokens": sum(records),
+                "segments": sum(records),
                 "counts": base64.b64encode(zlib.compress(counts.tobytes())).decode(),
                 "records": [{"offset": 0, "size": 0, "rows": rows, "crc32": 0} for rows in records],
             }

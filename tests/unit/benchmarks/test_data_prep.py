@@ -1,0 +1,64 @@
+"""The data preparation benchmark: its text, its watch over a command, and once the whole of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import data_prep as bench
+from benchmarks.watched import watched
+from data_prep.tokenizer import build
+from ofa.config import TokenizerConfig
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+TEXTS = [f"Document {number} says so. " * (1 + number % 7) for number in range(300)]
+
+
+def test_files_hold_every_document_once_and_about_as_much_text(tmp_path):
+    bench.write_files(tmp_path / "text", TEXTS)
+    files = [path.read_text().splitlines() for path in sorted((tmp_path / "text").iterdir())]
+    assert [json.loads(line)["text"] for lines in files for line in lines] == TEXTS
+    sizes = [sum(len(json.loads(line)["text"]) for line in lines) for lines in files]
+    assert len(sizes) == bench.FILES and max(sizes) < 1.5 * min(sizes)
+
+
+def test_installed_packages_give_text_without_a_file():
+    documents = bench.documents(None)
+    found = [next(documents) for _ in range(5)]
+    assert len(set(found)) == 5 and all(len(text) >= 40 for text in found)
+
+
+def test_a_command_makes_a_folder_that_opens(tmp_path):
+    """The command that is timed is the real one."""
+    build(tmp_path / "tokenizer", TokenizerConfig(vocab_size=60), 64, lambda: TEXTS)
+    made = bench.Bench(tmp_path, TEXTS, tmp_path / "tokenizer")
+    bench.write_files(tmp_path / "text", TEXTS)
+    ran = bench.run(made, "sentences", "text", keep="out")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["statistics"]["documents_read"] == len(TEXTS)
+    assert ran.seconds > ran.cpu_seconds / 2 > 0 and ran.worker_bytes > 10_000_000
+    again = bench.run(made, "sentences", "text", keep="out")
+    assert again.worker_bytes == 0  # it found everything made, and started no worker
+
+
+def test_the_memory_of_a_worker_is_seen_apart_from_its_parents():
+    child = "import time; held = bytearray(80_000_000); time.sleep(0.3)"
+    ran = watched([sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"])
+    assert ran.worker_bytes > 80_000_000 > ran.main_bytes > 1_000_000
+
+
+def test_a_command_that_fails_ends_the_benchmark_with_what_it_said():
+    with pytest.raises(SystemExit, match=r"(?s)status 3:.*no luck"):
+        watched([sys.executable, "-c", "import sys; print('no luck'); sys.exit(3)"])
+
+
+@pytest.mark.slow
+def test_the_whole_benchmark_runs_small():
+    """PERF-23 and PERF-24, the rows."""
+    command = [sys.executable, str(CHECKOUT / "benchmarks" / "data_prep.py"), "--quick", "--json"]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert set(found["ratio_to_tokenizer"]) == set(bench.VARIANTS)
+    assert all(found[key] > 0 for key in ("scaling_2_workers", "memory_growth", "rerun_share", "start_seconds"))
+    assert found["memory_growth"] < 1.5

@@ -152,7 +152,7 @@ def small_model(vocab: int, length: int, hidden: int, seed: int = 0):
     """Two layers, without dropout."""
     sizes = {"hidden_size": hidden, "num_hidden_layers": 2, "num_attention_heads": hidden // 16}
     lengths = {"vocab_size": vocab, "max_position_embeddings": length, "intermediate_size": 4 * hidden}
-    architecture = {"model_type": "bert", **sizes, **lengths, "initializer_range": 0.1}
+    architecture = {"model_type": "bert", **sizes, **lengths, "initializer_range": 0.8 / hidden**0.5}
     return build_model(ModelConfig(architecture=architecture, dropout=0.0), seed=seed).eval()
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ofa.engine import process  # noqa: F401  (unpickling imports DeepSpeed, which reads the environment set there)
+
 
 def read_checkpoint(path: Path, *, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """fp32 masters and client state of a checkpoint folder, without an engine, for any ZeRO stage and rank count.

@@ -67,7 +67,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", choices=RUNS, metavar="RUN")
     parser.add_argument("--wheels", type=Path, metavar="FOLDER", help="wheels of what this Python lacks")
-    parser.add_argument("--out", type=Path, default=Path("gpu_results"), metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=CHECKOUT / "build" / "gpu", metavar="FOLDER")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--quick", action="store_true", help="small sizes: does everything run?")
     options = parser.parse_args()

@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-if str(CHECKOUT) not in sys.path:
-    sys.path.insert(0, str(CHECKOUT))
+sys.path.insert(0, str(CHECKOUT))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402

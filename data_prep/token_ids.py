@@ -1,27 +1,31 @@
-"""Sentences in, token ids out; each word of a text is given to the tokenizer about once.
+"""Sentences in, token ids out; what repeats in a text is given to the tokenizer about once.
 
-A tokenizer of the BERT family cuts text at spaces, and nothing in it looks across one: a sentence's ids are those of
-its words, end to end. Words repeat, and a dictionary answers several times faster than the tokenizer, most of whose
-time goes into normalising. Other tokenizers (byte-level BPE, whose tokens carry the space before them) get whole
-sentences.
+A tokenizer of the BERT family cuts text at spaces and around punctuation, and nothing in it looks across such a cut: a
+sentence's ids are those of its words, end to end, and a word's those of its parts. Words repeat, and a dictionary
+answers several times faster than the tokenizer, most of whose time goes into normalising. Other tokenizers (byte-level
+BPE, whose tokens carry the space before them) get whole sentences.
 
-Giving the tokenizer one new word at a time was tried: a call costs as much as five words. New words go in groups, as
-text that is already split.
+Giving the tokenizer one new part at a time was tried: a call costs as much as five of them. They go in groups, as text
+that is already split.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-_KNOWN_WORDS = 100_000
+_KNOWN_WORDS = 200_000
 """Words to remember, at some 200 bytes each. Beyond, all are forgotten; the frequent ones are back soon."""
 
+_PARTS = re.compile(r"[!-/:-@\[-`{-~]|[^!-/:-@\[-`{-~]+")
+"""Single ASCII punctuation characters, and what is between them: new words are old parts in new company, mostly."""
+
 _GROUP = 100
-"""New words in one call; no faster above."""
+"""New parts in one call; no faster above."""
 
 
 class TokenIds:
@@ -59,7 +63,14 @@ class TokenIds:
         return np.frombuffer(b"".join(pieces), self._dtype), after_word[words_before - 1]
 
     def _learn(self, words: list[str]) -> None:
-        groups = [words[start : start + _GROUP] for start in range(0, len(words), _GROUP)]
+        parts = {word: _PARTS.findall(word) for word in words}
+        every = itertools.chain.from_iterable(parts.values())
+        self._ask([part for part in dict.fromkeys(every) if part not in self._known])
+        for word, own in parts.items():
+            self._known[word] = b"".join(map(self._known.__getitem__, own))
+
+    def _ask(self, parts: list[str]) -> None:
+        groups = [parts[start : start + _GROUP] for start in range(0, len(parts), _GROUP)]
         found = self._tokenizer.encode_batch(groups, is_pretokenized=True, add_special_tokens=False)
         for group, encoding in zip(groups, found, strict=True):
             bounds = np.searchsorted(np.array(encoding.word_ids, np.int64), np.arange(len(group) + 1))
@@ -69,7 +80,7 @@ class TokenIds:
 
 
 def cuts_at_spaces(tokenizer: Tokenizer) -> bool:
-    """Whether the ids of a text are those of its parts between spaces, for any text.
+    """Whether the ids of a text are those of what stands between spaces and punctuation, for any text.
 
     So it is with BERT's three steps, unless a token has been added that may hold a space or take in the one beside it.
     """

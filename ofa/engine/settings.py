@@ -34,6 +34,7 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "gradient_clipping": config.optimizer.max_grad_norm,
         "bf16": {"enabled": config.engine.precision == "bf16"},
         # Gradients of micro-batches and of ranks are added in fp32: in bf16 sums would depend on how many there are.
+        # ZeRO 2 still divides a bf16 bucket by the number of ranks first, exact where that is a power of two.
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": extra.get("communication_data_type", "fp32"),
         "zero_optimization": zero,

@@ -17,6 +17,7 @@ from ofa.export.hf import export_model
 from ofa.export.recipe_file import Parent, describe_run
 from ofa.models.build import build_model
 from ofa.pruning.mask_set import unpack
+from ofa.recipe import Recipe
 from ofa.run_folder import RunFolder, RunFolderError
 
 
@@ -57,6 +58,11 @@ def export_checkpoint(run_folder: Path, output: Path, checkpoint: Path | None = 
     check(path)
     corpus = Corpus.open(config.data.path)
     state, client = read_checkpoint(path, prefix="model.")
+    if client["step"] == config.schedule.total_steps and Recipe(config).at(client["step"]).update_mask:
+        raise RunFolderError(
+            f"{path} is the state before the last masks were chosen, which this run does at its very end (step "
+            f"{client['step']}); use {folder.model}, or start the run again if that is not there"
+        )
     fresh = config.model.model_copy(update={"init": None})
     model = build_model(fresh, seed=config.seed)
     shapes = dict(model.named_parameters())

@@ -56,7 +56,7 @@ class Watch:
     """Counts, inside every forward, what lives outside the masks and zeros that carry a sign."""
 
     def __init__(self, modules: dict[str, nn.Module]):
-        self.keep, self.alive, self.negative_zeros = {}, 0, 0
+        self.keep, self.alive, self.negative_zeros, self.counts_signs = {}, 0, 0, False
         for name, module in modules.items():
             module.register_forward_pre_hook(self._hook(name))
 
@@ -65,7 +65,8 @@ class Watch:
             weight = module.weight.detach()
             if name in self.keep:
                 self.alive += int(torch.count_nonzero(weight[~self.keep[name]]))
-            self.negative_zeros = int(torch.signbit(weight[weight == 0]).sum())
+            if self.counts_signs:
+                self.negative_zeros += int(torch.signbit(weight[weight == 0]).sum())
 
         return look
 
@@ -104,7 +105,8 @@ def train(case: Case) -> dict:
     wrapped = Engine(config, net, scoped)
     watch = Watch({"0.weight": net[0], "2.weight": net[2]})  # after DeepSpeed's hook, which gathers under ZeRO 3
     weights = wrapped.weights
-    first_masters_are_exact = all(torch.equal(weights.full_master(name).cpu(), exact[name]) for name in scoped)
+    masters = {name: weights.gather(parameter).cpu() for name, parameter in net.named_parameters()}
+    first_masters_are_exact = all(torch.equal(masters[name], value) for name, value in exact.items())
     pruner, recipe = MagnitudePruner(config.pruning, scoped, weights), Recipe(config)
     watch.keep = pruner.keep
     dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
@@ -119,16 +121,16 @@ def train(case: Case) -> dict:
             wrapped.advance()
         pruner.after_step(recipe.at(step + 1))
     norms = one_more_update(wrapped, net, pruner.keep, dtype)
+    watch.counts_signs = True  # until the last refresh, masked live weights may be -0.0
     wrapped(torch.zeros(2, 66, dtype=dtype))
+    behind = {name: [copy[~keep] for copy in weights.full_copies(name)] for name, keep in pruner.keep.items()}
     return {
         "grad_norms": norms,
         "first_masters_are_exact": first_masters_are_exact,
         "alive_in_a_forward": watch.alive,
-        "negative_zeros": watch.negative_zeros,
-        "behind_the_zeros": {
-            name: [int(torch.count_nonzero(copy[~keep])) for copy in weights.full_copies(name)]
-            for name, keep in pruner.keep.items()
-        },
+        "negative_zeros": watch.negative_zeros
+        + sum(int(torch.signbit(master).sum()) for master, *_ in behind.values()),
+        "behind_the_zeros": {name: [int(torch.count_nonzero(c)) for c in copies] for name, copies in behind.items()},
         "zeros": {name: int((~keep).sum()) for name, keep in pruner.keep.items()},
         "revived": revived,
         "mask_hash": pruner.state_dict()["mask_hash"],

@@ -32,7 +32,7 @@ def test_a_refresh_adds_four_small_sums_and_one_gather_of_bits(counted, case):
     """PERF-9: three histograms and the ties in all-reduces; the masks at one bit a weight."""
     assert counted[case]["dense"]["refresh"] == {}
     refresh = counted[case]["pruned"]["refresh"]
-    assert set(refresh) == {"c10d::allreduce_", "c10d::_allgather_base_"}
-    sums, gathers = refresh["c10d::allreduce_"], refresh["c10d::_allgather_base_"]
+    assert set(refresh) == {"c10d::allreduce_", "c10d::allgather_"}
+    sums, gathers = refresh["c10d::allreduce_"], refresh["c10d::allgather_"]
     assert sums[0] == 4 and sums[1] <= 2_000_000
     assert gathers[0] == 1 and gathers[1] <= 2 * 66 * 129 / 8 + 16

@@ -27,6 +27,7 @@ def test_a_compiled_run_that_is_killed_ends_with_the_same_bytes(project, compile
     )
     processes.script("pretrain.py", *arguments, cwd=project)
     assert "continuing from" in (folder / "log.txt").read_text()
+    assert (compiled / "log.txt").read_text().count("encoder layers are compiled") == 2, "student and teacher"
     assert model_bytes(folder) == model_bytes(compiled)
     assert metrics(folder) == metrics(compiled)
 

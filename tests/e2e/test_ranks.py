@@ -110,6 +110,19 @@ def test_a_checkpoint_exports_the_same_bytes_as_the_run(place, name):
     assert {p.name: p.read_bytes() for p in ours.iterdir()} == {p.name: p.read_bytes() for p in theirs.iterdir()}
 
 
+def test_a_checkpoint_before_the_last_masks_is_not_exported_as_the_result(place):
+    """With the last refresh at the run's very end the final checkpoint holds the masks before it."""
+    end = {"sparsity": 0.9, "ramp_end": 12, "end": 12, "frequency": 3}
+    (place / "at_end.json").write_text(json.dumps(sparse("distil", pruning=end)))
+    if not (place / "runs" / "distil").exists():
+        run_distilbert(place)
+    processes.script("pretrain.py", "--config", "at_end.json", cwd=place)
+    check_zeros(place / "runs" / "at_end", AutoModelForMaskedLM, 12)
+    done = processes.script("export.py", "runs/at_end", "--output", "exported/at_end", cwd=place, check=False)
+    assert done.returncode == 1 and "before the last masks were chosen" in done.stderr
+    assert not (place / "exported" / "at_end").exists()
+
+
 @pytest.mark.parametrize("name", ["pairs_90", "distil_90"])
 def test_any_folder_is_evaluated_on_any_shards_with_the_score_of_its_run(place, name):
     done = processes.script("evaluate.py", f"runs/{name}", "--data", "data", "--json", cwd=place)

@@ -18,22 +18,24 @@ CASES = {
 def run(request, project):
     """A finished run folder on two ranks, with all its checkpoints."""
     name = f"stage_{request.param}"
-    config = {"base": "sparse.json", "checkpoint": {"every": 6, "keep_last": 9}, **CASES[request.param]}
+    config = {"base": "sparse.json", "checkpoint": {"every": 4, "keep_last": 9}, **CASES[request.param]}
     (project / f"{name}.json").write_text(json.dumps(config))
     processes.script("pretrain.py", "--config", f"{name}.json", cwd=project, ranks=2)
     return project / "runs" / name
 
 
-def test_it_continues_from_a_refresh_step_to_the_same_bytes(project, run):
-    """OFA-29: step 12 is on the refresh grid, so the state was saved before its masks were chosen."""
-    again = project / "again" / run.name
+@pytest.mark.parametrize("step", [8, 12])
+def test_it_continues_to_the_same_bytes(project, run, step):
+    """OFA-23, OFA-29: step 12 is on the refresh grid, so the state was saved before its masks were chosen; step 8 is
+    not, and under ZeRO 3 the loaded live weights are dense until they are masked again."""
+    again = project / "again" / f"{run.name}-{step}"
     shutil.copytree(run, again)
     for made_later in ("result.json", "report.html"):
         (again / made_later).unlink()
     shutil.rmtree(again / "model")
-    for step in (18, 24):
-        shutil.rmtree(again / "checkpoints" / f"step-{step:08d}")
-    (again / "checkpoints" / "latest").write_text("step-00000012\n")
+    for later in range(step + 4, 25, 4):
+        shutil.rmtree(again / "checkpoints" / f"step-{later:08d}")
+    (again / "checkpoints" / "latest").write_text(f"step-{step:08d}\n")
     done = processes.script(
         "pretrain.py", "--config", f"{run.name}.json", "--run-dir", str(again), cwd=project, ranks=2
     )

@@ -36,6 +36,16 @@ def test_what_the_cpu_computes_passes_its_own_checks(quick, part):
     assert checks and all(check.right for check in checks), checks
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("part", [gpu_check.masks, gpu_check.losses, gpu_check.packing])
+def test_what_a_gpu_computes_is_what_the_cpu_computes(tmp_path, part):
+    """PERF-6, PERF-12 and PERF-15 on a device, at small sizes."""
+    torch.manual_seed(0)
+    checks = list(part(Settings("cuda", True, tmp_path)))
+    assert checks and all(check.right for check in checks), checks
+
+
 def test_masks_that_differ_between_devices_fail_their_check(quick, monkeypatch):
     select = gpu_check.Ranking.select
     calls = []

@@ -21,6 +21,7 @@ from ofa.models.pretraining import (
     pair_logits,
 )
 from ofa.pruning.magnitude import MagnitudePruner
+from ofa.pruning.pruner import Span
 
 EVERY_TYPE = ["bert", "roberta", "distilbert"]
 PACKED = [[9, 14, 5], [30], [12, 12, 7]]
@@ -293,7 +294,20 @@ def operations(function):
 class NoCopies:
     """Weights without an engine; this test never refreshes."""
 
-    full_master = mask_live = write_live = zero_dropped = staticmethod(lambda *_: None)
+    device = torch.device("cpu")
+    mask_live = zero_dropped = staticmethod(lambda *_: None)
+
+    def __init__(self, scoped):
+        self.shapes = {name: weight.shape for name, weight in scoped.items()}
+        self._scoped = scoped
+
+    def spans(self):
+        """One rank that holds everything."""
+        return [[Span(name, 0, weight.numel()) for name, weight in self._scoped.items()]]
+
+    def masters(self):
+        """The weights."""
+        return [weight.detach().flatten() for weight in self._scoped.values()]
 
 
 def test_pruning_hooks_add_no_operation_to_the_forward(make):
@@ -301,7 +315,8 @@ def test_pruning_hooks_add_no_operation_to_the_forward(make):
     module = MaskedLanguageModeling(make.small_model(), PLAIN)
     batch, totals = make.packed_batch(PACKED, LENGTH)
     dense = operations(lambda: module(batch, totals))
-    MagnitudePruner(PruningConfig(sparsity=0.9, ramp_end=0, frequency=1), scope(module.model), NoCopies())
+    scoped = scope(module.model)
+    MagnitudePruner(PruningConfig(sparsity=0.9, ramp_end=0, frequency=1), scoped, NoCopies(scoped))
     assert operations(lambda: module(batch, totals)) == dense
 
     def masked_forward():

@@ -28,7 +28,7 @@ from ofa.assemble import Run, assemble
 from ofa.config import RunConfig, parse
 from ofa.engine.process import start, stop
 from ofa.evaluate import masked_lm_score
-from ofa.run_folder import RunFolder, hardware, versions
+from ofa.run_folder import RunFolder, commit, hardware, versions
 from ofa.tables import table
 from ofa.train import train
 from tests.corpora import write_corpus
@@ -177,7 +177,7 @@ def main() -> int:
         print(f"{len(rows)} of {len(CASES)}", file=sys.stderr)
     print(show(rows))
     if options.json:
-        found = {"rows": rows, "ranks": RANKS, "hardware": hardware(), "versions": versions()}
+        found = {"rows": rows, "ranks": RANKS, "commit": commit(), "hardware": hardware(), "versions": versions()}
         Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
     return 0 if all(map(is_right, rows)) else 1
 

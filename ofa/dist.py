@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 import torch.distributed as torch_dist
@@ -98,6 +98,19 @@ class Ranks(Protocol):
         """The tensors of all of them, which have one shape (a collective call)."""
         ...
 
+    def exchange(self, tensor: torch.Tensor, sent: Sequence[int], received: Sequence[int]) -> torch.Tensor:
+        """Give each of them what is meant for it alone (a collective call).
+
+        Args:
+            tensor: flat, what each of them gets, by number, one after the other.
+            sent: how many elements each gets; 0 for nothing.
+            received: how many each gives to this one.
+
+        Returns:
+            Flat, what each of them gave, by number, one after the other.
+        """
+        ...
+
 
 class Alone:
     """One process by itself, whatever others do."""
@@ -111,6 +124,10 @@ class Alone:
     def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """Itself."""
         return [tensor]
+
+    def exchange(self, tensor: torch.Tensor, sent: Sequence[int], received: Sequence[int]) -> torch.Tensor:
+        """What it gives to itself."""
+        return tensor
 
 
 class Together:
@@ -128,6 +145,12 @@ class Together:
         gathered = list(tensor.new_empty((self.size, *tensor.shape)))
         torch_dist.all_gather(gathered, tensor)
         return gathered
+
+    def exchange(self, tensor: torch.Tensor, sent: Sequence[int], received: Sequence[int]) -> torch.Tensor:
+        """One all-to-all."""
+        came = tensor.new_empty(sum(received))
+        torch_dist.all_to_all_single(came, tensor, list(received), list(sent))
+        return came
 
 
 ALONE = Alone()
@@ -165,6 +188,25 @@ def on_rank_zero(function: Callable[[], T]) -> T:
         raise
     from_rank_zero((result, False))
     return result
+
+
+def on_every_rank(function: Callable[[], T]) -> T:
+    """Run `function`, which talks to no other rank, on each of them; if it raises on one, every rank ends (a collective
+    call).
+
+    For what may fail on one machine alone, such as reading a file, before all go on together.
+    """
+    error, result = None, None
+    try:
+        result = function()
+    except Exception as caught:
+        error = caught
+    failed = gather_objects(error is not None)
+    if error is not None:
+        raise error
+    if any(failed):
+        sys.exit(1)
+    return cast(T, result)
 
 
 def _free_port() -> int:

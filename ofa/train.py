@@ -144,9 +144,15 @@ def seed_dropout(seed: int, step: int, micro_batch: int) -> None:
 
 def rewind(run: Run, step: int) -> None:
     """Put every weight back to its value after `step` updates, under the masks of today; the optimizer starts anew (a
-    collective call)."""
+    collective call).
+
+    Raises:
+        CheckpointError: the checkpoint was damaged since the run began.
+    """
+    path = run.checkpoints.at(step)
     with run.journal.meter.pause():
-        run.engine.rewind(run.checkpoints.at(step))
+        dist.on_rank_zero(lambda: check(path))
+        run.engine.rewind(path)
         run.pruner.enforce()
     LOG.info("weights rewound to step %d", step)
 

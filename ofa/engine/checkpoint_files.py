@@ -60,7 +60,8 @@ def _partitioned_weights(
 
 
 def _load(file: Path) -> dict[str, Any]:
-    return torch.load(file, map_location="cpu", weights_only=False)
+    # Mapped: moments, and what other ranks hold, are never read.
+    return torch.load(file, map_location="cpu", weights_only=False, mmap=True)
 
 
 def _rank(file: Path) -> int:

@@ -17,7 +17,7 @@ from ofa.data.plan import accumulation
 from ofa.engine.checkpoint_files import read_checkpoint
 from ofa.engine.master_weights import MasterWeights
 from ofa.engine.process import deepspeed
-from ofa.engine.settings import deepspeed_config, parameter_groups
+from ofa.engine.settings import deepspeed_config, divides_by_ranks, parameter_groups
 
 
 class Engine:
@@ -46,6 +46,7 @@ class Engine:
         self.module = module
         self.device = self._deepspeed.device
         self.accumulation = accumulation(config.batch, dist.world_size())
+        self._divides_by_ranks = divides_by_ranks(config)
         self._keeps_norm = config.engine.zero_stage > 0
         self._unpartitioned_norm: Tensor | None = None
         self.weights = MasterWeights(self._deepspeed, scoped)
@@ -60,12 +61,12 @@ class Engine:
 
     @property
     def loss_scale(self) -> int:
-        """Factor that undoes DeepSpeed's averages over ranks and accumulation, so that means are ours alone."""
-        return self.accumulation * dist.world_size()
+        """Factor that undoes DeepSpeed's average over ranks, where it makes one, so that means are ours alone."""
+        return dist.world_size() if self._divides_by_ranks else 1
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients of one micro-batch."""
-        self._deepspeed.backward(loss)
+        """Add the gradients of one micro-batch's share of the loss to those of the step."""
+        self._deepspeed.backward(loss, scale_wrt_gas=False)
 
     def advance(self) -> None:
         """Close one micro-batch; on the last of a step reduce, clip and update."""
@@ -106,8 +107,8 @@ class Engine:
 
     def rewind(self, checkpoint: Path) -> None:
         """Put every weight back to its value in a checkpoint, also one of another number of ranks, and let the
-        optimizer start anew: both moments and its step count become 0 (weight rewinding)."""
-        values, _ = read_checkpoint(checkpoint, prefix="")
+        optimizer start anew: both moments and its step count become 0 (weight rewinding; a collective call)."""
+        values, _ = dist.on_every_rank(lambda: read_checkpoint(checkpoint, prefix=""))
         for name, parameter in self.module.named_parameters():
             self.weights.write(parameter, values[name].to(self.device))
         optimizer = getattr(self._deepspeed.optimizer, "optimizer", self._deepspeed.optimizer)

@@ -34,12 +34,18 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "gradient_clipping": config.optimizer.max_grad_norm,
         "bf16": {"enabled": config.engine.precision == "bf16"},
         # Gradients of micro-batches and of ranks are added in fp32: in bf16 sums would depend on how many there are.
-        # ZeRO 2 still divides a bf16 bucket by the number of ranks first, exact where that is a power of two.
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": extra.get("communication_data_type", "fp32"),
+        "gradient_allreduce_op": "mean" if divides_by_ranks(config) else "sum",
         "zero_optimization": zero,
         "steps_per_print": 10**12,
     }
+
+
+def divides_by_ranks(config: RunConfig) -> bool:
+    """Whether DeepSpeed divides gradients by the number of ranks, which its ZeRO 3 cannot be told to leave; then losses
+    must be multiplied by it. Below, it adds and does not divide: ZeRO 2 would do so in bf16, before it adds."""
+    return config.engine.zero_stage == 3
 
 
 def parameter_groups(

@@ -26,6 +26,7 @@ DECIDED = {
     "managed_gradient_accumulation": "batch.global_size and batch.micro_size",
     "scheduler": "schedule",
     "data_types": "fp32, always",
+    "gradient_allreduce_op": "engine.zero_stage: gradients are added, and losses are means over the global batch",
     "gradient_clipping": "optimizer.max_grad_norm",
     "fp16": "engine.precision, which knows fp32 and bf16: fp16 has too small a range for what is not rescaled",
     "bf16": "engine.precision",
@@ -71,7 +72,7 @@ _REFUSED_FOR = {
                "sparse_attention", "sparse_gradients", f"{ZERO}.mics_shard_size",
                f"{ZERO}.mics_hierarchical_params_gather", f"{ZERO}.elastic_checkpoint"),
     _ORDER: ("curriculum_learning", "data_efficiency", "dataloader_drop_last"),
-    _MEANS: ("gradient_allreduce_op", "gradient_predivide_factor", "prescale_gradients"),
+    _MEANS: ("gradient_predivide_factor", "prescale_gradients"),
     _SPLITS: ("expert_parallel", "hybrid_engine", "pipeline", "seq_parallel_communication_data_type",
               "tensor_parallel", "use_data_before_expert_parallelism", "vocabulary_size"),
     "it starts runs of its own with other batch sizes": ("autotuning",),
@@ -133,7 +134,7 @@ class ZeroOptimization(Section):
 class PassedOn(Section):
     """Keys that a user may set: none of them moves or copies weights. Only what is given is passed on."""
 
-    communication_data_type: Literal["fp32", "fp16", "bf16"] = "fp32"
+    communication_data_type: Literal["fp32", "bf16"] = "fp32"
     comms_logger: CommsLogger = CommsLogger()
     disable_python_gc: bool = False
     dump_state: bool = False

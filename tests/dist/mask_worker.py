@@ -71,6 +71,12 @@ class Watch:
         return look
 
 
+def share_of_loss(wrapped: Engine, inputs: torch.Tensor) -> torch.Tensor:
+    """What one micro-batch adds to the mean over the global batch."""
+    micro_batches = wrapped.accumulation * dist.world_size()
+    return ((wrapped(inputs) - inputs.sin()) ** 2).mean() * wrapped.loss_scale / micro_batches
+
+
 def one_more_update(wrapped: Engine, net: nn.Sequential, keep: dict, dtype: torch.dtype) -> dict[str, float]:
     """Gradient norm of the engine's update, and of the same global batch in plain torch with and without the masks."""
     plain = nn.Sequential(nn.Linear(66, 129), nn.GELU(), nn.Linear(129, 66))
@@ -85,7 +91,7 @@ def one_more_update(wrapped: Engine, net: nn.Sequential, keep: dict, dtype: torc
         for rank in range(dist.world_size())
     ]
     for inputs in batches[dist.rank()]:
-        wrapped.backward(((wrapped(inputs.to(dtype)) - inputs.to(dtype).sin()) ** 2).mean())
+        wrapped.backward(share_of_loss(wrapped, inputs.to(dtype)))
         wrapped.advance()
     every = torch.cat([inputs for of_rank in batches for inputs in of_rank])
     ((plain(every) - every.sin()) ** 2).mean().backward()
@@ -117,7 +123,7 @@ def train(case: Case) -> dict:
         wrapped.set_lr(recipe.at(step).lr)
         for _ in range(wrapped.accumulation):
             inputs = torch.randn(2, 66, generator=generator).to(dtype)
-            wrapped.backward(((wrapped(inputs) - inputs.sin()) ** 2).mean())
+            wrapped.backward(share_of_loss(wrapped, inputs))
             wrapped.advance()
         pruner.after_step(recipe.at(step + 1))
     norms = one_more_update(wrapped, net, pruner.keep, dtype)

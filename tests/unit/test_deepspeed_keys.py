@@ -41,7 +41,8 @@ REASONS = [
     ("flops_profiler.enabled=maybe", "valid boolean"),
     ("flops_profiler.profile_stap=3", "flops_profiler.profile_stap"),
     ("comms_logger=true", "comms_logger"),
-    ("communication_data_type=int9", "'fp32', 'fp16' or 'bf16'"),
+    ("communication_data_type=int9", "'fp32' or 'bf16'"),
+    ("communication_data_type=fp16", "'fp32' or 'bf16'"),
     ("zero_optimization=3", "must be an object"),
 ]
 

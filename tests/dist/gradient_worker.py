@@ -1,0 +1,67 @@
+"""One rank of test_gradients: makes one update and reports how far its gradients are from exact sums, as JSON.
+
+Run with one argument per case: "STAGE PRECISION".
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ofa import dist
+from ofa.config import RunConfig, parse
+from ofa.engine.copies import copies_of
+from ofa.engine.engine import Engine
+from ofa.engine.process import start, stop
+from tests.dist.mask_worker import Case, share_of_loss
+
+
+def config(stage: str, precision: str) -> RunConfig:
+    """Two micro-batches on each of three ranks; nothing is clipped, so that Adam's first moment is 0.1 x gradient."""
+    values = Case(int(stage), precision, "hard", persist=False).config().model_dump()
+    values["batch"] = {"global_size": 12, "micro_size": 2}
+    values["optimizer"]["max_grad_norm"] = 0.0
+    return parse(RunConfig, values, origin="test")
+
+
+def largest_error(case: str) -> float:
+    """Of the gradients of what this rank holds, relative to the largest of their tensor; against the sum in float64 of
+    what autograd gave on every rank."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(66, 129), nn.GELU(), nn.Linear(129, 66))
+    sums = {name: torch.zeros(p.numel(), dtype=torch.float64) for name, p in net.named_parameters()}
+    wrapped = Engine(config(*case.split()), net, {name: p for name, p in net.named_parameters() if p.dim() > 1})
+    for name, parameter in net.named_parameters():
+        parameter.register_hook(adding_to(sums[name]))
+    dtype = torch.bfloat16 if "bf16" in case else torch.float32
+    generator = torch.Generator().manual_seed(dist.rank())
+    for _ in range(wrapped.accumulation):
+        wrapped.backward(share_of_loss(wrapped, torch.randn(2, 66, generator=generator).to(dtype)))
+        wrapped.advance()
+    copies, errors = copies_of(wrapped._deepspeed), []
+    for name, parameter in net.named_parameters():
+        torch.distributed.all_reduce(sums[name])
+        exact = sums[name] / wrapped.loss_scale
+        held = copies.held(parameter)
+        if held is not None:
+            found = held.moments[0].double() / 0.1
+            errors.append(float((found - exact[held.start : held.stop]).abs().max() / exact.abs().max()))
+    return max(errors)
+
+
+def adding_to(total: torch.Tensor):
+    """A hook that adds a gradient to a float64 total and leaves it as it is."""
+
+    def hook(gradient: torch.Tensor) -> None:
+        total.add_(gradient.detach().flatten())
+
+    return hook
+
+
+if __name__ == "__main__":
+    start(config("1", "fp32"))
+    reports = {case: largest_error(case) for case in sys.argv[1:]}
+    Path(f"rank-{dist.rank()}.json").write_text(json.dumps(reports))
+    stop()

@@ -61,12 +61,14 @@ class Engine:
 
     @property
     def loss_scale(self) -> int:
-        """Factor that undoes DeepSpeed's average over ranks, where it makes one, so that means are ours alone."""
-        return dist.world_size() if self._divides_by_ranks else 1
+        """Factor that undoes DeepSpeed's averages over accumulation and, where it makes one, over ranks, so that means
+        are ours alone."""
+        return self.accumulation * (dist.world_size() if self._divides_by_ranks else 1)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of one micro-batch's share of the loss to those of the step."""
-        self._deepspeed.backward(loss, scale_wrt_gas=False)
+        # Not with scale_wrt_gas=False: where the loss is the module's own output, ZeRO 0 would divide all the same.
+        self._deepspeed.backward(loss)
 
     def advance(self) -> None:
         """Close one micro-batch; on the last of a step reduce, clip and update."""

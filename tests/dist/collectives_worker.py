@@ -9,7 +9,6 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from ofa import dist
@@ -18,7 +17,7 @@ from ofa.engine.process import start, stop
 from ofa.pruning.magnitude import MagnitudePruner
 from ofa.pruning.pruner import NoPruner
 from ofa.recipe import Recipe
-from tests.dist.mask_worker import Case
+from tests.dist.mask_worker import Case, Net, share_of_loss
 
 ORDINARY, REFRESH = 7, 10
 """Steps of the case's recipe, whose refreshes are 5 apart."""
@@ -54,7 +53,7 @@ def measure(case: Case, pruned: bool) -> dict:
     """Collectives of one ordinary step, and of one refresh alone."""
     config = case.config()
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(66, 129), nn.GELU(), nn.Linear(129, 66))
+    net = Net()
     scoped = {name: p for name, p in net.named_parameters() if p.dim() > 1}
     wrapped, recipe = Engine(config, net, scoped), Recipe(config)
     pruner = MagnitudePruner(config.pruning, scoped, wrapped.weights) if pruned else NoPruner()

@@ -1,4 +1,5 @@
-"""One rank of test_gradients: makes one update and reports how far its gradients are from exact sums, as JSON.
+"""One rank of test_gradients: makes one update and reports how its gradients differ from exact sums and from those of
+plain torch, as JSON.
 
 Run with one argument per case: "STAGE PRECISION".
 """
@@ -8,14 +9,13 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ofa import dist
 from ofa.config import RunConfig, parse
 from ofa.engine.copies import copies_of
 from ofa.engine.engine import Engine
 from ofa.engine.process import start, stop
-from tests.dist.mask_worker import Case, share_of_loss
+from tests.dist.mask_worker import Case, Net, share_of_loss
 
 
 def config(stage: str, precision: str) -> RunConfig:
@@ -26,11 +26,12 @@ def config(stage: str, precision: str) -> RunConfig:
     return parse(RunConfig, values, origin="test")
 
 
-def largest_error(case: str) -> float:
-    """Of the gradients of what this rank holds, relative to the largest of their tensor; against the sum in float64 of
-    what autograd gave on every rank."""
+def measure(case: str) -> dict[str, float]:
+    """`error`: the largest of this rank's gradients, relative to the largest of their tensor, against the sum in float64
+    of what autograd gave on every rank. `size`: of the whole gradient along that of plain torch, over that one's."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(66, 129), nn.GELU(), nn.Linear(129, 66))
+    net, plain = Net(), Net()
+    plain.load_state_dict(net.state_dict())
     sums = {name: torch.zeros(p.numel(), dtype=torch.float64) for name, p in net.named_parameters()}
     wrapped = Engine(config(*case.split()), net, {name: p for name, p in net.named_parameters() if p.dim() > 1})
     for name, parameter in net.named_parameters():
@@ -38,17 +39,22 @@ def largest_error(case: str) -> float:
     dtype = torch.bfloat16 if "bf16" in case else torch.float32
     generator = torch.Generator().manual_seed(dist.rank())
     for _ in range(wrapped.accumulation):
-        wrapped.backward(share_of_loss(wrapped, torch.randn(2, 66, generator=generator).to(dtype)))
+        inputs = torch.randn(2, 66, generator=generator)
+        plain(inputs, 1 / (wrapped.accumulation * dist.world_size())).backward()
+        wrapped.backward(share_of_loss(wrapped, inputs.to(dtype)))
         wrapped.advance()
-    copies, errors = copies_of(wrapped._deepspeed), []
-    for name, parameter in net.named_parameters():
-        torch.distributed.all_reduce(sums[name])
-        exact = sums[name] / wrapped.loss_scale
+    copies, errors, along, length = copies_of(wrapped._deepspeed), [], 0.0, 0.0
+    for (name, parameter), other in zip(net.named_parameters(), plain.parameters(), strict=True):
+        expected = other.grad.flatten()
+        for tensor in (sums[name], expected):
+            torch.distributed.all_reduce(tensor)
+        exact = sums[name] / wrapped.loss_scale * wrapped.accumulation
         held = copies.held(parameter)
         if held is not None:
             found = held.moments[0].double() / 0.1
             errors.append(float((found - exact[held.start : held.stop]).abs().max() / exact.abs().max()))
-    return max(errors)
+        along, length = along + float(exact @ expected.double()), length + float(expected @ expected)
+    return {"error": max(errors), "size": along / length}
 
 
 def adding_to(total: torch.Tensor):
@@ -62,6 +68,6 @@ def adding_to(total: torch.Tensor):
 
 if __name__ == "__main__":
     start(config("1", "fp32"))
-    reports = {case: largest_error(case) for case in sys.argv[1:]}
+    reports = {case: measure(case) for case in sys.argv[1:]}
     Path(f"rank-{dist.rank()}.json").write_text(json.dumps(reports))
     stop()

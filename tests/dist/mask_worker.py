@@ -52,6 +52,18 @@ class Case(NamedTuple):
         )
 
 
+class Net(nn.Sequential):
+    """Gives the loss itself, as the product's module does: DeepSpeed scales its module's own output in another way
+    than a loss that was made from it."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(66, 129), nn.GELU(), nn.Linear(129, 66))
+
+    def forward(self, inputs: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        """Of reproducing a sine, times `scale`."""
+        return ((super().forward(inputs) - inputs.sin()) ** 2).mean() * scale
+
+
 class Watch:
     """Counts, inside every forward, what lives outside the masks and zeros that carry a sign."""
 
@@ -73,13 +85,12 @@ class Watch:
 
 def share_of_loss(wrapped: Engine, inputs: torch.Tensor) -> torch.Tensor:
     """What one micro-batch adds to the mean over the global batch."""
-    micro_batches = wrapped.accumulation * dist.world_size()
-    return ((wrapped(inputs) - inputs.sin()) ** 2).mean() * wrapped.loss_scale / micro_batches
+    return wrapped(inputs, wrapped.loss_scale / (wrapped.accumulation * dist.world_size()))
 
 
-def one_more_update(wrapped: Engine, net: nn.Sequential, keep: dict, dtype: torch.dtype) -> dict[str, float]:
+def one_more_update(wrapped: Engine, net: Net, keep: dict, dtype: torch.dtype) -> dict[str, float]:
     """Gradient norm of the engine's update, and of the same global batch in plain torch with and without the masks."""
-    plain = nn.Sequential(nn.Linear(66, 129), nn.GELU(), nn.Linear(129, 66))
+    plain = Net()
     with torch.no_grad():
         for name, parameter in plain.named_parameters():
             parameter.copy_(wrapped.weights.gather(net.get_parameter(name)))
@@ -94,7 +105,7 @@ def one_more_update(wrapped: Engine, net: nn.Sequential, keep: dict, dtype: torc
         wrapped.backward(share_of_loss(wrapped, inputs.to(dtype)))
         wrapped.advance()
     every = torch.cat([inputs for of_rank in batches for inputs in of_rank])
-    ((plain(every) - every.sin()) ** 2).mean().backward()
+    plain(every).backward()
     dense = [p.grad for p in plain.parameters()]
     masked = [p.grad * keep[name] if name in keep else p.grad for name, p in plain.named_parameters()]
     norm = torch.nn.utils.get_total_norm
@@ -105,7 +116,7 @@ def train(case: Case) -> dict:
     """Train and count what is not zero where the masks drop."""
     config = case.config()
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(66, 129), nn.GELU(), nn.Linear(129, 66))
+    net = Net()
     exact = {name: p.detach().clone() for name, p in net.named_parameters()}
     scoped = {name: p for name, p in net.named_parameters() if p.dim() > 1}
     wrapped = Engine(config, net, scoped)

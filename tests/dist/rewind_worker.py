@@ -8,14 +8,13 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ofa import dist
 from ofa.engine.engine import Engine
 from ofa.engine.process import start, stop
 from ofa.pruning.magnitude import MagnitudePruner
 from ofa.recipe import Recipe
-from tests.dist.mask_worker import Case, share_of_loss
+from tests.dist.mask_worker import Case, Net, share_of_loss
 
 SAVED, LAST = 3, 12
 """Steps; masks are chosen at 0, 5 and 10."""
@@ -26,7 +25,7 @@ def rewind(case: Case, checkpoint: Path) -> dict:
     config = case.config()
     dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(66, 129), nn.GELU(), nn.Linear(129, 66))
+    net = Net()
     scoped = {name: p for name, p in net.named_parameters() if p.dim() > 1}
     wrapped, recipe = Engine(config, net, scoped), Recipe(config)
     pruner = MagnitudePruner(config.pruning, scoped, wrapped.weights)
@@ -50,7 +49,7 @@ def rewind(case: Case, checkpoint: Path) -> dict:
     return {"wrong": wrong, "one_cannot_read": one_cannot_read(wrapped, checkpoint)}
 
 
-def wrong_copies(wrapped: Engine, net: nn.Sequential, expected: dict, dtype: torch.dtype) -> list[str]:
+def wrong_copies(wrapped: Engine, net: Net, expected: dict, dtype: torch.dtype) -> list[str]:
     """Masters, moments, and the weights that a forward sees."""
     masters = {name: wrapped.weights.gather(parameter) for name, parameter in net.named_parameters()}
     wrong = [f"master {name}" for name, master in masters.items() if not torch.equal(master, expected[name])]

@@ -138,7 +138,7 @@ def bare_step(run, number):
     def work():
         for batch in batches:
             loss, _ = engine(batch, totals, None, run.engine.loss_scale)
-            engine.backward(loss, scale_wrt_gas=False)
+            engine.backward(loss)
             engine.step()
 
     return work

@@ -3,11 +3,11 @@
     python benchmarks/loader.py [--config tiny/teacher.json] [--set data.workers=2] [--json]
 
 `ratio`: tokens per second of the loader on one thread (read, lay out, mask) over those of training; at least 5 is
-wanted with `data.workers` threads. `step_with_loader`: time of a step that takes its batch from the loader's threads
-over that of a step on a batch kept in memory; at most 1.01 on a GPU, where the processor is free.
-`masking_over_collator`, `loader_over_collator`: rates on the same rows and the same core as
-`DataCollatorForLanguageModeling`, which only pads and masks; at least 20 is wanted of the first. All are measured in
-turns in one process on the same shards; the medians of ratios count, absolute rates belong to the machine.
+wanted. `step_with_loader`: time of a step that takes its batch from the loader's threads over that of a step on a batch
+kept in memory; at most 1.01 on a GPU, where the processor is free. `masking_over_collator`, `loader_over_collator`:
+rates on the same rows and the same core as `DataCollatorForLanguageModeling`, which only pads and masks; at least 20 is
+wanted of the first. All are measured in turns in one process on the same shards; the medians of ratios count, absolute
+rates belong to the machine. The exit status is 1 if a figure is not as wanted; the table says which.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Before this folder, whose data_prep.py would hide the package of that name.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -31,7 +33,7 @@ from benchmarks.pairs import interleaved, ratios, timed
 from ofa.assemble import Run, assemble
 from ofa.config import RunConfig, load
 from ofa.data.loader import Loader
-from ofa.data.masking import MaskingRules, mask_rows
+from ofa.data.masking import MaskedRows, MaskingRules, mask_rows
 from ofa.data.rows import RowReader
 from ofa.data.shards import Corpus
 from ofa.engine.process import start, stop
@@ -45,9 +47,13 @@ BLOCK = 10
 MASKED_AT_ONCE = 64
 """Rows that masking and the collator get at a time."""
 
+AT_LEAST = {"ratio": 5.0, "masking_over_collator": 20.0}
+AT_MOST_ON_A_GPU = {"step_with_loader": 1.01}
+"""The figures that are wanted."""
 
-def main() -> None:
-    """Measure and print."""
+
+def main() -> int:
+    """Measure and print; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="tiny/teacher.json")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
@@ -58,10 +64,26 @@ def main() -> None:
     start(config)
     with tempfile.TemporaryDirectory() as folder:
         run = assemble(config, RunFolder(Path(folder)), None, name="benchmark")
+        device = run.engine.device.type
         found = {**measure(run, options.turns), **masking_rates(run.corpus, config, options.turns)}
         run.progress.stop()
     stop()
-    print(json.dumps({**found, "hardware": hardware()}) if options.json else report(found, config))
+    said = {**found, "trained_on": device, "hardware": hardware()}
+    print(json.dumps(said) if options.json else report(found, device, config))
+    return 0 if is_right(found, device) else 1
+
+
+def verdicts(found: Mapping[str, float], device: str) -> dict[str, tuple[str, bool]]:
+    """By figure that has a limit on this type of device: what is wanted, and whether it is so."""
+    said = {name: (f"at least {limit:g}", found[name] >= limit) for name, limit in AT_LEAST.items()}
+    if device != "cpu":
+        said |= {name: (f"at most {limit:g}", found[name] <= limit) for name, limit in AT_MOST_ON_A_GPU.items()}
+    return said
+
+
+def is_right(found: Mapping[str, float], device: str) -> bool:
+    """Whether every figure is as wanted where training ran on this type of device."""
+    return all(holds for _, holds in verdicts(found, device).values())
 
 
 def measure(run: Run, turns: int) -> dict[str, float]:
@@ -107,10 +129,22 @@ def tokens_of(loader: Loader, steps: range) -> int:
     return sum(loader.totals(step).tokens for step in steps)
 
 
-def masking_rates(corpus: Corpus, config: RunConfig, turns: int) -> dict[str, float]:
-    """PERF-21: tokens per second of our masking, of the whole loader, and of transformers' collator, in one thread."""
+@dataclass(frozen=True)
+class SameRows:
+    """The first rows of a corpus, laid out for two ways to mask them."""
+
+    tokens: int
+    """Real tokens."""
+    mask: Callable[[int], MaskedRows]
+    """Our masking, of a seed."""
+    collate: Callable[[], Mapping[str, Any]]
+    """transformers' collator, which also pads."""
+
+
+def same_rows(corpus: Corpus, config: RunConfig, number: int) -> SameRows:
+    """The first `number` training rows, or as many as there are."""
     split = corpus.split("train")
-    rows = RowReader(split, 2).read(np.arange(min(MASKED_AT_ONCE, split.total_rows)))
+    rows = RowReader(split, 2).read(np.arange(min(number, split.total_rows)))
     bounds = np.concatenate([[0], np.cumsum(rows.lengths)])
     texts = [rows.tokens[a:b].tolist() for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
     special = set(corpus.special.values())
@@ -122,20 +156,30 @@ def masking_rates(corpus: Corpus, config: RunConfig, turns: int) -> dict[str, fl
         padded[row, : len(ids)] = ids
     real = np.arange(corpus.sequence_length) < rows.lengths[:, None]
     rules = MaskingRules.of(config.data, corpus.special, corpus.vocab_size, corpus.tokenizer_path)
-    ids, epochs, tokens = np.arange(len(texts)), np.zeros(len(texts), np.int64), int(rows.lengths.sum())
-    loader = Loader(corpus, config)
+    ids, epochs = np.arange(len(texts)), np.zeros(len(texts), np.int64)
+    return SameRows(
+        tokens=int(rows.lengths.sum()),
+        mask=lambda seed: mask_rows(padded, real, seed=seed, epochs=epochs, row_ids=ids, rules=rules),
+        collate=lambda: collator(examples),
+    )
+
+
+def masking_rates(corpus: Corpus, config: RunConfig, turns: int) -> dict[str, float]:
+    """PERF-21: tokens per second of our masking, of the whole loader, and of transformers' collator, in one thread."""
+    rows, loader = same_rows(corpus, config, MASKED_AT_ONCE), Loader(corpus, config)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-
-    def masked(turn: int) -> float:
-        return tokens / timed(lambda: mask_rows(padded, real, seed=turn, epochs=epochs, row_ids=ids, rules=rules))
 
     def loaded(turn: int) -> float:
         steps = range(turn * BLOCK, (turn + 1) * BLOCK)
         return tokens_of(loader, steps) / timed(lambda: [loader.global_batch(step) for step in steps])
 
     loaded(0)
-    works = {"masking": masked, "loader": loaded, "collator": lambda _: tokens / timed(lambda: collator(examples))}
+    works = {
+        "masking": lambda turn: rows.tokens / timed(lambda: rows.mask(turn)),
+        "loader": loaded,
+        "collator": lambda _: rows.tokens / timed(rows.collate),
+    }
     rates = interleaved(works, turns)
     torch.set_num_threads(threads)
     return {
@@ -146,13 +190,19 @@ def masking_rates(corpus: Corpus, config: RunConfig, turns: int) -> dict[str, fl
     }
 
 
-def report(found: dict[str, float], config: RunConfig) -> str:
+def report(found: Mapping[str, float], device: str, config: RunConfig) -> str:
     """One table, and what it was measured on."""
-    rows = [[key.replace("_", " "), f"{value:,.{0 if value > 1000 else 2}f}"] for key, value in found.items()]
+    said = verdicts(found, device)
+    rows = []
+    for key, value in found.items():
+        wanted, holds = said.get(key, ("", None))
+        shown = f"{value:,.{0 if value > 1000 else 2}f}"
+        rows.append([key.replace("_", " "), shown, wanted, {None: "", True: "yes", False: "NO"}[holds]])
     batch = f"{config.batch.global_size} rows of {config.data.sequence_length} tokens a step"
     machine = hardware()
-    return f"{table(['', 'median'], rows)}\n{batch}; {machine['device']}, {machine['threads']} threads for training"
+    threads = f"{machine['threads']} threads for training"
+    return f"{table(['', 'median', 'wanted', 'holds'], rows)}\n{batch}; {machine['device']}, {threads}"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

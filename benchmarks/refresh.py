@@ -5,7 +5,8 @@
 One process selects masks of random weights in tensors of a million: 90 % of single weights per tensor, as one global
 ranking, and in blocks of 4x1, and 2:4. The slope is that of a straight line through log(seconds) over log(weights): 1
 means linear. The road not taken, a stable sort of the same scores, is timed beside it, in turns, on a smaller number of
-weights; its masks must be the same. Medians over rounds.
+weights; its masks must be the same. Medians over rounds. The exit status is 1 if a slope is above 1.15 or a refresh
+takes more than 0.2 of the sort's time, in any row; the row then says so.
 """
 
 from __future__ import annotations
@@ -67,12 +68,23 @@ KINDS = (
 )
 
 
-def main() -> None:
-    """Measure and print."""
+def main() -> int:
+    """Measure and print; returns the exit status."""
     options = arguments()
     torch.set_num_threads(options.threads)
     found = measure(options)
     print(json.dumps(found) if options.json else report(found))
+    return 0 if is_right(found) else 1
+
+
+def is_right(found: Mapping[str, Any]) -> bool:
+    """Whether every row is within both limits."""
+    return all(map(holds, found["rows"]))
+
+
+def holds(row_: Mapping[str, Any]) -> bool:
+    """Whether one row is."""
+    return row_["slope"] <= SLOPE_LIMIT and row_["share_of_sort"]["median"] <= SORT_LIMIT
 
 
 def arguments() -> argparse.Namespace:
@@ -206,7 +218,8 @@ def report(found: Mapping[str, Any]) -> str:
     """One table and what it was measured on."""
     sizes = list(found["rows"][0]["seconds"])
     shown = [sizes[0], sizes[len(sizes) // 2], sizes[-1]]
-    head = ["refresh", *(f"{size / 1e6:.0f} M, ms" for size in shown), "ns/weight", "slope", "of sort", "10-90 %"]
+    head = ["refresh", *(f"{size / 1e6:.0f} M, ms" for size in shown), "ns/weight", "slope"]
+    head += ["of sort", "10-90 %", "holds"]
     cells = []
     for row_ in found["rows"]:
         seconds, share = row_["seconds"], row_["share_of_sort"]
@@ -214,7 +227,7 @@ def report(found: Mapping[str, Any]) -> str:
             [f"{row_['name']}, {row_['sparsity']:.0%}"]
             + [f"{1e3 * seconds[size]:,.1f}" for size in shown]
             + [f"{1e9 * seconds[shown[-1]] / shown[-1]:.1f}", f"{row_['slope']:.2f}"]
-            + [f"{share['median']:.3f}", f"{share['p10']:.3f}-{share['p90']:.3f}"]
+            + [f"{share['median']:.3f}", f"{share['p10']:.3f}-{share['p90']:.3f}", "yes" if holds(row_) else "NO"]
         )
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     return "\n".join(
@@ -231,4 +244,4 @@ def report(found: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

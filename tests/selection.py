@@ -93,17 +93,20 @@ class ThreadRank:
 
     def __init__(self, number, board):
         self.number, self.size, self._board = number, len(board.slots), board
-        self.summed, self.gathered = [], []
 
     def sum(self, tensor):
-        """As `ofa.dist.Ranks.sum`; remembers the bytes."""
-        self.summed.append(tensor.numel() * tensor.element_size())
+        """As `ofa.dist.Ranks.sum`."""
         tensor.copy_(sum(self._board.exchange(self.number, tensor.clone())))
 
     def gather(self, tensor):
-        """As `ofa.dist.Ranks.gather`; remembers the bytes."""
-        self.gathered.append(tensor.numel() * tensor.element_size())
+        """As `ofa.dist.Ranks.gather`."""
         return self._board.exchange(self.number, tensor.clone())
+
+    def exchange(self, tensor, sent, received):
+        """As `ofa.dist.Ranks.exchange`."""
+        came = [meant[self.number] for meant in self._board.exchange(self.number, tensor.clone().split(list(sent)))]
+        assert [part.numel() for part in came] == list(received)
+        return torch.cat(came)
 
 
 class Board:
@@ -150,6 +153,43 @@ def spans_of(shapes, cuts, owners, ranks):
                 spans[owners[turn % len(owners)] % ranks].append(Span(name, start, stop))
                 turn += 1
     return spans
+
+
+def equal_spans(kind, shapes, ranks):
+    """By rank: `flat` cuts the flattened scope into equal runs (ZeRO 1 and 2), `each` every tensor (ZeRO 3), `odd`
+    every tensor at places that cut units, `outer` likewise for the first and the last rank alone, `last` gives
+    everything to the last rank."""
+    holders = {"outer": [0, ranks - 1], "last": [ranks - 1]}.get(kind, list(range(ranks)))
+    off = 3 if kind in ("odd", "outer") else 0
+    found, begin = [[] for _ in range(ranks)], 0
+    total = sum(shape.numel() for shape in shapes.values())
+    for name, shape in shapes.items():
+        size = shape.numel()
+        ends = [size * turn // len(holders) + off for turn in range(1, len(holders))]
+        if kind == "flat":
+            ends = [total * turn // ranks - begin for turn in range(1, ranks)]
+        ends = [min(max(0, end), size) for end in (0, *ends, size)]
+        for holder, start, stop in zip(holders, ends[:-1], ends[1:], strict=True):
+            if start < stop:
+                found[holder].append(Span(name, start, stop))
+        begin += size
+    return found
+
+
+def weights_that_travel(shapes, strips, spans):
+    """What each rank sends and what it receives, weight by weight: a weight travels if another rank holds the first one
+    of its strip."""
+    sent, received = np.zeros(len(spans), int), np.zeros(len(spans), int)
+    for name, shape in shapes.items():
+        holder = np.empty(shape.numel(), int)
+        for rank, of_rank in enumerate(spans):
+            for span in of_rank:
+                if span.name == name:
+                    holder[span.start : span.stop] = rank
+        owner = holder[:: strips[name]].repeat(strips[name])
+        sent += np.bincount(holder[holder != owner], minlength=len(spans))
+        received += np.bincount(owner[holder != owner], minlength=len(spans))
+    return sent.tolist(), received.tolist()
 
 
 def make_groups(names, pattern, sparsity, together):

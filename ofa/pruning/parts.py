@@ -2,8 +2,9 @@
 
 Comes in: the shapes of the scope, the strip of each tensor (the shortest run that cuts no unit), and the spans that
 each rank holds. Goes out: parts, each of whole strips and of one rank, which together cover every weight once; and the
-pieces of strips that a span's end cuts. A cut strip belongs to the rank that holds its first weight. Moving the spans
-so that nothing is cut was left aside: where they end is DeepSpeed's decision.
+pieces of strips that a span's end cuts. A cut strip belongs to the rank that holds its first weight, its owner, and is
+put together there and nowhere else. Moving the spans so that nothing is cut was left aside: where they end is
+DeepSpeed's decision.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Part:
     start: int
     stop: int
     span: int | None
-    """The rank's span that holds them; None: strips put together in the buffer of cut strips."""
+    """The rank's span that holds them; None: strips put together in the rank's buffer of cut strips."""
     offset: int
     """Where its first weight stands in that span's master, or in the buffer."""
 
@@ -35,13 +36,13 @@ class Part:
 class Piece:
     """What one span gives to a cut strip."""
 
-    rank: int
     span: int
+    """Of the rank that holds it."""
     begin: int
     """First weight, in the span's master."""
     length: int
     offset: int
-    """Its place in the buffer of cut strips."""
+    """Its place in the buffer of the strip's owner."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,23 @@ class Division:
 
     parts: list[Part]
     """In model order, then by first weight: the order in which ties are broken."""
-    pieces: list[Piece]
-    buffer: int
-    """Weights of all cut strips."""
+    pieces: Mapping[tuple[int, int], list[Piece]]
+    """By the rank that holds them and the owner of their strips."""
+    buffers: list[int]
+    """By rank: weights of the cut strips that it owns, which its buffer holds one after the other."""
+
+    @property
+    def travels(self) -> bool:
+        """Whether any rank has a piece of another's strip."""
+        return any(rank != owner for rank, owner in self.pieces)
+
+    def kept(self, rank: int) -> list[Piece]:
+        """What a rank holds of its own cut strips."""
+        return self.pieces.get((rank, rank), [])
+
+    def sent(self, rank: int, owner: int) -> list[Piece]:
+        """What a rank sends to an owner, in the order in which it travels: the rank packs by it, the owner unpacks."""
+        return [] if rank == owner else self.pieces.get((rank, owner), [])
 
 
 def divide(
@@ -66,8 +81,8 @@ def divide(
         spans: by rank; together they cover every weight of the scope exactly once.
     """
     parts: list[Part] = []
-    pieces: list[Piece] = []
-    buffer = 0
+    pieces: dict[tuple[int, int], list[Piece]] = {}
+    buffers = [0] * len(spans)
     for name, shape in shapes.items():
         held = sorted(
             (span.start, span.stop, rank, number)
@@ -81,11 +96,12 @@ def divide(
         for first in cut:
             stop = first + strips[name]
             owner = next(rank for a, b, rank, _ in held if a <= first < b)
-            whole.append(Part(owner, name, first, stop, None, buffer))
-            pieces += _pieces(held, first, stop, buffer)
-            buffer += strips[name]
+            whole.append(Part(owner, name, first, stop, None, buffers[owner]))
+            for rank, piece in _pieces(held, first, stop, buffers[owner]):
+                pieces.setdefault((rank, owner), []).append(piece)
+            buffers[owner] += strips[name]
         parts += sorted(whole, key=lambda part: part.start)
-    return Division(parts, pieces, buffer)
+    return Division(parts, pieces, buffers)
 
 
 def _whole_strips(name: str, strip: int, held: Sequence[tuple[int, int, int, int]]) -> Iterator[Part]:
@@ -100,11 +116,14 @@ def _cut_strips(strip: int, held: Sequence[tuple[int, int, int, int]]) -> list[i
     return sorted({b // strip * strip for _, b, _, _ in held if b % strip})
 
 
-def _pieces(held: Sequence[tuple[int, int, int, int]], start: int, stop: int, buffer: int) -> Iterator[Piece]:
+def _pieces(
+    held: Sequence[tuple[int, int, int, int]], start: int, stop: int, offset: int
+) -> Iterator[tuple[int, Piece]]:
+    """Of the strip [start, stop), which stands at `offset` of its owner's buffer: who holds it, and where."""
     for a, b, rank, number in held:
         low, high = max(a, start), min(b, stop)
         if low < high:
-            yield Piece(rank, number, low - a, high - low, buffer + low - start)
+            yield rank, Piece(number, low - a, high - low, offset + low - start)
 
 
 def _check_cover(name: str, numel: int, held: Sequence[tuple[int, int, int, int]]) -> None:

@@ -1,25 +1,27 @@
 """Patterns: which weights are dropped together, what dropping them costs, and how many go at a sparsity.
 
 Magnitudes come in, flat, as whole strips of a tensor [rows, columns] in row-major order; one score per unit goes out,
-and, for the units that a ranking chose, which weights they drop. A unit is a weight, a group of M neighbours along the
-input dimension, or a block. A unit's sum is added in one fixed order, element by element: a library's reduction may add
-in another order on another device or for another shard, and then ranks would disagree about equal masks.
-
-A weight that was dropped for good has a magnitude that its pattern chooses (`gone`): it goes first and costs nothing. A
-unit that has nothing left to drop has a score with a minus sign.
+and which weights stay even if their unit is dropped. A unit is a weight, a group of M neighbours along the input
+dimension, or a block. A unit's sum is added in one fixed order, element by element: a library's reduction may add in
+another order on another device or for another shard, and then ranks would disagree about equal masks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ofa.pruning.neighbours import BELOW_ALL, MOST, members_of, on_every, smallest_sums, spare_largest
 from ofa.sections.schedule import parse_pattern
+
+GONE = BELOW_ALL
+"""The magnitude of a weight that was dropped for good, -0.0: it goes first and costs nothing, and the score of a unit
+that has nothing left to lose keeps the minus sign."""
 
 
 class PatternError(ValueError):
@@ -44,11 +46,6 @@ class Pattern(Protocol):
         """Weights that a dropped unit loses."""
         ...
 
-    @property
-    def gone(self) -> float:
-        """The magnitude that stands for a weight that was dropped for good."""
-        ...
-
     def check(self, name: str, shape: Sequence[int]) -> None:
         """Raise `PatternError` if units do not fill a tensor of this shape."""
         ...
@@ -66,14 +63,13 @@ class Pattern(Protocol):
         """How many of `units` are dropped for a fraction `sparsity` of zeros."""
         ...
 
-    def scores(self, magnitudes: Tensor, columns: int) -> Tensor:
+    def scores(self, magnitudes: Tensor, columns: int, spared: Tensor) -> Tensor:
         """fp32 [units]: the magnitude that each unit would lose; with a minus sign if it has lost all already,
-        not finite if it holds a weight that is not."""
+        not finite if it holds a weight that is not. Sets in `spared`, bool [weights] of False, what would stay."""
         ...
 
-    def dropped(self, units: Tensor, columns: int, magnitudes: Callable[[], Tensor]) -> Tensor:
-        """bool [weights]: what goes if the units [units] that are True are dropped; asks for the magnitudes only if
-        they decide it."""
+    def spread(self, units: Tensor, columns: int) -> Tensor:
+        """bool [weights]: each unit's bool [units] on all of its weights."""
         ...
 
     def torn(self, keep: Tensor) -> int:
@@ -96,7 +92,6 @@ class Unstructured:
     text = "unstructured"
     unit = 1
     lost = 1
-    gone = -1.0
 
     def check(self, name: str, shape: Sequence[int]) -> None:
         """Every shape fits."""
@@ -113,11 +108,11 @@ class Unstructured:
         """floor(sparsity * units)."""
         return int(sparsity * units)
 
-    def scores(self, magnitudes: Tensor, columns: int) -> Tensor:
+    def scores(self, magnitudes: Tensor, columns: int, spared: Tensor) -> Tensor:
         """The magnitudes."""
         return magnitudes
 
-    def dropped(self, units: Tensor, columns: int, magnitudes: Callable[[], Tensor]) -> Tensor:
+    def spread(self, units: Tensor, columns: int) -> Tensor:
         """The units."""
         return units
 
@@ -137,9 +132,6 @@ class NOfM:
     kept: int
     size: int
 
-    gone = -1.0
-    """Below every magnitude: among the smallest of its group."""
-
     @property
     def text(self) -> str:
         """`N:M`."""
@@ -156,7 +148,9 @@ class NOfM:
         return self.size - self.kept
 
     def check(self, name: str, shape: Sequence[int]) -> None:
-        """The last axis must be a multiple of M."""
+        """The last axis must be a multiple of M, and M at most 128."""
+        if self.size > MOST:
+            raise PatternError(f"{name} cannot take pruning pattern {self.text}: choose groups of at most {MOST}")
         if shape[-1] % self.size:
             raise _ragged(name, shape, self.text, f"{shape[-1]} inputs a multiple of {self.size}")
 
@@ -173,53 +167,20 @@ class NOfM:
         """floor of the groups that make up the fraction; all at 1 - N/M."""
         return min(units, int(units * (sparsity / (self.lost / self.size))))
 
-    def scores(self, magnitudes: Tensor, columns: int) -> Tensor:
-        """The sum, from the smallest on, of the magnitudes that the group would lose."""
-        ordered = self._smallest_first(self._members(magnitudes))
-        total, last = ordered[0].clamp(min=0.0), ordered[self.lost - 1]
-        for loss in ordered[1 : self.lost]:
-            total += loss.clamp(min=0.0)
-        largest = ordered[self.lost]
-        for other in ordered[self.lost + 1 :]:
-            largest = torch.maximum(largest, other)
-        # One bad weight makes its group bad, though it would stay; a NaN's sign would make it look gone.
-        return torch.where(largest.isfinite(), torch.where(last < 0, self.gone, total), torch.inf)
+    def scores(self, magnitudes: Tensor, columns: int, spared: Tensor) -> Tensor:
+        """The sum, from the smallest on, of the magnitudes that the group would lose; the N largest are spared."""
+        members = members_of(magnitudes, self.size)
+        spare_largest(members, self.kept, spared)
+        return smallest_sums(members, self.lost)
 
-    def dropped(self, units: Tensor, columns: int, magnitudes: Callable[[], Tensor]) -> Tensor:
-        """The M - N smallest of each dropped group."""
-        members = self._members(magnitudes())
-        limit = self._smallest_first(members)[self.lost - 1]
-        below = members < limit
-        ties_left = self.lost - below.sum(dim=0, dtype=torch.int8 if self.size < 128 else torch.int64)
-        result = torch.empty(units.numel(), self.size, dtype=torch.bool, device=units.device)
-        for place, member in enumerate(members):
-            tie = (member == limit).logical_and_(ties_left > 0)
-            ties_left -= tie.view(torch.int8)  # a view: a boolean would be copied first
-            result[:, place] = tie.logical_or_(below[place]).logical_and_(units)
-        return result.flatten()
+    def spread(self, units: Tensor, columns: int) -> Tensor:
+        """Each group's, M times."""
+        return on_every(units, self.size)
 
     def torn(self, keep: Tensor) -> int:
         """Groups with neither 0 nor M - N dropped weights."""
         gone = self.size - keep.reshape(-1, self.size).sum(dim=1)
         return int(((gone != 0) & (gone != self.lost)).sum())
-
-    def _members(self, magnitudes: Tensor) -> Tensor:
-        """[M, groups]: one contiguous row per place in the group."""
-        groups = magnitudes.view(-1, self.size)
-        members = magnitudes.new_empty(self.size, len(groups))
-        for place, member in enumerate(members):
-            member.copy_(groups[:, place])  # several times as fast as transposing
-        return members
-
-    def _smallest_first(self, members: Tensor) -> list[Tensor]:
-        """The members with the M - N smallest of each group in front, ascending. Comparing neighbours M - N times over
-        is, for the small M of hardware, several times faster than sorting many short rows."""
-        values = list(members)
-        for place in range(self.lost):
-            for upper in range(self.size - 1, place, -1):
-                pair = values[upper - 1], values[upper]
-                values[upper - 1], values[upper] = torch.minimum(*pair), torch.maximum(*pair)
-        return values
 
 
 @dataclass(frozen=True)
@@ -229,9 +190,6 @@ class Block:
 
     rows: int
     columns: int
-
-    gone = -0.0
-    """It adds nothing, and a sum of nothing else keeps the minus sign."""
 
     @property
     def text(self) -> str:
@@ -266,7 +224,7 @@ class Block:
         """floor(sparsity * units)."""
         return int(sparsity * units)
 
-    def scores(self, magnitudes: Tensor, columns: int) -> Tensor:
+    def scores(self, magnitudes: Tensor, columns: int, spared: Tensor) -> Tensor:
         """The sum of each block's magnitudes."""
         blocks = self._blocks(magnitudes, columns)
         high = blocks[:, 0].clone()
@@ -278,8 +236,8 @@ class Block:
         # What is not finite, and a sum that overflows; a NaN's sign would make it look gone.
         return torch.where(total.isfinite(), total, torch.inf).flatten()
 
-    def dropped(self, units: Tensor, columns: int, magnitudes: Callable[[], Tensor]) -> Tensor:
-        """Every weight of each dropped block."""
+    def spread(self, units: Tensor, columns: int) -> Tensor:
+        """Each block's on all of its weights."""
         width = self.columns if self.rows == 1 else columns
         across = units.view(-1, 1, width // self.columns, 1)
         return across.expand(-1, self.rows, -1, self.columns).flatten()

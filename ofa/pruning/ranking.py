@@ -1,18 +1,20 @@
 """Ranking: fp32 masters in, the keep masks of the whole model out, on every rank the same.
 
-Each rank scores and ranks the strips that it holds; what travels is small: the strips that a span's end cuts, three
-histograms, the number of ties in each part, and the masks at one bit a weight. So the masks do not depend on how many
-ranks there are or where their spans end, and no rank ever holds more of the masters than its own. The road not taken is
-to gather each fp32 tensor and rank it everywhere: simpler, but 32 times the traffic and the same work on every rank.
+Each rank scores and ranks the strips that it holds; what travels is small: pieces of the strips that a span's end cuts,
+each to the one rank that ranks the strip, three histograms, the number of ties in each part, and the masks at one bit a
+weight. So the masks do not depend on how many ranks there are or where their spans end, and no rank holds more of the
+masters than its own and one strip at the end of each of its spans. The road not taken is to gather each fp32 tensor and
+rank it everywhere: simpler, but 32 times the traffic and the same work on every rank. Each rank's share of a cut unit's
+sum would be smaller still, but sums would round differently wherever spans end elsewhere.
 
-Collectives of one selection: at most one sum of cut strips, three of histograms, one of tie counts, one gather. The
-host waits for the device once.
+Collectives of one selection: three sums of histograms, one of tie counts, one gather; before them one exchange of
+pieces, where ranks share a cut strip. The host waits for the device once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Literal, NamedTuple
 
 import torch
@@ -22,8 +24,8 @@ from ofa import dist
 from ofa.pruning.allocation import RankingGroup
 from ofa.pruning.bits import pack_bits, unpack_bits
 from ofa.pruning.kth import Threshold, kth_smallest, piece_size, sort_keys
-from ofa.pruning.parts import Division, Part, divide
-from ofa.pruning.pattern import Pattern
+from ofa.pruning.parts import Division, Part, Piece, divide
+from ofa.pruning.pattern import GONE, Pattern
 from ofa.pruning.pruner import Span
 
 
@@ -88,7 +90,10 @@ class Ranking:
             ValueError: a master is not finite, or not fp32; on every rank alike where it is not finite.
         """
         source = _Magnitudes(self._division, self._ranks, masters, frozen)
-        keys = {number: self._keys(part, source) for number, part in self._mine.items()}
+        own = torch.zeros(self._lengths[self._ranks.number], dtype=torch.bool, device=source.device)
+        sizes = [part.stop - part.start for part in self._mine.values()]
+        keep_of = dict(zip(self._mine, own.split(sizes), strict=True))
+        keys = {number: self._keys(part, source, keep_of[number]) for number, part in self._mine.items()}
         found = kth_smallest(
             list(keys.values()),
             [self._group_of[part.name] for part in self._mine.values()],
@@ -100,37 +105,29 @@ class Ranking:
             sum_over_ranks=self._ranks.sum,
             device=source.device,
         )
-        own = self._keep_of_parts(keys, self._limits(found), source)
+        for number, limit in self._limits(found).items():
+            kept = limit.applied(keys.pop(number)).logical_not_()
+            self._keep_units(self._mine[number], kept, keep_of[number])
         keep = self._exchange(own)
         for name, mask in (frozen or {}).items():
             keep[name] &= mask
         return keep
 
-    def _keys(self, part: Part, source: _Magnitudes) -> Tensor:
-        """int32 keys of a part's units."""
+    def _keys(self, part: Part, source: _Magnitudes, spared: Tensor) -> Tensor:
+        """int32 keys of a part's units; sets in `spared`, bool [weights] of False, what they keep even if dropped."""
         pattern = self._pattern(part)
-        keys = torch.empty((part.stop - part.start) // pattern.unit, dtype=torch.int32, device=source.device)
+        keys = torch.empty(len(spared) // pattern.unit, dtype=torch.int32, device=source.device)
         for begin, end in self._pieces(part, source.device):
-            scores = pattern.scores(source.of(part, pattern.gone, begin, end), self._columns(part))
+            scores = pattern.scores(source.of(part, begin, end), self._columns(part), spared[begin:end])
             keys[begin // pattern.unit : end // pattern.unit] = sort_keys(scores)
         return keys
 
-    def _keep_of_parts(
-        self, keys: dict[int, Tensor], limits: Mapping[int, _Limit], source: _Magnitudes
-    ) -> Tensor:
-        """bool [weights of this rank's parts, one after the other]: what lives."""
-        keep = torch.empty(self._lengths[self._ranks.number], dtype=torch.bool, device=source.device)
-        first = 0
-        for number, part in self._mine.items():
-            pattern = self._pattern(part)
-            units = limits[number].applied(keys.pop(number))
-            for begin, end in self._pieces(part, source.device):
-                some = units[begin // pattern.unit : end // pattern.unit]
-                magnitudes = partial(source.of, part, pattern.gone, begin, end)
-                dropped = pattern.dropped(some, self._columns(part), magnitudes)
-                torch.logical_not(dropped, out=keep[first + begin : first + end])
-            first += part.stop - part.start
-        return keep
+    def _keep_units(self, part: Part, units: Tensor, keep: Tensor) -> None:
+        """Add to `keep`, bool [weights], all weights of the units that are True in bool [units]."""
+        pattern = self._pattern(part)
+        for begin, end in self._pieces(part, keep.device):
+            some = units[begin // pattern.unit : end // pattern.unit]
+            keep[begin:end].logical_or_(pattern.spread(some, self._columns(part)))
 
     def _pieces(self, part: Part, device: torch.device) -> Iterator[tuple[int, int]]:
         """Runs of whole strips, counted from the part's first weight, that are worked on at a time."""
@@ -180,7 +177,7 @@ class Ranking:
 
 
 class _Magnitudes:
-    """Magnitudes of this rank's parts, with cut strips put together."""
+    """Magnitudes of this rank's parts, with the cut strips that it owns put together."""
 
     def __init__(
         self,
@@ -194,24 +191,41 @@ class _Magnitudes:
             raise ValueError(f"masters must be fp32 so that ranks are exact, found {', '.join(wrong)}")
         self.device = masters[0].device if masters else dist.device()
         self._masters, self._frozen = masters, frozen
-        self._cut = torch.zeros(division.buffer, dtype=torch.float32, device=self.device)
-        if not division.buffer:
-            return
-        for piece in division.pieces:
-            if piece.rank == ranks.number:
-                whole = masters[piece.span].narrow(0, piece.begin, piece.length)
-                self._cut.narrow(0, piece.offset, piece.length).copy_(whole)
-        ranks.sum(self._cut)
+        self._cut = torch.empty(division.buffers[ranks.number], dtype=torch.float32, device=self.device)
+        kept = division.kept(ranks.number)
+        self._put(kept, self._held(kept))
+        if division.travels:
+            self._complete(division, ranks)
 
-    def of(self, part: Part, gone: float, begin: int, end: int) -> Tensor:
-        """A fresh flat fp32 tensor: weights [begin, end) of a part, counted from its first; `gone` where they were
+    def _complete(self, division: Division, ranks: dist.Ranks) -> None:
+        """Send pieces to the owners of their strips, and put in place those that come (a collective call)."""
+        sent = [division.sent(ranks.number, owner) for owner in range(ranks.size)]
+        coming = [division.sent(rank, ranks.number) for rank in range(ranks.size)]
+        came = ranks.exchange(
+            torch.cat([self._cut.new_empty(0), *self._held(chain(*sent))]),
+            [sum(piece.length for piece in pieces) for pieces in sent],
+            [sum(piece.length for piece in pieces) for pieces in coming],
+        )
+        self._put(chain(*coming), came.split([piece.length for piece in chain(*coming)]))
+
+    def _held(self, pieces: Iterable[Piece]) -> list[Tensor]:
+        """The weights of pieces that this rank holds; views."""
+        return [self._masters[piece.span].narrow(0, piece.begin, piece.length) for piece in pieces]
+
+    def _put(self, pieces: Iterable[Piece], weights: Sequence[Tensor]) -> None:
+        """Write weights to their pieces' places in the cut strips."""
+        for piece, some in zip(pieces, weights, strict=True):
+            self._cut.narrow(0, piece.offset, piece.length).copy_(some)
+
+    def of(self, part: Part, begin: int, end: int) -> Tensor:
+        """A fresh flat fp32 tensor: weights [begin, end) of a part, counted from its first; `GONE` where they were
         dropped for good."""
         source = self._cut if part.span is None else self._masters[part.span]
         magnitudes = source.narrow(0, part.offset + begin, end - begin).abs()
         if self._frozen is None:
             return magnitudes
         keep = self._frozen[part.name].view(-1).narrow(0, part.start + begin, end - begin)
-        return torch.where(keep, magnitudes, gone)
+        return torch.where(keep, magnitudes, GONE)
 
 
 class _Limit(NamedTuple):

@@ -27,8 +27,8 @@ def config(stage: str, precision: str) -> RunConfig:
 
 
 def measure(case: str) -> dict[str, float]:
-    """`error`: the largest of this rank's gradients, relative to the largest of their tensor, against the sum in float64
-    of what autograd gave on every rank. `size`: of the whole gradient along that of plain torch, over that one's."""
+    """`error`: the largest of this rank's gradients, relative to the largest of their tensor, against the float64 sum of
+    what autograd gave on every rank. `size`: of the whole gradient along that of plain torch, over that one's."""
     torch.manual_seed(0)
     net, plain = Net(), Net()
     plain.load_state_dict(net.state_dict())

@@ -1,7 +1,7 @@
 """One rank of test_ranking: selects masks over gloo and writes, per case, their hash and what travelled.
 
-Run with one argument per case: "SPANS PATTERN tensor|global SPARSITY WEIGHTS"; see `spans` and `WEIGHTS`. Where a case
-begins with `profiled`, torch's profiler counts its collectives.
+Run with one argument per case: "SPANS PATTERN tensor|global SPARSITY WEIGHTS"; see `equal_spans` and `WEIGHTS`. Where a
+case begins with `profiled`, torch's profiler counts its collectives.
 """
 
 import contextlib
@@ -15,15 +15,15 @@ import torch.distributed
 from torch.profiler import ProfilerActivity, profile
 
 from ofa import dist
-from ofa.pruning.pruner import Span
 from ofa.pruning.ranking import Ranking
-from tests.selection import make_groups
+from tests.selection import equal_spans, make_groups
 
 LAYER = {"query": (8, 8), "key": (8, 8), "value": (8, 8), "dense": (8, 8), "intermediate": (32, 8), "output": (8, 32)}
 SHAPES = {f"{i}.{name}": torch.Size(shape) for i in range(12) for name, shape in LAYER.items()}
 SHAPES["pooler"] = torch.Size((8, 8))
-"""BERT-base's 73 scoped tensors, with 1/96 of its sizes: what is summed over ranks does not depend on them."""
-
+"""BERT-base's 73 scoped tensors, with 1/96 of its rows and columns: the sums over ranks have the size that they have
+there. Masks and the strips that spans cut are smaller in proportion to the weights and to the rows; what travels of
+strips at real sizes is `tests/unit/pruning/test_parts.py`'s to count."""
 
 PROFILED = "profiled "
 
@@ -49,46 +49,30 @@ def broken():
 WEIGHTS = {"smooth": smooth, "tied": tied, "broken": broken}
 
 
-def spans(kind, ranks):
-    """By rank: `flat` cuts the flattened scope into equal runs (ZeRO 1 and 2), `each` every tensor (ZeRO 3), `odd`
-    every tensor at places that cut units, `last` gives everything to the last rank."""
-    if kind == "last":
-        return [[] for _ in range(ranks - 1)] + [[Span(name, 0, shape.numel()) for name, shape in SHAPES.items()]]
-    found = [[] for _ in range(ranks)]
-    total, begin = sum(shape.numel() for shape in SHAPES.values()), 0
-    for name, shape in SHAPES.items():
-        size = shape.numel()
-        for rank in range(ranks):
-            if kind == "flat":
-                low, high = total * rank // ranks - begin, total * (rank + 1) // ranks - begin
-            else:
-                off = 3 if kind == "odd" else 0
-                low, high = (max(0, size * r // ranks + (off if 0 < r < ranks else 0)) for r in (rank, rank + 1))
-            low, high = max(0, low), min(size, high)
-            if low < high:
-                found[rank].append(Span(name, low, high))
-        begin += size
-    return found
-
-
 class Counted(dist.Together):
-    """All ranks, with the bytes of each sum written down."""
+    """All ranks, with the bytes of each sum and of each exchange, sent and received, written down."""
 
     def __init__(self):
         super().__init__()
-        self.bytes = []
+        self.sums, self.exchanges = [], []
 
     def sum(self, tensor):
         """As it is."""
-        self.bytes.append(tensor.numel() * tensor.element_size())
+        self.sums.append(tensor.nbytes)
         super().sum(tensor)
+
+    def exchange(self, tensor, sent, received):
+        """As it is."""
+        came = super().exchange(tensor, sent, received)
+        self.exchanges.append([tensor.nbytes, came.nbytes])
+        return came
 
 
 def select(case, profiled):
     """Run one case, under torch's profiler if that is wanted: it takes seconds."""
     kind, pattern, allocation, sparsity, weights_of = case.split()
     weights = WEIGHTS[weights_of]()
-    held = spans(kind, dist.world_size())
+    held = equal_spans(kind, SHAPES, dist.world_size())
     groups = make_groups(weights, pattern, float(sparsity), allocation == "global")
     ranks = Counted() if dist.world_size() > 1 else dist.ALONE
     ranking = Ranking(groups, SHAPES, held, ranks=ranks)
@@ -99,7 +83,9 @@ def select(case, profiled):
             keep = ranking.select(masters, [float(sparsity)] * len(groups))
     except ValueError as error:
         return {"error": str(error)}
-    report = {"hash": mask_hash(keep), "sums": getattr(ranks, "bytes", [])}
+    report = {"hash": mask_hash(keep), "sums": [], "exchanges": []}
+    if isinstance(ranks, Counted):
+        report.update(sums=ranks.sums, exchanges=ranks.exchanges)
     if isinstance(watch, profile):
         events = [event for event in watch.events() or [] if event.name.startswith("gloo:")]
         report["collectives"] = sorted(event.name.removeprefix("gloo:") for event in events)

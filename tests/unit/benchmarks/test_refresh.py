@@ -31,12 +31,32 @@ def test_sizes_double_up_to_the_largest():
     assert refresh.counts_of_tensors(100_000_000) == [1, 2, 4, 8, 16, 32, 64, 95]
 
 
-def test_a_small_run_prints_json_with_every_kind():
-    """PERF-11: the command that measures it."""
+@pytest.mark.parametrize(
+    ("slopes", "shares", "right"),
+    [
+        ((1.15, 0.9), (0.05, 0.2), True),
+        ((1.16, 0.9), (0.05, 0.1), False),
+        ((1.0, 1.0), (0.1, 0.201), False),
+        ((float("nan"), 1.0), (0.1, 0.1), False),
+    ],
+)
+def test_a_slope_or_a_share_of_the_sort_above_its_limit_is_wrong_in_any_row(slopes, shares, right):
+    """PERF-11: the limits."""
+    rows = [{"slope": slope, "share_of_sort": {"median": share}} for slope, share in zip(slopes, shares, strict=True)]
+    assert refresh.is_right({"rows": rows}) is right
+
+
+def test_a_small_run_prints_json_with_every_kind_and_its_status_follows_the_figures():
+    """PERF-11: the command that measures it. At this size its figures may be anything."""
     command = [sys.executable, str(CHECKOUT / "benchmarks" / "refresh.py"), "--json", "--rounds", "1"]
     command += ["--max-weights", "2100000", "--sort-weights", "1100000"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     found = json.loads(done.stdout)
     assert [row["name"] for row in found["rows"]] == [kind.name for kind in refresh.KINDS]
     assert all(set(row["seconds"]) == {"1048576", "2097152"} for row in found["rows"])
     assert found["largest_slope"] and found["largest_share_of_sort"] and found["hardware"]["threads"] == 1
+    assert done.returncode == (0 if refresh.is_right(found) else 1)
+    good, bad = (dict(row, seconds={2**20: 1.0}) for row in found["rows"][:2])
+    good["slope"], good["share_of_sort"]["median"], bad["slope"] = 1.0, 0.1, 1.5
+    lines = refresh.report({**found, "rows": [good, bad]}).splitlines()
+    assert [line.split()[-1] for line in lines[2:4]] == ["yes", "NO"]

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ofa.pruning.pattern import PatternError, make_pattern
+from ofa.pruning.pattern import GONE, PatternError, make_pattern
 from tests.selection import units_of
 
-TEXTS = ["unstructured", "1:2", "2:4", "4:8", "1:4", "3:7", "1x4", "4x1", "2x3", "1x1", "8x8"]
-SHAPE = (8, 168)
+TEXTS = ["unstructured", "1:2", "2:4", "4:8", "1:4", "3:7", "4:6", "8:16", "1x4", "4x1", "2x3", "1x1", "8x8"]
+SHAPE = (8, 336)
 """A multiple of every unit above."""
 seeds = st.integers(0, 1000)
 
@@ -20,7 +20,13 @@ def drawn(seed, pattern):
     values = torch.randint(0, 6, SHAPE, generator=generator) * 0.3
     gone = torch.rand(SHAPE, generator=generator) < 0.4
     expected = units_of(pattern.text, values, gone.flatten().numpy())
-    return torch.where(gone, pattern.gone, values), expected
+    return torch.where(gone, GONE, values), expected
+
+
+def scored(pattern, magnitudes, columns=SHAPE[1]):
+    """Scores, and what stays if every unit is dropped."""
+    spared = torch.zeros(magnitudes.numel(), dtype=torch.bool)
+    return pattern.scores(magnitudes.flatten(), columns, spared), spared
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -30,7 +36,7 @@ def test_scores_are_the_magnitudes_that_would_be_lost_added_in_one_order(text, s
     """OFA-7"""
     pattern = make_pattern(text)
     magnitudes, expected = drawn(seed, pattern)
-    scores = pattern.scores(magnitudes.flatten(), SHAPE[1])
+    scores, _ = scored(pattern, magnitudes)
     assert scores.signbit().tolist() == [score < 0 for score, _ in expected]
     assert scores.clamp(min=0.0).tolist() == [max(0.0, float(score)) for score, _ in expected]
     assert pattern.unit * len(expected) == magnitudes.numel()
@@ -47,7 +53,7 @@ def test_a_dropped_unit_drops_its_own_weights_and_no_other(text, seed):
     wanted = torch.zeros(magnitudes.numel(), dtype=torch.bool)
     for unit, (_, places) in zip(chosen.tolist(), expected, strict=True):
         wanted[torch.as_tensor(places)] = unit
-    dropped = pattern.dropped(chosen, SHAPE[1], magnitudes.flatten)
+    dropped = ~(scored(pattern, magnitudes)[1] | pattern.spread(~chosen, SHAPE[1]))
     assert torch.equal(dropped, wanted)
     assert int(dropped.sum()) == pattern.lost * int(chosen.sum())
     assert pattern.torn(~dropped.view(SHAPE)) == 0
@@ -59,13 +65,13 @@ def test_strips_by_themselves_give_the_same_scores_and_weights(text):
     pattern = make_pattern(text)
     magnitudes, _ = drawn(0, pattern)
     strip = pattern.strip(SHAPE)
-    whole = pattern.scores(magnitudes.flatten(), SHAPE[1])
-    apart = torch.cat([pattern.scores(part, SHAPE[1]) for part in magnitudes.flatten().split(strip)])
-    assert torch.equal(whole, apart)
+    whole, spared = scored(pattern, magnitudes)
+    apart = [scored(pattern, part) for part in magnitudes.flatten().split(strip)]
+    assert torch.equal(whole, torch.cat([scores for scores, _ in apart]))
+    assert torch.equal(spared, torch.cat([some for _, some in apart]))
     chosen = whole > whole.median()
-    parts = zip(chosen.split(strip // pattern.unit), magnitudes.flatten().split(strip), strict=True)
-    together = pattern.dropped(chosen, SHAPE[1], magnitudes.flatten)
-    assert torch.equal(together, torch.cat([pattern.dropped(units, SHAPE[1], part.clone) for units, part in parts]))
+    parts = [pattern.spread(units, SHAPE[1]) for units in chosen.split(strip // pattern.unit)]
+    assert torch.equal(pattern.spread(chosen, SHAPE[1]), torch.cat(parts))
 
 
 @pytest.mark.parametrize(
@@ -85,6 +91,12 @@ def test_a_tensor_that_units_do_not_fill_is_refused_by_name(text, shape, wanted)
     with pytest.raises(PatternError, match="query.weight of shape.*" + wanted) as error:
         make_pattern(text).check("query.weight", shape)
     assert str(list(shape)) in str(error.value) and text in str(error.value)
+
+
+def test_groups_that_a_byte_cannot_count_are_refused():
+    make_pattern("64:128").check("w", (2, 256))
+    with pytest.raises(PatternError, match="w cannot take pruning pattern 64:129: choose groups of at most 128"):
+        make_pattern("64:129").check("w", (2, 129))
 
 
 @pytest.mark.parametrize(("text", "share"), [("2:4", 0.5), ("4:8", 0.5), ("1:3", 0.666667), ("3:4", 0.25)])
@@ -120,9 +132,9 @@ def test_a_unit_that_is_only_partly_dropped_is_counted_as_torn(text):
 def test_one_bad_weight_makes_its_unit_bad_even_if_it_would_stay(text, bad):
     magnitudes = torch.ones(SHAPE)
     magnitudes[5, 17] = bad
-    scores = make_pattern(text).scores(magnitudes.flatten(), SHAPE[1])
+    scores, _ = scored(make_pattern(text), magnitudes)
     assert int((~scores.isfinite()).sum()) == 1
 
 
 def test_blocks_overflow_to_an_infinite_score():
-    assert not make_pattern("2x2").scores(torch.full((4,), 3e38), 2).isfinite().any()
+    assert not scored(make_pattern("2x2"), torch.full((4,), 3e38), 2)[0].isfinite().any()

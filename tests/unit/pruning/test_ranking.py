@@ -13,7 +13,7 @@ from ofa.pruning import kth
 from ofa.pruning.ranking import select_whole
 from tests.selection import keep_by_sorting, keep_largest, make_groups, on_ranks, spans_of
 
-PATTERNS = ["unstructured", "2:4", "4:8", "1:2", "1x4", "4x1", "2x2"]
+PATTERNS = ["unstructured", "2:4", "4:8", "1:2", "1x4", "4x1", "2x2", "4x4"]
 SHAPES = {"a": torch.Size([8, 16]), "b": torch.Size([4, 8]), "c": torch.Size([12, 8])}
 FULL = {"2:4": 0.5, "4:8": 0.5, "1:2": 0.5}
 TINIEST = 1e-45
@@ -81,6 +81,27 @@ def test_masks_are_the_same_for_any_number_of_ranks_and_any_cut(spans, pattern, 
     frozen = select_whole(groups, weights, [sparsity / 2] * len(groups)) if hard else None
     expected = keep_by_sorting(groups, weights, sparsities, frozen)
     for masks in on_ranks(spans, groups, weights, sparsities, frozen):
+        assert same(masks, expected)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.sampled_from([("8:16", 0.5), ("1:16", 15 / 16), ("15:16", 1 / 16), ("4:12", 2 / 3), ("5:6", 1 / 6)]),
+    st.lists(st.floats(0, 1), max_size=3),
+    seeds,
+    st.sampled_from([0.3, 0.8, 1.0]),
+    st.booleans(),
+)
+def test_long_groups_are_selected_as_by_sorting_on_two_ranks(pattern, cuts, seed, share, hard):
+    """OFA-7, OFA-10: more neighbours than one integer holds, ties among them, and some gone for good."""
+    (text, full), shapes = pattern, {"a": torch.Size([3, 48]), "b": torch.Size([2, 96])}
+    values = torch.tensor([0.0, -0.0, TINIEST, 0.25, -0.25, 1.0])
+    generator = torch.Generator().manual_seed(seed)
+    weights = {name: values[torch.randint(len(values), shape, generator=generator)] for name, shape in shapes.items()}
+    groups, sparsities = make_groups(shapes, text, full, True), [share * full]
+    frozen = select_whole(groups, weights, [sparsities[0] / 2]) if hard else None
+    expected = keep_by_sorting(groups, weights, sparsities, frozen)
+    for masks in on_ranks(spans_of(shapes, cuts, [0, 1], 2), groups, weights, sparsities, frozen):
         assert same(masks, expected)
 
 
@@ -178,6 +199,17 @@ def test_a_nan_of_any_bit_pattern_is_refused():
         weights["w"].view(torch.int32)[0, 1] = bits
         with pytest.raises(ValueError, match="diverged"):
             select_whole(make_groups(weights, "unstructured", 0.5, False), weights, [0.5])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -float("inf")])
+@pytest.mark.parametrize("sparsity", [0.25, 0.5])
+def test_a_weight_that_is_not_finite_is_refused_in_a_group_that_has_lost_its_share_for_good(bad, sparsity):
+    weights = {"w": torch.ones(2, 4)}
+    frozen = {"w": torch.tensor([[True, False, False, True], [True] * 4])}
+    weights["w"][0, 3] = bad
+    groups = make_groups(weights, "2:4", 0.5, False)
+    for found in on_ranks(spans_of({"w": torch.Size([2, 4])}, [0.3], [0, 1], 2), groups, weights, [sparsity], frozen):
+        assert isinstance(found, ValueError) and "diverged" in str(found)
 
 
 @settings(deadline=None)

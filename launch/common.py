@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,9 +21,12 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 if str(CHECKOUT) not in sys.path:
     sys.path.insert(0, str(CHECKOUT))
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main_wrapper`: Ctrl-C in an import needs no traceback
+
 DONE = 0
 ERROR = 1
 USAGE = 2
+INTERRUPTED = 130
 STOPPED_AND_SAVED = 75
 """A signal ended the run after it saved: start the same command again (sysexits' EX_TEMPFAIL)."""
 
@@ -79,15 +83,19 @@ def only_first_rank() -> None:
 def main_wrapper(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` and exit with its status (None: 0); see `explained_errors`."""
     with explained_errors():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         status = main()
     sys.exit(DONE if status is None else status)
 
 
 @contextlib.contextmanager
-def explained_errors() -> Iterator[None]:
+def explained_errors(*, once: bool = False) -> Iterator[None]:
     """Turn an error that a user can fix into one line on stderr and exit status 1.
 
     With OFA_TRACEBACK=1 the traceback is shown too. Errors that only we can have made keep theirs.
+
+    Args:
+        once: all ranks of a launcher find the same, and the first of each machine says it.
     """
     try:
         yield
@@ -97,8 +105,12 @@ def explained_errors() -> Iterator[None]:
     except (ValueError, OSError) as error:
         if os.environ.get("OFA_TRACEBACK") == "1":
             traceback.print_exc()
-        print(f"error: {describe(error)}", file=sys.stderr)
+        if not once or os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"error: {describe(error)}", file=sys.stderr)
         sys.exit(ERROR)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def describe(error: Exception) -> str:

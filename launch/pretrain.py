@@ -12,7 +12,7 @@ from pathlib import Path
 
 import common
 
-from ofa import config, files, plan
+from ofa import config, files, inputs, plan
 
 
 def arguments() -> argparse.Namespace:
@@ -50,7 +50,7 @@ if __name__ == "__main__":
     OPTIONS = arguments()
     if OPTIONS.plan:
         common.only_first_rank()
-    with common.explained_errors():
+    with common.explained_errors(once=True):
         CONFIG = config.load(config.RunConfig, OPTIONS.config, OPTIONS.overrides)
     if OPTIONS.plan and OPTIONS.summary:
         from ofa.cost import summary
@@ -59,6 +59,10 @@ if __name__ == "__main__":
         common.main_wrapper(lambda: print(summary(CONFIG, ranks=OPTIONS.ranks, tokens_per_second=rate)))
     if OPTIONS.plan:
         common.main_wrapper(lambda: plan.print_schedule(CONFIG, every=OPTIONS.plan_every))
-    from ofa.train import pretrain  # after the arguments: it takes seconds to import
+    with common.explained_errors(once=True):
+        run_dir = Path(OPTIONS.run_dir or config.run_folder(OPTIONS.config))
+        if not (run_dir / "result.json").is_file():  # a finished run needs its inputs no more
+            inputs.check_inputs(CONFIG, OPTIONS.resume)
+    from ofa.train import pretrain  # after the checks: it takes seconds to import
 
     common.main_wrapper(run)

@@ -69,6 +69,9 @@ CONFIGS = CHECKOUT / "configs"
 DEEPEST = 20
 """Levels of objects and lists in a config; the sections have five."""
 
+LONGEST = 60
+"""Characters of a value that an error shows."""
+
 LARGEST = 2**63 - 1
 """Largest whole number: what 64 bits hold."""
 
@@ -106,7 +109,7 @@ def load(kind: type[ConfigT], name: str | Path, overrides: list[str] | None = No
     for override in overrides or []:
         _apply_override(values, override)
     _refuse_another_kind(kind, values, path)
-    return parse(kind, values, origin=str(path))
+    return parse(kind, values, origin=" --set ".join([str(path), *(overrides or [])]))
 
 
 def _refuse_another_kind(kind: type[Section], values: dict[str, Any], path: Path) -> None:
@@ -162,7 +165,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         if isinstance(before, dict) and isinstance(after, dict):
             found += differences(before, after, f"{prefix}{key}.")
         elif before != after or (key in old) != (key in new):
-            texts = (json.dumps(side[key]) if key in side else "absent" for side in (old, new))
+            texts = (_shortened(json.dumps(side[key])) if key in side else "absent" for side in (old, new))
             found.append(f"{prefix}{key} ({' -> '.join(texts)})")
     return found
 
@@ -289,11 +292,19 @@ def _explain(kind: type[Section], problem: dict[str, Any]) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key}: {message}, found {_shortened(json.dumps(problem['input'], default=str))}"
+    return f"{key}: {message}, found {_shortened(json.dumps(problem['input'], default=str))}{_percent(problem)}"
+
+
+def _percent(problem: dict[str, Any]) -> str:
+    """The fraction that was meant, where someone wrote a percentage."""
+    value, limits = problem["input"], problem.get("ctx", {})
+    if 1 not in (limits.get("lt"), limits.get("le")) or type(value) not in (int, float) or not 1 < value <= 100:
+        return ""
+    return f" ({value:g} % is {value / 100:g})"
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def _section_at(kind: type[Section], location: tuple[Any, ...]) -> type[Section]:

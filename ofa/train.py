@@ -22,13 +22,12 @@ from ofa.checkpoint import CheckpointError, Checkpoints, check
 from ofa.config import RunConfig
 from ofa.data.batches import MicroBatch, Totals
 from ofa.data.counter import key
-from ofa.data.plan import accumulation
 from ofa.data.shards import Corpus
 from ofa.engine.process import start, stop
 from ofa.evaluate import masked_lm_score
 from ofa.finish import finish, show_result
+from ofa.inputs import RESUME_WORDS, check_inputs
 from ofa.journal import NotFinite
-from ofa.models.build import check_place
 from ofa.models.compile import check_compiler
 from ofa.progress import start_logging, stop_logging
 from ofa.pruning.pruner import MaskChurn
@@ -64,6 +63,8 @@ def pretrain(config: RunConfig, run_dir: Path, *, name: str, resume: str = "auto
             return DONE
         start_logging(folder.log, active=dist.rank() == 0)
         run = assemble(config, folder, beginning.checkpoint, name=name)
+        if run.start_step == run.recipe.total_steps > 0:
+            LOG.warning("nothing is left to train: the checkpoint is that of the last step; exporting it")
         if dist.rank() == 0 and not folder.has_started():
             folder.record(config, run.corpus.fingerprint, dist.world_size())
         run.stop_request.install()
@@ -211,23 +212,18 @@ class _Beginning:
 def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
     """Take the folder and decide where to begin; what is wrong with the inputs is said here, before anything is
     written."""
-    if resume not in ("auto", "never") and not Path(resume).is_dir():
-        raise ValueError(f"--resume {resume}: expected auto, never, or a checkpoint folder, and no such folder exists")
     if folder.has_started() and resume == "never":
-        raise ValueError(f"{folder.path} holds a run and --resume is never; remove it or choose another --run-dir")
+        raise ValueError(f"{folder.path} holds a run and --resume is never; choose another --run-dir, or remove it")
     if folder.has_started():
         folder.check(config)
     if folder.is_finished():
         return _Beginning(finished=True)
-    accumulation(config.batch, dist.world_size())
+    corpus = check_inputs(config, resume)
     if config.engine.compile:
         check_compiler(dist.device().type)
-    corpus = Corpus.open(config.data.path)
-    check_place(config.model.init)
-    check_place(config.teacher.init if config.teacher else None)
     if not folder.has_started():
         corpus.check_records()
-    chosen = _chosen(Path(resume), config, corpus) if resume not in ("auto", "never") else None
+    chosen = _chosen(Path(resume), config, corpus) if resume not in RESUME_WORDS else None
     folder.acquire()
     if folder.has_started():
         folder.check(config, corpus.fingerprint)

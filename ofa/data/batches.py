@@ -18,12 +18,10 @@ import torch
 from torch import Tensor
 
 from ofa.config import DataConfig
+from ofa.data.fit import PAIRS
 from ofa.data.masking import MaskedRows, MaskingRules, distilled_counts, mask_rows, prediction_counts, sample_positions
 from ofa.data.rows import PackedRows, RowReader
 from ofa.data.shards import Corpus
-
-PAIRS = "segment_pair_nsp"
-"""The corpus mode whose segments are sentence pairs with a next-sentence label."""
 
 
 class BatchError(ValueError):

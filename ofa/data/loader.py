@@ -19,16 +19,13 @@ import torch
 
 from ofa.config import DataConfig, RunConfig
 from ofa.data.ahead import Step, copy_ahead, prepare_ahead
-from ofa.data.batches import PAIRS, Batcher, MicroBatch, Totals
+from ofa.data.batches import Batcher, MicroBatch, Totals
+from ofa.data.fit import check_corpus, check_run, validation_rows
 from ofa.data.plan import Plan, accumulation, rank_positions
 from ofa.data.shards import Corpus
 
 VALIDATION_SEED = 0
 """Validation masks do not follow the run's seed: runs are compared on the same predicted tokens."""
-
-
-class LoaderError(ValueError):
-    """A corpus that does not serve this config."""
 
 
 class Validation(NamedTuple):
@@ -46,7 +43,7 @@ class Validation(NamedTuple):
 class Loader:
     """The training batches of one rank.
 
-    With a CUDA `device`, batches arrive on it, copied one step ahead. Raises LoaderError where corpus and config
+    With a CUDA `device`, batches arrive on it, copied one step ahead. Raises CorpusError where corpus and config
     disagree, PlanError where the batch sizes do not divide.
     """
 
@@ -59,8 +56,8 @@ class Loader:
         device: torch.device | str = "cpu",
     ):
         assert 0 <= rank < world_size, f"rank {rank} of {world_size}"
-        _check_corpus(corpus, config.data)
-        _check_run(corpus, config)
+        check_corpus(corpus, config.data)
+        check_run(corpus, config)
         self.accumulation = accumulation(config.batch, world_size)
         self._corpus, self._config = corpus, config
         self._rank, self._world_size = rank, world_size
@@ -129,11 +126,11 @@ def validation_batches(
     """The first `rows` rows of the validation split (None: all), in order, masked as always.
 
     Micro-batch j belongs to rank j mod world_size; the last is shorter if the rows do not divide, so that every row is
-    counted once. A rank that has one less than others gets the first again, uncounted. Raises LoaderError if the split
+    counted once. A rank that has one less than others gets the first again, uncounted. Raises CorpusError if the split
     has fewer rows.
     """
-    _check_corpus(corpus, data)
-    total = _validation_rows(corpus, rows)
+    check_corpus(corpus, data)
+    total = validation_rows(corpus, rows)
     batcher = Batcher(corpus, "validation", data=data, seed=VALIDATION_SEED, kd_positions="masked", kept_records=2)
     own = range(rank * micro_size, total, world_size * micro_size)
     of_rank_zero = len(range(0, total, world_size * micro_size))
@@ -147,50 +144,6 @@ def validation_batches(
     return Validation(batcher.totals(np.arange(total)), (batch.to(device) for batch in batches), len(own))
 
 
-def _validation_rows(corpus: Corpus, rows: int | None) -> int:
-    """How many validation rows are used. Raises LoaderError if there are not so many, or none."""
-    available = corpus.split("validation").total_rows
-    total = available if rows is None else rows
-    if not 0 < total <= available:
-        raise LoaderError(
-            f"{corpus.path}: asked for {total} validation rows, the split has {available}; leave the number "
-            f"out (evaluate.rows null) for all of them, or prepare the data with a larger validation share"
-        )
-    return total
-
-
 def _kept_records(data: DataConfig) -> int:
     """Decoded records to keep: the window of each thread, and the one that begins."""
     return data.shuffle_window * (data.workers + 2)
-
-
-def _check_corpus(corpus: Corpus, data: DataConfig) -> None:
-    """What decides the shape of a batch."""
-    if corpus.sequence_length != data.sequence_length:
-        raise LoaderError(
-            f"{corpus.path}: rows have {corpus.sequence_length} tokens, data.sequence_length is "
-            f"{data.sequence_length}; set it to {corpus.sequence_length}, or prepare the data with that length"
-        )
-    for split in ("train", "validation"):
-        tokens = corpus.split(split).counts[:, 0]
-        if tokens.max(initial=0) > corpus.sequence_length:
-            raise LoaderError(
-                f"{corpus.path}, split {split}: row {tokens.argmax()} has {tokens.max()} tokens, more than the "
-                f"manifest's sequence_length {corpus.sequence_length}; prepare the data again"
-            )
-
-
-def _check_run(corpus: Corpus, config: RunConfig) -> None:
-    """What a training run needs of its corpus."""
-    if config.model.task == "mlm_nsp" and corpus.mode != PAIRS:
-        raise LoaderError(
-            f"{corpus.path}: model.task mlm_nsp needs next-sentence labels, but the data has mode {corpus.mode}; "
-            f"prepare it with mode {PAIRS}, or set model.task to mlm"
-        )
-    _validation_rows(corpus, config.evaluate.rows)
-    available = corpus.split("train").total_rows
-    if available < config.batch.global_size:
-        raise LoaderError(
-            f"{corpus.path}: {available} training rows do not fill one batch of {config.batch.global_size}; prepare "
-            f"more text, or set batch.global_size to at most {available}"
-        )

@@ -18,9 +18,10 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, PreTrainedConfig, PreTrainedModel
 
-from ofa.config import ModelConfig, ObjectiveConfig, TeacherConfig, command_that_makes
+from ofa.config import ModelConfig, ObjectiveConfig, TeacherConfig
 from ofa.data.shards import Corpus, tokenizer_fingerprint
 from ofa.models.adapters import adapter_for, scope, shape
+from ofa.models.place import ModelError, check_place, is_local
 
 LOG = logging.getLogger(__name__)
 
@@ -30,10 +31,6 @@ VOCABULARY_PADDING = 128
 
 WORDS_OF_OTHERS = 300
 """Characters of another library's message that are passed on."""
-
-
-class ModelError(ValueError):
-    """A model that cannot be built, or does not fit the data or its teacher."""
 
 
 # ---- configs ----------------------------------------------------------------------------------------------------
@@ -250,28 +247,10 @@ def check_teacher(student: PreTrainedModel, teacher: PreTrainedModel, objective:
 # ---- where weights come from --------------------------------------------------------------------------------------
 
 
-def is_local(init: str) -> bool:
-    """Whether `init` means a folder of this machine: it exists, or cannot be a hub id (`name` or `owner/name`)."""
-    path = Path(init).expanduser()
-    return path.exists() or path.is_absolute() or init.startswith(("./", "../", "runs/")) or init.count("/") > 1
-
-
 def _place(init: str) -> dict[str, Any]:
     local = is_local(init)
     name = str(Path(init).expanduser()) if local else init
     return {"pretrained_model_name_or_path": name, "local_files_only": local}
-
-
-def check_place(init: str | None) -> None:
-    """Refuse a local model folder that is not there; hub ids are tried when they are loaded.
-
-    Raises:
-        ModelError: with the command that makes it, if a shipped config does.
-    """
-    if init is not None and is_local(init) and not (Path(init).expanduser() / "config.json").is_file():
-        command = command_that_makes(init)
-        hint = f"make it with: {command}" if command else "give a folder with config.json and weights, or a hub id"
-        raise ModelError(f"model folder {init} not found (no config.json there); {hint}")
 
 
 @contextmanager

@@ -94,10 +94,10 @@ class RunConfig(Section):
                 f"pruning may refresh until step {self.pruning.last_allowed}, after total_steps "
                 f"{self.schedule.total_steps}; set pruning.end"
             )
-        if self.pruning and self.pruning.regrow and self.engine.zero_stage == 0:
-            raise ValueError("pruning.regrow needs dense fp32 masters, which ZeRO 0 does not keep: use zero_stage 1")
         if self.engine.zero_stage == 0 and self.engine.precision == "bf16":
             raise ValueError("zero_stage 0 with bf16 hides DeepSpeed's masters and moments: use zero_stage 1")
+        if self.pruning and self.pruning.regrow and self.engine.zero_stage == 0:
+            raise ValueError("pruning.regrow needs dense fp32 masters, which ZeRO 0 does not keep: use zero_stage 1")
         if self.engine.zero_stage == 3 and self.engine.compile:
             raise ValueError("zero_stage 3 gathers weights in hooks, which break a compiled layer: use zero_stage 1")
         return self

@@ -62,6 +62,7 @@ def test_overrides_win_and_are_json_or_else_strings():
         ("prunning.sparsity=0.9", ["unknown key prunning", "did you mean pruning?"]),
         ("schedule.rewind.freqency=5", ["unknown key schedule.rewind.freqency", "did you mean frequency?"]),
         ("pruning.sparsity=1.0", ["pruning.sparsity", "less than 1", "found 1.0"]),
+        ("pruning.sparsity=90", ["tiny/ofa_90.json --set pruning.sparsity=90: ", "found 90 (90 % is 0.9)"]),
         ("pruning.sparsity=-0.1", ["pruning.sparsity", "greater than or equal to 0"]),
         ("batch.global_size=many", ["batch.global_size", "integer", '"many"']),
         ("pruning.end=2000", ["refresh until step 2000", "total_steps 1000", "set pruning.end"]),

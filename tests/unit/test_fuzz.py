@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from ofa.checkpoint import INDEX, CheckpointError, check
 from ofa.config import ConfigError, DataPrepConfig, RunConfig, load, parse
 from ofa.data.batches import BatchError
-from ofa.data.loader import Loader, LoaderError
+from ofa.data.fit import CorpusError
+from ofa.data.loader import Loader
 from ofa.data.manifest import checksum_of
 from ofa.data.plan import PlanError
 from ofa.data.rows import RowReader
@@ -156,7 +157,7 @@ def equal(found, expected):
     return len(found) == len(expected) and all(map(np.array_equal, found, expected))
 
 
-OURS = (ShardError, LoaderError, PlanError, BatchError)
+OURS = (ShardError, CorpusError, PlanError, BatchError)
 
 
 @pytest.mark.parametrize("checksum", [True, False], ids=["as written", "from before there was a checksum"])

@@ -19,7 +19,7 @@ FLOORS = [
     {"recipe", "dist", "stop", "tables"},
     {"metrics", "progress", "plan"},
     {"data", "models", "pruning", "objectives", "flops"},
-    {"cost", "journal"},
+    {"cost", "inputs", "journal"},
     {"engine", "run_folder"},
     {"checkpoint"},
     {"export"},

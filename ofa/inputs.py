@@ -1,0 +1,37 @@
+"""What a run needs before it begins, held against what is there: said within a second, before torch is imported and
+before anything is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ofa.config import RunConfig
+from ofa.data.fit import check_corpus, check_run
+from ofa.data.plan import accumulation
+from ofa.data.shards import Corpus
+from ofa.models.place import check_place
+
+RESUME_WORDS = ("auto", "never")
+"""Values of --resume that name no folder."""
+
+
+def check_inputs(config: RunConfig, resume: str) -> Corpus:
+    """Open the corpus of a run whose batch divides, whose data fit, and whose folders are there.
+
+    Args:
+        config: of the run.
+        resume: `auto`, `never` or a checkpoint folder.
+
+    Raises:
+        ValueError: of many kinds, each saying what is wrong and what would be right.
+    """
+    if resume not in RESUME_WORDS and not Path(resume).is_dir():
+        raise ValueError(f"--resume {resume}: expected auto, never, or a checkpoint folder, and no such folder exists")
+    accumulation(config.batch, int(os.environ.get("WORLD_SIZE", "1")))
+    corpus = Corpus.open(config.data.path)
+    check_corpus(corpus, config.data)
+    check_run(corpus, config)
+    check_place(config.model.init)
+    check_place(config.teacher.init if config.teacher else None)
+    return corpus

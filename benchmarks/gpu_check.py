@@ -244,6 +244,8 @@ def stages(settings: Settings) -> Iterator[Check]:
         row = {
             "mode": case[2],
             "mask_hashes": [rank["mask_hash"]],
+            "zeros": rank["zeros"],
+            "zeros_asked": rank["zeros_asked"],
             "not_zero_behind_the_masks": rank["behind_the_masks"],
             "came_back_at_refreshes": sum(line.get("revived", 0) for line in lines),
         }

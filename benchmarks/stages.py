@@ -4,17 +4,20 @@
 
 Each row is one run of a small BERT by the product's own loop under `deepspeed --num_gpus 2`, on the CPU: a cubic ramp
 to 90 %, accumulation, clipping and weight decay. At the end every rank hashes its masks and counts what is not zero
-behind them in the live weights, the fp32 masters and both moments. The exit status is 1 if a row is not as it must be.
+behind them in the live weights, the fp32 masters and both moments. The exit status is 1 if a row is not as it must be,
+or if stages end with different masks in fp32.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,7 @@ from tests.corpora import write_corpus
 
 CASES = [("0", "fp32", "hard"), *product("123", ("fp32", "bf16"), ("hard", "retain"))]
 RANKS = 2
+SPARSITY = Fraction(9, 10)
 ON_THE_CPU = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -49,6 +53,7 @@ def config(stage: str, precision: str, mode: str) -> RunConfig:
         "intermediate_size": 129,
         "max_position_embeddings": 64,
     }
+    pruning = {"sparsity": float(SPARSITY), "ramp_end": 12, "end": 18, "frequency": 3, "regrow": mode == "retain"}
     divided = {"zero_optimization": {"stage3_param_persistence_threshold": 0}} if stage == "3" else {}
     return parse(
         RunConfig,
@@ -58,7 +63,7 @@ def config(stage: str, precision: str, mode: str) -> RunConfig:
             "batch": {"global_size": 8, "micro_size": 2},
             "optimizer": {"lr": 2e-3, "weight_decay": 0.01, "max_grad_norm": 1.0},
             "schedule": {"total_steps": 24, "warmup_steps": 2},
-            "pruning": {"sparsity": 0.9, "ramp_end": 12, "end": 18, "frequency": 3, "regrow": mode == "retain"},
+            "pruning": pruning,
             "engine": {"zero_stage": int(stage), "precision": precision, "threads": 1, "deepspeed": divided},
             "checkpoint": {"every": 1000},
             "evaluate": {"every": 1000},
@@ -86,6 +91,7 @@ def worker(stage: str, precision: str, mode: str) -> None:
         "mask_hash": run.pruner.state_dict()["mask_hash"],
         "behind_the_masks": sum(masters_and_moments) + alive_in_a_forward(run),
         "zeros": sum(int((~mask).sum()) for mask in keep.values()),
+        "zeros_asked": sum(math.floor(SPARSITY * mask.numel()) for mask in keep.values()),
         "weights": sum(mask.numel() for mask in keep.values()),
     }
     Path(f"rank-{dist.rank()}.json").write_text(json.dumps(found))
@@ -132,6 +138,7 @@ def measure(case: tuple[str, str, str]) -> dict[str, Any]:
         "mode": case[2],
         "mask_hashes": [rank["mask_hash"] for rank in ranks],
         "zeros": ranks[0]["zeros"],
+        "zeros_asked": ranks[0]["zeros_asked"],
         "weights": ranks[0]["weights"],
         "not_zero_behind_the_masks": sum(rank["behind_the_masks"] for rank in ranks),
         "came_back_at_refreshes": sum(line.get("revived", 0) for line in lines),
@@ -140,9 +147,20 @@ def measure(case: tuple[str, str, str]) -> dict[str, Any]:
 
 
 def is_right(row: dict[str, Any]) -> bool:
-    """Both ranks hold one mask; nothing lives behind it; weights came back in the mode that lets them, only."""
+    """All ranks hold one mask of as many zeros as asked; nothing lives behind it; weights came back in the mode that
+    lets them, only."""
     agree, came_back = len(set(row["mask_hashes"])) == 1, row["came_back_at_refreshes"] > 0
-    return agree and not row["not_zero_behind_the_masks"] and came_back == (row["mode"] == "retain")
+    asked = row["zeros"] == row["zeros_asked"] > 0
+    return agree and asked and not row["not_zero_behind_the_masks"] and came_back == (row["mode"] == "retain")
+
+
+def stages_agree(rows: list[dict[str, Any]]) -> bool:
+    """In fp32 every stage ends with the same masks, mode by mode; in bf16 their sums may round differently."""
+    of_modes: dict[str, set[str]] = {}
+    for row in rows:
+        if row["precision"] == "fp32":
+            of_modes.setdefault(row["mode"], set()).update(row["mask_hashes"])
+    return all(len(hashes) == 1 for hashes in of_modes.values())
 
 
 def show(rows: list[dict[str, Any]]) -> str:
@@ -177,9 +195,17 @@ def main() -> int:
         print(f"{len(rows)} of {len(CASES)}", file=sys.stderr)
     print(show(rows))
     if options.json:
-        found = {"rows": rows, "ranks": RANKS, "commit": commit(), "hardware": hardware(), "versions": versions()}
+        found = {
+            "rows": rows,
+            "ranks": RANKS,
+            "command": " ".join(["python", "benchmarks/stages.py", *sys.argv[1:]]),
+            "config": config(*CASES[0]).model_dump(mode="json"),
+            "commit": commit(),
+            "hardware": hardware(),
+            "versions": versions(),
+        }
         Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
-    return 0 if all(map(is_right, rows)) else 1
+    return 0 if all(map(is_right, rows)) and stages_agree(rows) else 1
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from data_prep.changes import changes_since_plan, compare_source
 from data_prep.documents import DataPrepError
-from data_prep.pipeline import changed_source, finished, prepare
+from data_prep.pipeline import finished, prepare
 from data_prep.work import REMEDY
 from ofa.config import ConfigError, DataPrepConfig, find, load
 from ofa.data.shards import SPLITS, ShardError
@@ -32,16 +33,15 @@ def main(arguments: list[str] | None = None) -> int:
         output = options.output or Path("data") / find(options.config).stem
         manifest = finished(config, output)
         if manifest is not None:
-            print(f"{output}: already prepared")
-            changed = changed_source(config, manifest)
-            if changed:
-                print(
-                    f"note: the source has changed since then ({'; '.join(changed[:5])}); to use it, choose another "
-                    f"--output or remove {output}",
-                    file=sys.stderr,
-                )
+            compared = compare_source(config, manifest, output)
+            print(f"{output}: already prepared" + (f"; {compared.result}" if compared.result else ""))
+            if compared.note is not None:
+                print(f"note: {compared.note}", file=sys.stderr)
             _print_summary(manifest, output)
             return 0
+        changes = changes_since_plan(config, output / ".work")
+        if changes is not None:
+            print(f"note: the source has changed since {output} was begun: {changes}; it starts anew", file=sys.stderr)
         started = time.monotonic()
         manifest = _prepare_visibly(config, output, options.workers)
         _print_summary(manifest, output)

@@ -60,6 +60,11 @@ def versions(source: SourceConfig) -> dict[str, str]:
     return {STANDARD_LIBRARY: ".".join(map(str, sys.version_info[:3])), **installed}
 
 
+def times(source: SourceConfig) -> dict[str, int]:
+    """Nothing: the versions say what is read, and an installation has times of its own."""
+    return {}
+
+
 def _documents(tree: ast.Module, distribution: str, path: str) -> Iterator[Document]:
     module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     pending: list[tuple[str, _Scope]] = [("", tree)]

@@ -40,6 +40,11 @@ def versions(source: SourceConfig) -> dict[str, Any]:
     return {**found, "revision": revision[0] if revision and revision[0] else None, "datasets": datasets.__version__}
 
 
+def times(source: SourceConfig) -> dict[str, int]:
+    """Nothing: rows have no times."""
+    return {}
+
+
 def read(source: SourceConfig, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
     """The documents of a unit's rows, in order."""
     data, (entry,) = _load(source), unit.inputs

@@ -24,16 +24,17 @@ from typing import Any
 import numpy as np
 
 from data_prep import sources
+from data_prep.changes import changes_since_plan
 from data_prep.clean import share_of
 from data_prep.dedup import duplicates
 from data_prep.documents import DataPrepError, Unit
 from data_prep.encode import Job, encode
 from data_prep.extract import extract, read_piece
 from data_prep.tokenizer import build
-from data_prep.work import exclusive, refuse_another_config, start_or_continue
+from data_prep.work import exclusive, refuse_another_config, refuse_foreign_folder, start_or_continue
 from data_prep.workers import Workers
-from ofa.config import DataPrepConfig, differences
-from ofa.data.shards import SPLITS, read_manifest, tokenizer_fingerprint, write_manifest
+from ofa.config import DataPrepConfig
+from ofa.data.shards import SPLITS, Corpus, read_manifest, tokenizer_fingerprint, write_manifest
 from ofa.files import empty_folder_beside, replace_folder, write_bytes
 
 _CHARACTERS_PER_ENTRY = 2000
@@ -52,36 +53,25 @@ def finished(config: DataPrepConfig, output: Path) -> Facts | None:
 
     Raises:
         DataPrepError: it was made with another config.
+        ShardError: it is damaged, as far as its manifest and the sizes of its shards tell.
     """
     if not (output / "manifest.json").is_file():
         return None
-    manifest = read_manifest(output)
-    refuse_another_config(manifest["config"], config, output)
+    manifest = Corpus.open(output).manifest
+    refuse_another_config(manifest.get("config", {}), config, output)
     return manifest
-
-
-def changed_source(config: DataPrepConfig, manifest: Facts) -> list[str]:
-    """What is no longer as it was when a folder was prepared: versions, files and their sizes.
-
-    A source that cannot be looked at any more (files moved away, a hub out of reach) has not changed for all we know.
-    """
-    if config.source.kind == "hub":
-        return []
-    try:
-        now = sources.versions(config.source)
-    except (DataPrepError, OSError):
-        return []
-    return differences({key: manifest["source"].get(key) for key in now}, now)
 
 
 def prepare(config: DataPrepConfig, output: Path, workers: int, progress: Progress) -> Facts:
     """Make `output`, or finish what an interrupted run has begun there; returns the manifest.
 
     Raises:
-        DataPrepError: input that cannot be used, or another run at work in the folder.
+        DataPrepError: input that cannot be used or changes while it is read, another run at work in the folder, or a
+            folder that holds something else.
         OSError: the disk.
     """
     work = output / ".work"
+    refuse_foreign_folder(output)
     with exclusive(output):
         units = sources.units(config.source, config.shard_characters)
         start_or_continue(work, config, units)
@@ -89,6 +79,7 @@ def prepare(config: DataPrepConfig, output: Path, workers: int, progress: Progre
             if config.tokenizer.init is not None:
                 _tokenizer(work, config, [])  # refused before hours of extraction
             extracted = _extract(work, config, units, pool, progress)
+            _check_unchanged(work, config)
             pieces = [piece for unit in extracted for piece in unit["pieces"]]
             if not pieces:
                 raise DataPrepError(f"no document is left after cleaning: {_readable(_counts(extracted))}")
@@ -225,6 +216,14 @@ def _publish(work: Path, output: Path, pieces: list[Facts], manifest: Facts) -> 
 
 
 # ---- small parts ------------------------------------------------------------------------------------------------
+
+
+def _check_unchanged(work: Path, config: DataPrepConfig) -> None:
+    changes = changes_since_plan(config, work)
+    if changes is not None:
+        raise DataPrepError(
+            f"the source changed while it was read: {changes}; run the same command again, it reads everything anew"
+        )
 
 
 def _check_halves(config: DataPrepConfig, splits: Facts, counts: Counter[str]) -> None:

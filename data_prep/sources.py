@@ -1,6 +1,6 @@
-"""The sources by name: each has `units`, `read` and `versions`.
+"""The sources by name: each has `units`, `read`, `versions` and `times`.
 
-A new kind is one module with these three functions and one line here.
+A new kind is one module with these four functions and one line here.
 """
 
 from __future__ import annotations
@@ -32,3 +32,8 @@ def read(source: SourceConfig, unit: Unit, counts: Counter[str]) -> Iterator[Doc
 def versions(source: SourceConfig) -> dict[str, Any]:
     """What the manifest says about the input."""
     return {"kind": source.kind, **_KINDS[source.kind].versions(source)}
+
+
+def times(source: SourceConfig) -> dict[str, int]:
+    """When each file was written, for sources that are files; not in the manifest, as a copy of them has others."""
+    return _KINDS[source.kind].times(source)

@@ -15,6 +15,7 @@ from typing import Any
 import tokenizers
 
 from data_prep import sources
+from data_prep.changes import read_plan
 from data_prep.documents import DataPrepError, Unit
 from ofa.config import DataPrepConfig, differences
 from ofa.data.shards import SPLITS
@@ -26,7 +27,13 @@ _CODE_VERSION = 1
 REMEDY = "free space or choose another --output, then run again: finished parts are kept"
 """What to do about a disk that cannot take the output."""
 
+_NAMED = 5
+"""Entries of a folder that an error names."""
+
 _PUBLISHED = (*SPLITS, "documents", "tokenizer")
+
+_WORK = ("plan.json", "extract", "duplicates", "tokenizer", "tokenizer.json", "encode")
+"""What stands in a work folder."""
 
 
 def start_or_continue(work: Path, config: DataPrepConfig, units: list[Unit]) -> None:
@@ -40,23 +47,45 @@ def start_or_continue(work: Path, config: DataPrepConfig, units: list[Unit]) -> 
             "python": platform.python_version(),
         },
         "units": [asdict(unit) for unit in units],
+        "times": sources.times(config.source),
     }
     text = json.dumps(plan, indent=1)
     path = work / "plan.json"
     if path.is_file() and path.read_text() == text:
         return
-    if any((work / "extract").glob("*.json")):  # hours of work, perhaps
-        refuse_another_config(json.loads(path.read_text())["config"], config, work.parent)
-    published = [folder for name in _PUBLISHED if (folder := work.parent / name).exists()]
-    if published and not path.is_file():
-        raise DataPrepError(
-            f"{work.parent}: holds {published[0].name}/ but neither a manifest nor the work it came from; remove it or "
-            "choose another --output"
-        )
-    for folder in published:
-        shutil.rmtree(folder)
+    old = read_plan(work)
+    if old is not None and any((work / "extract").glob("*.json")):  # hours of work, perhaps
+        refuse_another_config(old["config"], config, work.parent)
+    for published in (work.parent / name for name in _PUBLISHED):
+        if published.exists():
+            shutil.rmtree(published)
     fresh(work)
     write_bytes(path, text.encode())
+
+
+def refuse_foreign_folder(output: Path) -> None:
+    """Leave a folder alone that holds anything but unfinished work of this program; an empty one serves.
+
+    Raises:
+        DataPrepError: what it holds, and what to do.
+    """
+    if not output.is_dir() or read_plan(output / ".work") is not None:
+        return
+    foreign = sorted(path for path in output.iterdir() if path.name != ".lock" and not _is_rest_of_work(path))
+    if foreign:
+        names = ", ".join(f"{path.name}/" if path.is_dir() else path.name for path in foreign[:_NAMED])
+        more = f" and {len(foreign) - _NAMED} more" if len(foreign) > _NAMED else ""
+        raise DataPrepError(
+            f"{output}: holds {names}{more}, but neither prepared data nor the unfinished work of a preparation; "
+            "choose another --output, one that is empty or not there yet, or move away what it holds"
+        )
+
+
+def _is_rest_of_work(path: Path) -> bool:
+    """Whether it is a work folder without a plan: its run was killed before it wrote one, or while removing it."""
+    if path.name != ".work" or not path.is_dir():
+        return False
+    return all(inside.name in _WORK or inside.name.startswith(".writing-") for inside in path.iterdir())
 
 
 def refuse_another_config(old: dict[str, Any], config: DataPrepConfig, output: Path) -> None:

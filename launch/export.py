@@ -13,23 +13,26 @@ import common
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common.folder_arguments()]
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common.launcher_arguments()]
     )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a run folder")
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="a step-* folder (default: the newest)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to (default: model/ in the run folder)")
     return parser.parse_args()
 
 
 def export() -> None:
-    """Export and say what and where."""
+    """Export and say what, where, and how far the run was."""
     output = OPTIONS.output or OPTIONS.folder / "model"
-    step, folder = export_checkpoint(OPTIONS.folder, output, OPTIONS.checkpoint)
-    print(f"exported the model of step {step} to {folder}; check it with: python launch/verify.py {folder}")
+    step, *unfinished = stage_lines(export_checkpoint(OPTIONS.folder, output, OPTIONS.checkpoint))
+    print(f"exported the model of {step} to {output}", *unfinished, sep="\n")
+    print(f"check it with: python launch/verify.py {output}")
 
 
 if __name__ == "__main__":
     OPTIONS = arguments()
     common.only_first_rank()
     from ofa.export.from_state import export_checkpoint  # after the arguments: it takes seconds to import
+    from ofa.export.stage import stage_lines
 
     common.main_wrapper(export)

@@ -9,6 +9,7 @@ Exit status 0 if all is well, 1 with a table of what is wrong.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import common
 
@@ -16,13 +17,14 @@ import common
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common.folder_arguments()]
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common.launcher_arguments()]
     )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a run folder, a model folder, or prepared data")
     parser.add_argument(
         "--expect-sparsity",
         type=sparsity,
         metavar="S",
-        help="of a model: every scoped tensor must have floor(S * numel) zeros",
+        help="of a model: the fraction of zeros, such as 0.9, that every scoped tensor must have, to the weight",
     )
     return parser.parse_args()
 

@@ -1,4 +1,5 @@
-"""From the loop's tensors to metrics lines: one collective and one device read per line, none between lines."""
+"""From the loop's tensors to metrics lines: one collective and two device reads per line (the sums, and the gradient
+norm), none between lines."""
 
 from __future__ import annotations
 

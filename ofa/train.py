@@ -25,6 +25,7 @@ from ofa.data.counter import key
 from ofa.data.shards import Corpus
 from ofa.engine.process import start, stop
 from ofa.evaluate import masked_lm_score
+from ofa.export.hf import OF_A_RUN, check_replaceable
 from ofa.finish import finish, show_result
 from ofa.inputs import RESUME_WORDS, check_inputs
 from ofa.journal import NotFinite
@@ -218,6 +219,7 @@ def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
         folder.check(config)
     if folder.is_finished():
         return _Beginning(finished=True)
+    check_replaceable(folder.model, OF_A_RUN.occupied)
     corpus = check_inputs(config, resume)
     if config.engine.compile:
         check_compiler(dist.device().type)

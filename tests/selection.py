@@ -1,7 +1,9 @@
 """Selection a second time, by sorting, and ranks that are threads of one process: what tests hold `ofa.pruning` to."""
 
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ def keep_largest(scores, sparsity, ties="index"):
     """
     flat = scores.detach().flatten().numpy()
     order = np.argsort(flat, kind="stable")
-    count = int(sparsity * flat.size)
+    count = math.floor(Decimal(str(sparsity)) * flat.size)
     keep = np.ones(flat.size, dtype=bool)
     keep[order[:count]] = False
     if ties == "drop_all" and count:
@@ -51,9 +53,11 @@ def keep_by_sorting(groups, weights, sparsities, frozen=None):
 def units_to_drop(text, units, sparsity):
     """floor(sparsity * units); for N:M the share of groups that holds the fraction."""
     if ":" not in text:
-        return int(sparsity * units)
+        return math.floor(Decimal(str(sparsity)) * units)
     kept, size = map(int, text.split(":"))
-    return int(units * (sparsity / ((size - kept) / size)))
+    if sparsity >= (size - kept) / size:
+        return units
+    return math.floor(Decimal(str(sparsity)) * units * size / (size - kept))
 
 
 def units_of(text, weight, gone):

@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 import json
+import shlex
 import zlib
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,19 +90,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / "manifest.json"
     if not folder.is_dir():
-        raise ShardError(f"{folder}: no such folder; {remedy(folder)}")
+        where = "" if folder.is_absolute() else f" (working directory {Path.cwd()})"
+        raise ShardError(f"{folder}: no such folder{where}; {remedy(folder)}")
     if not path.is_file():
         raise ShardError(f"{folder}: no manifest.json, so its preparation is not finished; {remedy(folder)}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ShardError(f"{path}: not JSON ({error}); {remedy(folder)}") from None
+        raise ShardError(f"{path}: not JSON ({error}); {repair(folder)}") from None
     found = (manifest.get("format"), manifest.get("version")) if isinstance(manifest, dict) else (None, None)
     if found != (FORMAT, VERSION):
-        raise ShardError(f"{path}: expected {FORMAT} version {VERSION}, found {found}; {remedy(folder)}")
+        raise ShardError(
+            f"{path}: expected {FORMAT} version {VERSION}, found {found}; name another folder, or prepare the data in "
+            "a new one: python -m data_prep --config <config> --output DIR"
+        )
     problem = _problem(manifest)
     if problem is not None:
-        raise ShardError(f"{path}: damaged ({problem}); {remedy(folder)}")
+        raise ShardError(f"{path}: damaged ({problem}); {repair(folder)}")
     return manifest
 
 
@@ -180,7 +185,12 @@ def sha256_of(path: Path) -> str:
 def remedy(path: str | Path) -> str:
     """The command that makes a prepared folder."""
     command = command_that_makes(str(path))
-    return f"make it with: {command}" if command else "make it with: python -m data_prep --config <config> --output DIR"
+    return f"make it with: {command or f'python -m data_prep --config <config> --output {shlex.quote(str(path))}'}"
+
+
+def repair(folder: str | Path) -> str:
+    """What to do about a file of a prepared folder that is missing or damaged."""
+    return f"restore it (launch/verify.py checks all files), or remove {folder} and {remedy(folder)}"
 
 
 def _problem(manifest: dict[str, Any]) -> str | None:

@@ -31,7 +31,7 @@ from ofa.data.manifest import (
     ShardError,
     decode_counts,
     read_manifest,
-    remedy,
+    repair,
     sha256_of,
     tokenizer_fingerprint,
     write_manifest,
@@ -64,6 +64,7 @@ SPECIAL = ("cls", "sep", "mask", "pad")
 CHECKED_AT_START = 32 << 30
 """Bytes of shards that are read through before a run begins: some ten seconds. A larger corpus is checked record by
 record as it is read, and whole by `launch/verify.py`."""
+
 
 class Split:
     """The records of one half of the corpus and the counts of its rows."""
@@ -119,7 +120,7 @@ class Corpus:
         try:
             return cls(folder, manifest)
         except ValueError as error:
-            raise ShardError(f"{folder / 'manifest.json'}: damaged ({error}); {remedy(path)}") from None
+            raise ShardError(f"{folder / 'manifest.json'}: damaged ({error}); {repair(path)}") from None
 
     @classmethod
     def open(cls, path: str | Path) -> Corpus:
@@ -132,7 +133,7 @@ class Corpus:
         for shard_path, shard in corpus._shards():
             problem = _size_problem(shard_path, shard)
             if problem is not None:
-                raise ShardError(f"{shard_path}: {problem}; {remedy(path)}")
+                raise ShardError(f"{shard_path}: {problem}; {repair(path)}")
         return corpus
 
     def split(self, name: str) -> Split:
@@ -181,7 +182,7 @@ class Corpus:
             ShardError: for the first that is damaged, with what to do.
         """
         for problem in self._tokenizer_problems():
-            raise ShardError(f"{self.tokenizer_path}: {problem}; {remedy(self.path)}")
+            raise ShardError(f"{self.tokenizer_path}: {problem}; {repair(self.path)}")
         if sum(shard["bytes"] for _, shard in self._shards()) > CHECKED_AT_START:
             return
         by_shard = [list(group) for split in SPLITS for _, group in groupby(self.split(split).records, _shard_of)]

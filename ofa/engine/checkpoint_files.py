@@ -21,8 +21,14 @@ def read_checkpoint(path: Path, *, prefix: str) -> tuple[dict[str, Tensor], dict
     Args:
         path: a step-* folder.
         prefix: what the names of wanted parameters begin with; it is cut off.
+
+    Raises:
+        ValueError: the folder holds none.
     """
-    saved = _load(min(path.glob("*_model_states.pt"), key=lambda file: file.name))
+    models = sorted(path.glob("*_model_states.pt"))
+    if not models:
+        raise ValueError(f"no checkpoint of DeepSpeed in {path}, as this machine sees it")
+    saved = _load(models[0])
     optimizers = [_load(file)["optimizer_state_dict"] for file in sorted(path.glob("*_optim_states.pt"), key=_rank)]
     if any("fp32_flat_groups" in optimizer for optimizer in optimizers):
         state = _partitioned_weights(optimizers, saved["param_shapes"])

@@ -44,7 +44,8 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
 
 def divides_by_ranks(config: RunConfig) -> bool:
     """Whether DeepSpeed divides gradients by the number of ranks, which its ZeRO 3 cannot be told to leave; then losses
-    must be multiplied by it. Below, it adds and does not divide: ZeRO 2 would do so in bf16, before it adds."""
+    must be multiplied by it, and a bf16 backward rounds alike for powers of two only. Below, it adds and does not
+    divide: ZeRO 2 would do so in bf16, before it adds."""
     return config.engine.zero_stage == 3
 
 

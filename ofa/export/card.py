@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ofa.export.stage import Stage, recorded_stage
 from ofa.export.words import pruning_method, pruning_target
 
 CARD_FILE = "README.md"
 
-SPARSE_TITLE = "# {name}: sparse pre-trained {model_type}, {percent:g} % {pattern}"
-DENSE_TITLE = "# {name}: pre-trained {model_type}, dense"
+SPARSE_TITLE = "# {name}: sparse pre-trained {model_type}, {percent:g} % {pattern}{origin}"
+DENSE_TITLE = "# {name}: pre-trained {model_type}, dense{origin}"
 
 SPARSE_TEXT = """
 A language encoder whose Linear weights are pruned to {percent:g} % zeros, once, before any task (after Prune
@@ -79,46 +80,71 @@ def keep_zeros():
 
 
 def model_card(recipe: dict[str, Any]) -> str:
-    """Markdown text from a complete recipe (`describe_run` and `describe_weights` together)."""
-    scope, sparse = recipe["scope"], recipe["pattern"] != "dense"
-    config = recipe.get("config", {})
-    pruning = config.get("pruning") or {}
-    # With targets of their own for some tensors, what was counted says more than the target of the others.
-    target = None if pruning.get("overrides") else recipe.get("target_sparsity")
-    values = {
+    """Markdown text from a complete recipe (`describe_run` and `describe_weights` together).
+
+    Raises:
+        TargetError: the recipe's pruning section is damaged.
+    """
+    config, stage = recipe.get("config", {}), recorded_stage(recipe)
+    sparse = recipe["pattern"] != "dense"
+    values = _values(recipe, stage)
+    title, text = (SPARSE_TITLE, SPARSE_TEXT) if sparse else (DENSE_TITLE, DENSE_TEXT)
+    with_pairs = config.get("model", {}).get("task") == "mlm_nsp"
+    auto = "AutoModelForPreTraining" if with_pairs else "AutoModelForMaskedLM"
+    parts = [title.format(**values), "\n", stage_text(stage), text.format(**values)]
+    parts += ["\n## Recipe\n\n", "\n".join(recipe_lines(recipe)), "\n", LOAD_TEXT.format(auto=auto)]
+    if sparse:
+        parts.append(KEEP_TEXT)
+    return "".join(parts)
+
+
+def _values(recipe: dict[str, Any], stage: Stage | None) -> dict[str, Any]:
+    """What stands in title and text."""
+    scope, pruning = recipe["scope"], recipe.get("config", {}).get("pruning") or {}
+    # While pruning goes on, or with targets of their own for some tensors, only what was counted is true.
+    reached = (stage is None or stage.pruning_ended) and not pruning.get("overrides")
+    target = recipe.get("target_sparsity") if reached else None
+    return {
         "name": recipe.get("name", "model"),
         "model_type": scope["model_type"],
         "percent": round(100 * (target or recipe["sparsity"]["scope_sparsity"]), 4 if target else 1),
-        "pattern": pruning.get("pattern", "unstructured") if sparse else "dense",
+        "pattern": pruning.get("pattern", "unstructured"),
+        "origin": f", from {stage.origin}" if stage and not stage.finished else "",
         "tensors": len(scope["tensors"]),
         "weights": scope["weights"],
         **recipe["sparsity"],
     }
-    title, text = (SPARSE_TITLE, SPARSE_TEXT) if sparse else (DENSE_TITLE, DENSE_TEXT)
-    with_pairs = config.get("model", {}).get("task") == "mlm_nsp"
-    auto = "AutoModelForPreTraining" if with_pairs else "AutoModelForMaskedLM"
-    parts = [title.format(**values), text.format(**values), "\n## Recipe\n\n" + "\n".join(recipe_lines(recipe)) + "\n"]
-    parts.append(LOAD_TEXT.format(auto=auto))
-    if sparse:
-        parts.append(KEEP_TEXT)
-    return "".join(["\n".join(parts[:1]), "\n", *parts[1:]])
+
+
+def stage_text(stage: Stage | None) -> str:
+    """What a model from the middle of its run is not; nothing of a finished one."""
+    if stage is None or stage.finished:
+        return ""
+    begin = f"\nThis is no finished model: it is from {stage.origin}."
+    if stage.pruning is None:
+        return f"{begin} Its weights were still trained.\n"
+    if stage.pruning_ended:
+        return f"{begin} Its zeros are final, its other\nweights were still trained.\n"
+    return f"{begin} Its target is {stage.target}; its\nmasks and weights were still to change.\n"
 
 
 def recipe_lines(recipe: dict[str, Any]) -> list[str]:
     """The recipe in a few Markdown list items; what a recipe does not hold is left out."""
-    config = recipe.get("config", {})
+    config, stage = recipe.get("config", {}), recorded_stage(recipe)
     lines = []
     if recipe.get("steps") is not None and config:
         rows, length = config["batch"]["global_size"], config["data"]["sequence_length"]
         data = recipe["data"]["name"]
-        lines.append(f"* {recipe['steps']:,} steps of {rows:,} rows of {length} tokens, data `{data}`")
+        total = f" of {stage.total:,}" if stage and not stage.finished else ""
+        lines.append(f"* {recipe['steps']:,}{total} steps of {rows:,} rows of {length} tokens, data `{data}`")
         lines.append(f"* AdamW, peak learning rate {config['optimizer']['lr']:g}, {config['schedule']['decay']} decay")
     for parent in recipe.get("parents", []):
         meaning = {"init": "started from", "teacher": "learned from the dense teacher"}[parent["role"]]
         lines.append(f"* {meaning} `{parent['name']}` (sha256 of its weights {parent['fingerprint'][:16]})")
     pruning = config.get("pruning")
     if pruning:
-        lines.append(f"* {pruning_method(config)}: {pruning_target(pruning)}")
+        begun = ", not ended; its target" if stage and not stage.pruning_ended else ""
+        lines.append(f"* {pruning_method(config)}{begun}: {pruning_target(pruning)}")
         lines.append(
             f"* {pruning.get('ramp', 'cubic')} ramp over the steps {pruning['ramp_start']:,} to "
             f"{pruning['ramp_end']:,}, new masks every {pruning['frequency']:,} steps"

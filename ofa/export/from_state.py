@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from ofa.checkpoint import Checkpoints, check
 from ofa.config import RunConfig, parse
 from ofa.data.shards import Corpus
 from ofa.engine.checkpoint_files import read_checkpoint
-from ofa.export.hf import export_model
+from ofa.export.hf import OF_A_COMMAND, export_model, is_model, is_run, not_a_folder
 from ofa.export.recipe_file import Parent, describe_run
 from ofa.models.build import build_model
 from ofa.pruning.mask_set import unpack
@@ -37,8 +38,8 @@ def fill(like: PreTrainedModel, state: Mapping[str, Tensor], keep: Mapping[str, 
     return model.eval()
 
 
-def export_checkpoint(run_folder: Path, output: Path, checkpoint: Path | None = None) -> tuple[int, Path]:
-    """Export the model of a run's checkpoint, also from the middle of a run; returns its step and the folder.
+def export_checkpoint(run_folder: Path, output: Path, checkpoint: Path | None = None) -> dict[str, Any]:
+    """Export the model of a run's checkpoint, also from the middle of a run; returns the recipe beside it.
 
     Args:
         run_folder: the run.
@@ -49,6 +50,7 @@ def export_checkpoint(run_folder: Path, output: Path, checkpoint: Path | None = 
         RunFolderError: no run, or none with a checkpoint.
         CheckpointError: the checkpoint is damaged.
     """
+    _check_run(run_folder)
     folder = RunFolder(run_folder)
     recorded = folder.recorded()
     config = parse(RunConfig, recorded["config"], origin=str(folder.config))
@@ -75,5 +77,16 @@ def export_checkpoint(run_folder: Path, output: Path, checkpoint: Path | None = 
         data_fingerprint=corpus.fingerprint,
         versions=recorded["versions"],
     )
-    export_model(output, fill(model, state, keep), corpus.tokenizer_path, keep, recipe)
-    return client["step"], output
+    return export_model(output, fill(model, state, keep), corpus.tokenizer_path, keep, recipe, OF_A_COMMAND)
+
+
+def _check_run(path: Path) -> None:
+    """Name what was taken for a run folder: above all the model in it, which the other commands accept."""
+    if not path.is_dir():
+        raise RunFolderError(not_a_folder(path, "a run folder"))
+    if not is_model(path):
+        return
+    around = path.parent if path.parent.name else path.resolve().parent
+    if is_run(around):
+        raise RunFolderError(f"{path} is the exported model of a run; expected that run's folder, {around}")
+    raise RunFolderError(f"{path} is a model folder; expected the folder of the run that made it")

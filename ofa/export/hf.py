@@ -12,6 +12,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,6 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
 )
-FREE_SPACE = "free space or choose another --output; what stood there still stands"
 ONE_FILE = "1000GB"
 """Shard size that no encoder reaches."""
 
@@ -50,14 +50,35 @@ class ExportError(ValueError):
     """A model that cannot be exported, or a folder that is neither a run's nor a model's."""
 
 
+@dataclass(frozen=True)
+class Remedies:
+    """What to do where a model cannot be written, in the terms of the command that writes it."""
+
+    occupied: str
+    """Something that is no exported model stands there."""
+    full: str
+    """The disk is."""
+
+
+OF_A_RUN = Remedies(
+    "move it away, or choose another --run-dir",
+    "free space and start the same command again: it continues from the newest checkpoint",
+)
+OF_A_COMMAND = Remedies(
+    "choose another --output, or move it away",
+    "free space or choose another --output; what stood there still stands",
+)
+
+
 def export_model(
     folder: str | Path,
     model: PreTrainedModel,
     tokenizer_path: str | Path,
     keep: Mapping[str, Tensor],
     recipe: Mapping[str, Any],
-) -> None:
-    """Write a model folder, or replace one, in a single step.
+    remedies: Remedies = OF_A_RUN,
+) -> dict[str, Any]:
+    """Write a model folder, or replace one, in a single step; returns its recipe with what was measured.
 
     Args:
         folder: final place; its parent is created.
@@ -65,6 +86,7 @@ def export_model(
         tokenizer_path: folder whose tokenizer files are copied as they are.
         keep: boolean masks of pruned parameters by name; empty for a dense model, which gets no masks.safetensors.
         recipe: what the run knows (`ofa.export.recipe_file.describe_run`).
+        remedies: what to tell whom the folder or the disk stops.
 
     Raises:
         ExportError: a weight is not finite, a mask is not of the scope, there is no tokenizer, or something that is no
@@ -75,10 +97,10 @@ def export_model(
     _normalise(model)
     patterns = recorded_patterns(recipe, {name: mask.shape for name, mask in keep.items()})
     measured = _measure(model, keep, patterns)
-    _refuse_other_content(folder)
+    check_replaceable(folder, remedies.occupied)
     needed = sum(4 * parameter.numel() for parameter in model.parameters())
-    check_space(folder, "exported model", needed, FREE_SPACE)
-    with explained_space(folder.parent, "exported model", FREE_SPACE), new_folder(folder) as building:
+    check_space(folder, "exported model", needed, remedies.full)
+    with explained_space(folder.parent, "exported model", remedies.full), new_folder(folder) as building:
         _save_weights(building, model)
         _copy_tokenizer(Path(tokenizer_path), building)
         if keep:
@@ -89,6 +111,22 @@ def export_model(
         complete = {**recipe, **measured, "files": made}
         write_text(building / RECIPE_FILE, encode_recipe(complete))
         write_text(building / CARD_FILE, model_card(complete))
+    return complete
+
+
+def check_replaceable(folder: Path, then: str) -> None:
+    """Refuse a place for a model where something else stands: what stands at the final place is deleted.
+
+    Args:
+        folder: where a model is to go.
+        then: what to do, in the caller's terms (`Remedies.occupied`).
+
+    Raises:
+        ExportError: it is neither free nor empty nor an earlier export.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())) or (folder / RECIPE_FILE).is_file():
+        return
+    raise ExportError(f"{folder} exists and is no exported model (it has no {RECIPE_FILE}): {then}")
 
 
 def find_model_folder(path: str | Path) -> Path:
@@ -99,13 +137,28 @@ def find_model_folder(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.is_dir():
-        raise ExportError(f"{path}: no such folder; expected a run folder or a model folder")
+        raise ExportError(not_a_folder(path, "a run folder or a model folder"))
     for candidate in (path / MODEL_FOLDER, path):
-        if "model_type" in _json_object(candidate / CONFIG_FILE):
+        if is_model(candidate):
             return candidate
-    if "config" in _json_object(path / CONFIG_FILE):
+    if is_run(path):
         raise ExportError(f"{path} is a run that has not exported its model yet: continue it, or launch/export.py it")
     raise ExportError(f"{path} is neither a run folder with model/ nor a model folder with a config.json")
+
+
+def not_a_folder(path: Path, expected: str) -> str:
+    """What to say of a path that is no folder: a file, or nothing at all."""
+    return f"{path} is a file; expected {expected}" if path.exists() else f"{path}: no such folder; expected {expected}"
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a model's config.json stands there, whoever made it."""
+    return "model_type" in _json_object(folder / CONFIG_FILE)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run's record stands there."""
+    return "config" in _json_object(folder / CONFIG_FILE)
 
 
 @contextlib.contextmanager
@@ -121,15 +174,6 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def _refuse_other_content(folder: Path) -> None:
-    """What stands at the final place is deleted, so it must be an earlier export."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())) or (folder / RECIPE_FILE).is_file():
-        return
-    raise ExportError(
-        f"{folder} exists and is no exported model (it has no {RECIPE_FILE}): remove it or choose another --output"
-    )
 
 
 @torch.no_grad()

@@ -66,11 +66,5 @@ def recorded_patterns(recipe: Mapping[str, Any], shapes: Mapping[str, torch.Size
     return {name: group.pattern.text for group in recorded_groups(pruning, shapes) for name in group.names}
 
 
-def is_final(recipe: Mapping[str, Any], pruning: PruningConfig) -> bool:
-    """Whether the model was made after the last refresh of its masks."""
-    steps, total = recipe.get("steps"), recipe["config"].get("schedule", {}).get("total_steps")
-    return isinstance(steps, int) and (steps > pruning.last_refresh or steps == total)
-
-
 def _said(error: ValidationError) -> str:
     return error.errors()[0]["msg"].removeprefix("Value error, ")

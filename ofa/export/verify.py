@@ -20,6 +20,7 @@ from ofa.export.hf import CONFIG_FILE
 from ofa.export.masks_file import MASKS_FILE, MaskFileError, read_masks, read_patterns
 from ofa.export.recipe_file import RECIPE_FILE, RecipeFileError, fingerprint_of_file, read_recipe
 from ofa.export.reload import reload_mismatches
+from ofa.export.stage import recorded_stage
 from ofa.export.targets import TargetError, recorded_patterns
 from ofa.export.verify_masks import Expectation, Problem, check_masks, check_patterns, check_zeros, expectation
 from ofa.export.weights import WeightsError, read_weights
@@ -33,7 +34,7 @@ class Row:
     name: str
     count: TensorCount
     surplus: int | None
-    """Zeros beyond what is expected of this tensor by itself; None where nothing is. One is 1/numel."""
+    """Zeros beyond what is expected of this tensor by itself; None where nothing is."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ def _expectation(
 ) -> Expectation | None:
     """What the zeros are held against; what the recipe asks of other tensors or patterns is a problem."""
     try:
+        result.notes += _stage_notes(recipe or {})
         expected = expectation(recipe, counts, sparsity)
         said = recorded_patterns(recipe or {}, {name: mask.shape for name, mask in masks.keep.items()}) if masks else {}
     except TargetError as error:
@@ -180,6 +182,14 @@ def _expectation(
             for name in other
         ]
     return expected
+
+
+def _stage_notes(recipe: Mapping[str, Any]) -> list[str]:
+    stage = recorded_stage(recipe)
+    if stage is None or stage.finished:
+        return []
+    target = f"; its target is {stage.target}" if stage.pruning else ""
+    return [f"from the middle of the run: {stage.origin}{target}"]
 
 
 def _side_files(folder: Path, result: Verification) -> tuple[dict[str, Any] | None, Masks | None]:

@@ -16,9 +16,13 @@ from torch import Tensor
 
 from ofa.export.count import TensorCount
 from ofa.export.masks_file import MASKS_FILE
-from ofa.export.targets import is_final, recorded_groups, recorded_pruning
+from ofa.export.stage import Stage, percent, recorded_stage
+from ofa.export.targets import recorded_groups, recorded_pruning
 from ofa.pruning.allocation import RankingGroup
 from ofa.pruning.pattern import PatternError, Unstructured, make_pattern
+
+CHANCE = 1e-3
+"""Share of zeros up to which a model is dense: trained weights are exactly zero by accident only."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,10 @@ class Expectation:
     """Each with its final sparsity, which it must have by itself."""
     more_is_fine: bool
     """Every weight that ties with the largest dropped one was dropped too."""
+    asked: float | None = None
+    """The sparsity that was given; None: the recipe's own."""
+    stage: Stage | None = None
+    """How far the run was, if the recipe says it."""
 
     def surplus(self, counts: Mapping[str, TensorCount]) -> dict[str, int]:
         """Zeros beyond the expected ones, by name, of each tensor that is ranked by itself."""
@@ -61,15 +69,16 @@ def expectation(
     Raises:
         TargetError: the recipe's pruning section is damaged, or does not fit these tensors or this sparsity.
     """
-    pruning = recorded_pruning(recipe or {})
+    pruning, stage = recorded_pruning(recipe or {}), recorded_stage(recipe or {})
     shapes = _shapes(counts)
     if pruning is None:
         if sparsity is None:
             return None
-        return Expectation([RankingGroup((name,), Unstructured(), sparsity, sparsity) for name in shapes], False)
-    if sparsity is None and not is_final(recipe or {}, pruning):
+        alone = [RankingGroup((name,), Unstructured(), sparsity, sparsity) for name in shapes]
+        return Expectation(alone, False, sparsity, stage)
+    if sparsity is None and not (stage and stage.pruning_ended):
         return None
-    return Expectation(recorded_groups(pruning, shapes, sparsity), pruning.ties == "drop_all")
+    return Expectation(recorded_groups(pruning, shapes, sparsity), pruning.ties == "drop_all", sparsity, stage)
 
 
 def check_masks(masks: Mapping[str, Tensor], tensors: Mapping[str, Tensor], scope: list[str]) -> Iterator[Problem]:
@@ -108,7 +117,16 @@ def check_patterns(masks: Mapping[str, Tensor], patterns: Mapping[str, str]) -> 
 
 
 def check_zeros(expected: Expectation, counts: Mapping[str, TensorCount], *, exact: bool) -> Iterator[Problem]:
-    """The right number of zeros in each group; where no mask says which zeros were meant, one more or less a tensor."""
+    """The right number of zeros in each group; where no mask says which zeros were meant, one more or less a tensor.
+
+    A cause that explains every tensor is one problem in their place.
+    """
+    wrong = list(_wrong_groups(expected, counts, exact=exact))
+    cause = _common_cause(expected, counts) if wrong else None
+    yield from [Problem("wrong-count", f"{len(counts)} tensors", cause)] if cause else wrong
+
+
+def _wrong_groups(expected: Expectation, counts: Mapping[str, TensorCount], *, exact: bool) -> Iterator[Problem]:
     shapes = _shapes(counts)
     for group in expected.groups:
         zeros, wanted = sum(counts[name].zeros for name in group.names), group.zeros(shapes, group.final)
@@ -116,8 +134,27 @@ def check_zeros(expected: Expectation, counts: Mapping[str, TensorCount], *, exa
         if surplus < -tolerance or (surplus > tolerance and not expected.more_is_fine):
             weights = sum(math.prod(shapes[name]) for name in group.names)
             where = group.names[0] if len(group.names) == 1 else f"{len(group.names)} tensors ranked together"
-            what = f"{zeros} zeros, expected {wanted} of {weights} ({surplus:+d}, 1/numel each)"
+            what = f"{zeros} zeros, expected {wanted} of {weights} ({surplus:+d})"
             yield Problem("wrong-count", where, what)
+
+
+def _common_cause(expected: Expectation, counts: Mapping[str, TensorCount]) -> str | None:
+    """Why all tensors have too few zeros, if it is a model that was not pruned, or not yet as far."""
+    shapes, stage = _shapes(counts), expected.stage
+    zeros, weights = sum(found.zeros for found in counts.values()), sum(found.numel for found in counts.values())
+    wanted = sum(group.zeros(shapes, group.final) for group in expected.groups)
+    asked = percent(wanted / weights if expected.asked is None else expected.asked, 4)
+    if stage and stage.pruning and not stage.pruning_ended:
+        if zeros >= wanted or (expected.asked or 0.0) > stage.pruning.sparsity:
+            return None
+        return (
+            f"{percent(zeros / weights)} zeros, expected {asked}: pruning had not ended at {stage.place}; export a "
+            "later checkpoint, or leave --expect-sparsity out"
+        )
+    if zeros > CHANCE * min(weights, wanted):
+        return None
+    why = "; its run does not prune, by its recipe" if stage and not stage.pruning else ""
+    return f"dense: {zeros} of {weights} weights are zero, expected {asked}{why}"
 
 
 def _shapes(counts: Mapping[str, TensorCount]) -> dict[str, torch.Size]:

@@ -24,11 +24,11 @@ def verification_table(found: Verification) -> str:
             f"{row.count.zeros:,}",
             f"{row.count.sparsity:.5%}",
             "-" if row.surplus is None else f"{row.surplus:+d}",
-            f"{1 / row.count.numel:.1e}",
+            f"{1 / row.count.numel:.5%}",
         )
         for row in found.rows
     ]
-    parts = [table(("scoped tensor", "shape", "zeros", "sparsity", "off by", "1/numel"), rows), ""]
+    parts = [table(("scoped tensor", "shape", "zeros", "sparsity", "off by", "1 weight"), rows), ""]
     names = {"encoder_sparsity": "encoder", "scope_sparsity": "scope", "model_sparsity": "model"}
     parts += [f"{names[key]} zeros: {value:.4%}" for key, value in found.sparsities.items()]
     parts += found.notes
@@ -37,7 +37,8 @@ def verification_table(found: Verification) -> str:
     shown = [(problem.kind, problem.where, problem.what) for problem in found.problems[:SHOWN_PROBLEMS]]
     hidden = len(found.problems) - len(shown)
     parts += ["", problem_table(shown)]
-    return "\n".join([*parts, f"{len(found.problems)} problems" + (f", {hidden} not shown" if hidden else "")])
+    number = "1 problem" if len(found.problems) == 1 else f"{len(found.problems)} problems"
+    return "\n".join([*parts, number + (f", {hidden} not shown" if hidden else "")])
 
 
 def corpus_table(folder: Path, states: Sequence[ShardState]) -> str:

@@ -54,10 +54,10 @@ class MagnitudePruner:
         selected = self._ranking.select(
             self._weights.masters(), sparsities, frozen=self._masks.keep if self._hardened else None
         )
-        churn = [self._masks.replace(name, keep) for name, keep in selected.items()]
+        dropped, revived = self._masks.replace(selected)
         self._hardened = self._hardened or knobs.last_update
         self.enforce()
-        return MaskChurn(dropped=sum(d for d, _ in churn), revived=sum(r for _, r in churn))
+        return MaskChurn(dropped, revived)
 
     def after_step(self, coming: Knobs) -> None:
         """The optimizer has copied dense masters over the live weights: mask them again while weights may return."""

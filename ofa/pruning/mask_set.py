@@ -23,13 +23,17 @@ class MaskSet:
     def __init__(self, shapes: Mapping[str, torch.Size], device: torch.device | str = "cpu"):
         self.keep = {name: torch.ones(shape, dtype=torch.bool, device=device) for name, shape in shapes.items()}
 
-    def replace(self, name: str, keep: Tensor) -> tuple[int, int]:
-        """Write a new mask in place and return how many weights it (dropped, revived)."""
-        old = self.keep[name]
-        keep = keep.to(old.device)
-        dropped, revived = int((old & ~keep).sum()), int((~old & keep).sum())
-        old.copy_(keep)
-        return dropped, revived
+    def replace(self, keep: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Write new masks in place and return how many weights they (dropped, revived) together; reads the device
+        once."""
+        dropped, revived = [], []
+        for name, new in keep.items():
+            old = self.keep[name]
+            dropped.append((old > new).sum())
+            revived.append((old < new).sum())
+            old.copy_(new)
+        counts = torch.stack([torch.stack(dropped).sum(), torch.stack(revived).sum()]).tolist()
+        return counts[0], counts[1]
 
     def mask_gradients(self, parameters: Mapping[str, nn.Parameter]) -> list[torch.utils.hooks.RemovableHandle]:
         """Multiply each weight's gradient by its mask before reduction, norm and clipping see it."""

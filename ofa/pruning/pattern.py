@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Protocol
 
 import torch
@@ -106,7 +107,7 @@ class Unstructured:
 
     def units_dropped(self, units: int, sparsity: float) -> int:
         """floor(sparsity * units)."""
-        return int(sparsity * units)
+        return _floor(sparsity, units)
 
     def scores(self, magnitudes: Tensor, columns: int, spared: Tensor) -> Tensor:
         """The magnitudes."""
@@ -165,7 +166,9 @@ class NOfM:
 
     def units_dropped(self, units: int, sparsity: float) -> int:
         """floor of the groups that make up the fraction; all at 1 - N/M."""
-        return min(units, int(units * (sparsity / (self.lost / self.size))))
+        if sparsity >= self.lost / self.size:
+            return units
+        return _floor(sparsity, units * Fraction(self.size, self.lost))
 
     def scores(self, magnitudes: Tensor, columns: int, spared: Tensor) -> Tensor:
         """The sum, from the smallest on, of the magnitudes that the group would lose; the N largest are spared."""
@@ -222,7 +225,7 @@ class Block:
 
     def units_dropped(self, units: int, sparsity: float) -> int:
         """floor(sparsity * units)."""
-        return int(sparsity * units)
+        return _floor(sparsity, units)
 
     def scores(self, magnitudes: Tensor, columns: int, spared: Tensor) -> Tensor:
         """The sum of each block's magnitudes."""
@@ -252,6 +255,12 @@ class Block:
         """[strips, R, blocks of a strip, C]."""
         width = self.columns if self.rows == 1 else columns
         return flat.reshape(-1, self.rows, width // self.columns, self.columns)
+
+
+def _floor(share: float, units: int | Fraction) -> int:
+    """Of share * units, where the share is the decimal number that a config writes: 0.7 of 85,524,480 is 59,867,136,
+    and one less by the product of floats."""
+    return math.floor(Fraction(str(share)) * units)
 
 
 def _ragged(name: str, shape: Sequence[int], pattern: str, wanted: str) -> PatternError:

@@ -8,7 +8,7 @@ rank it everywhere: simpler, but 32 times the traffic and the same work on every
 sum would be smaller still, but sums would round differently wherever spans end elsewhere.
 
 Collectives of one selection: three sums of histograms, one of tie counts, one gather; before them one exchange of
-pieces, where ranks share a cut strip. The host waits for the device once.
+pieces, where ranks share a cut strip. The host waits for the device once, for all thresholds.
 """
 
 from __future__ import annotations

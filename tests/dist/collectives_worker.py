@@ -13,11 +13,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from ofa import dist
 from ofa.engine.engine import Engine
-from ofa.engine.process import start, stop
+from ofa.engine.process import start
 from ofa.pruning.magnitude import MagnitudePruner
 from ofa.pruning.pruner import NoPruner
 from ofa.recipe import Recipe
 from tests.dist.mask_worker import Case, Net, share_of_loss
+from tests.processes import end_rank
 
 ORDINARY, REFRESH = 7, 10
 """Steps of the case's recipe, whose refreshes are 5 apart."""
@@ -91,4 +92,4 @@ if __name__ == "__main__":
     start(CASES[0].config())
     reports = [{"dense": measure(case, False), "pruned": measure(case, True)} for case in CASES]
     Path(f"collectives-{dist.rank()}.json").write_text(json.dumps(reports))
-    stop()
+    end_rank()

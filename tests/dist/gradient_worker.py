@@ -14,8 +14,9 @@ from ofa import dist
 from ofa.config import RunConfig, parse
 from ofa.engine.copies import copies_of
 from ofa.engine.engine import Engine
-from ofa.engine.process import start, stop
+from ofa.engine.process import start
 from tests.dist.mask_worker import Case, Net, share_of_loss
+from tests.processes import end_rank
 
 
 def config(stage: str, precision: str) -> RunConfig:
@@ -27,8 +28,8 @@ def config(stage: str, precision: str) -> RunConfig:
 
 
 def measure(case: str) -> dict[str, float]:
-    """`error`: the largest of this rank's gradients, relative to the largest of their tensor, against the float64 sum of
-    what autograd gave on every rank. `size`: of the whole gradient along that of plain torch, over that one's."""
+    """`error`: the largest of this rank's gradients, relative to the largest of their tensor, against the float64 sum
+    of what autograd gave on every rank. `size`: of the whole gradient along that of plain torch, over that one's."""
     torch.manual_seed(0)
     net, plain = Net(), Net()
     plain.load_state_dict(net.state_dict())
@@ -70,4 +71,4 @@ if __name__ == "__main__":
     start(config("1", "fp32"))
     reports = {case: measure(case) for case in sys.argv[1:]}
     Path(f"rank-{dist.rank()}.json").write_text(json.dumps(reports))
-    stop()
+    end_rank()

@@ -14,9 +14,10 @@ from torch import nn
 from ofa import dist
 from ofa.config import RunConfig, parse
 from ofa.engine.engine import Engine
-from ofa.engine.process import start, stop
+from ofa.engine.process import start
 from ofa.pruning.magnitude import MagnitudePruner
 from ofa.recipe import Recipe
+from tests.processes import end_rank
 
 
 class Case(NamedTuple):
@@ -163,4 +164,4 @@ if __name__ == "__main__":
     start(CASES[0].config())
     reports = [train(case) for case in CASES]
     Path(f"rank-{dist.rank()}.json").write_text(json.dumps(reports))
-    stop()
+    end_rank()

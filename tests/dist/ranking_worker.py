@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ofa import dist
 from ofa.pruning.ranking import Ranking
+from tests.processes import end_rank
 from tests.selection import equal_spans, make_groups
 
 LAYER = {"query": (8, 8), "key": (8, 8), "value": (8, 8), "dense": (8, 8), "intermediate": (32, 8), "output": (8, 32)}
@@ -102,4 +103,4 @@ if __name__ == "__main__":
     torch.distributed.init_process_group("gloo")
     reports = [select(case.removeprefix(PROFILED), case.startswith(PROFILED)) for case in sys.argv[1:]]
     Path(f"rank-{dist.rank()}.json").write_text(json.dumps(reports))
-    torch.distributed.destroy_process_group()
+    end_rank()

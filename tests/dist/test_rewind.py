@@ -36,4 +36,4 @@ def test_every_copy_goes_back_under_the_masks_of_today_and_moments_are_zero(repo
 
 @pytest.mark.parametrize("case", CASES)
 def test_no_rank_waits_for_one_that_cannot_read(reports, case):
-    assert [report["one_cannot_read"] for report in reports[case]] == ["SystemExit", "ValueError"]
+    assert [report["one_cannot_read"] for report in reports[case]] == ["SystemExit", "ValueError: no checkpoint"]

@@ -73,6 +73,15 @@ def test_a_run_folder_of_another_config_or_other_data_stays_as_it_is(project, un
     refused(project, *arguments, *overrides("data.path=damaged"), words=words)
 
 
+def test_a_run_folder_that_holds_another_model_is_refused_before_training(project):
+    """And not at its export, days later."""
+    place = project / "occupied" / "model"
+    place.mkdir(parents=True)
+    (place / "thesis.txt").write_text("mine")
+    words = ["occupied/model exists and is no exported model", "choose another --run-dir"]
+    refused(project, "--config", "teacher.json", "--run-dir", "occupied", words=words)
+
+
 RUN_FOLDERS = {
     "never continue": (["--run-dir", "runs/teacher", "--resume", "never"], ["--resume is never"]),
     "no such checkpoint": (["--run-dir", "new/run", "--resume", "nowhere"], ["--resume nowhere", "no such folder"]),

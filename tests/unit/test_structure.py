@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,11 @@ def test_relative_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
         if "://" not in target:
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_no_folder_of_tests_is_skipped(pytestconfig):
+    """pytest skips folders called `dist`, unless it is told otherwise."""
+    files = (CHECKOUT / "tests").rglob("test_*.py")
+    folders = {part for path in files for part in path.relative_to(CHECKOUT).parts[:-1]}
+    skipped = pytestconfig.getini("norecursedirs")
+    assert "dist" in folders and not [name for name in folders if any(fnmatch(name, one) for one in skipped)]

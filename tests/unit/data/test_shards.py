@@ -147,20 +147,37 @@ def test_a_flipped_bit_is_refused_and_named(tmp_path):
     assert any("sha256 differs" in problem for problem in corpus.verify())
 
 
-def test_a_truncated_shard_is_refused_when_the_corpus_is_opened(tmp_path):
-    shard = make_corpus(tmp_path / "data", some_rows()).split("train").records[0].shard
+def test_a_truncated_or_missing_shard_is_refused_with_what_repairs_it(tmp_path):
+    folder = tmp_path / "data"
+    shard = make_corpus(folder, some_rows()).split("train").records[0].shard
+    advice = rf"; restore it \(launch/verify.py checks all files\), or remove {folder} and make it with: python -m"
     shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(ShardError, match=r"shard-00000.tar: \d+ bytes, the manifest expects \d+"):
-        Corpus.open(tmp_path / "data")
+    with pytest.raises(ShardError, match=rf"shard-00000.tar: \d+ bytes, the manifest expects \d+{advice}"):
+        Corpus.open(folder)
     shard.unlink()
-    with pytest.raises(ShardError, match="shard-00000.tar: missing"):
+    with pytest.raises(ShardError, match=rf"shard-00000.tar: missing, the manifest expects \d+ bytes{advice}"):
+        Corpus.open(folder)
+
+
+def test_a_damaged_manifest_is_refused_with_what_repairs_it(tmp_path):
+    make_corpus(tmp_path / "data", some_rows())
+    path = tmp_path / "data" / "manifest.json"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ShardError, match="not JSON .*; restore it .*, or remove .*data and make it with: python"):
         Corpus.open(tmp_path / "data")
 
 
 def test_what_is_no_finished_corpus_is_refused_with_the_command_that_makes_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ShardError, match="no such folder; make it with: python -m data_prep --config tiny/docstrings"):
+    makes = "make it with: python -m data_prep --config"
+    with pytest.raises(ShardError) as error:
         Corpus.open("data/docstrings")
+    told = f"no such folder (working directory {tmp_path}); {makes} tiny/docstrings.json"
+    assert str(error.value) == f"data/docstrings: {told}"
+    with pytest.raises(ShardError) as error:
+        Corpus.open(tmp_path / "my data")
+    folder = tmp_path / "my data"
+    assert str(error.value) == f"{folder}: no such folder; {makes} <config> --output '{folder}'"
     (tmp_path / "data" / "docstrings").mkdir(parents=True)
     with pytest.raises(ShardError, match="no manifest.json, so its preparation is not finished"):
         Corpus.open("data/docstrings")

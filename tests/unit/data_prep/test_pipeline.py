@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -176,15 +175,3 @@ def test_the_command_says_what_it_did_and_reuses_it(tools, text, tmp_path):
     process = tools.start(tools.config_for(text, seed=3), tmp_path, tmp_path / "out")
     out, error = process.communicate()
     assert process.returncode == 1 and b"error: " in error and b"seed (42 -> 3)" in error
-
-
-def test_a_source_that_has_changed_since_is_said_and_not_silently_ignored(tools, text, tmp_path):
-    corpus = tmp_path / "corpus"
-    shutil.copytree(text, corpus)
-    for added in (False, True):
-        if added:
-            (corpus / "more.jsonl").write_text('{"id": "x", "text": "A new document.", "wing": "w"}\n')
-        process = tools.start(tools.config_for(corpus), tmp_path, tmp_path / "out")
-        _, error = process.communicate()
-        assert process.returncode == 0
-        assert (b"the source has changed" in error and b"more.jsonl" in error) == added

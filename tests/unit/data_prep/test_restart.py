@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.changes import changes_since_plan
 from data_prep.documents import DataPrepError
 from data_prep.pipeline import finished, prepare
 from ofa.data.shards import Corpus
@@ -90,6 +91,41 @@ def test_unfinished_work_of_another_config_is_refused_and_of_another_input_redon
         tools.run(tools.config_for(own, seed=1), tmp_path / "out")
     (own / "3.jsonl").unlink()
     assert tools.run(config, tmp_path / "out")["statistics"]["documents_read"] == 120
+
+
+def test_unfinished_work_of_a_file_that_was_written_anew_in_the_same_size_is_redone(tools, tmp_path, monkeypatch):
+    own = tmp_path / "text"
+    tools.write_text(own)
+    config = tools.config_for(own)
+
+    def stop(*_) -> None:
+        raise OSError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data_prep.pipeline._encode", stop)
+        with pytest.raises(OSError, match="stopped"):
+            tools.run(config, tmp_path / "out")
+    path = own / "3.jsonl"
+    path.write_bytes(path.read_bytes().swapcase().replace(b'"TEXT"', b'"text"').replace(b'"WING"', b'"wing"'))
+    assert changes_since_plan(config, tmp_path / "out" / ".work") == "1 written anew (3.jsonl)"
+    assert changes_since_plan(tools.config_for(own, seed=1), tmp_path / "out" / ".work") is None
+    tools.run(config, tmp_path / "out")
+    tools.run(config, tmp_path / "fresh")
+    assert tools.sums(tmp_path / "out") == tools.sums(tmp_path / "fresh")
+
+
+def test_a_source_that_changes_while_it_is_read_is_refused_and_read_anew(tools, tmp_path):
+    own = tmp_path / "text"
+    tools.write_text(own)
+    config = tools.config_for(own)
+
+    def write_more(step: str, done: int, total: int) -> None:
+        if step == "extract" and done == 1:
+            (own / "more.jsonl").write_text('{"id": "x", "text": "A new document.", "wing": "w"}\n')
+
+    with pytest.raises(DataPrepError, match=r"changed while it was read: 1 added \(more.jsonl\); run the same command"):
+        prepare(config, tmp_path / "out", 1, write_more)
+    assert tools.run(config, tmp_path / "out")["statistics"]["documents_read"] == 161
 
 
 def test_a_config_that_failed_at_once_may_be_corrected(tools, text, tmp_path):

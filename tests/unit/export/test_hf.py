@@ -24,11 +24,13 @@ from transformers import (
 from ofa import files
 from ofa.config import CHECKOUT
 from ofa.export.count import same_bits
-from ofa.export.hf import ExportError, export_model, find_model_folder
+from ofa.export.from_state import export_checkpoint
+from ofa.export.hf import OF_A_COMMAND, ExportError, check_replaceable, export_model, find_model_folder
 from ofa.export.masks_file import read_masks
 from ofa.export.recipe_file import parameters_fingerprint, read_recipe
 from ofa.export.verify import verify_folder
 from ofa.models.adapters import base_parameters, encoder_names, scope, sparsities_of
+from ofa.run_folder import RunFolderError
 
 STOCK = [
     AutoModelForPreTraining,
@@ -300,3 +302,45 @@ def test_a_run_that_has_not_exported_is_told_so(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"config": {}}))
     with pytest.raises(ExportError, match="has not exported its model yet"):
         find_model_folder(tmp_path)
+
+
+def test_a_file_is_called_a_file(exported):
+    with pytest.raises(ExportError, match=r"vocab\.txt is a file; expected a run folder or a model folder"):
+        find_model_folder(exported / "vocab.txt")
+
+
+def test_what_is_no_export_is_kept_and_the_caller_says_what_to_do(tmp_path, sparse_model, tokenizer_folder):
+    (tmp_path / "model").mkdir()
+    check_replaceable(tmp_path / "model", "do nothing")
+    (tmp_path / "model" / "mine").write_text("mine")
+    with pytest.raises(ExportError, match=r"no exported model \(it has no recipe.json\): do this$"):
+        check_replaceable(tmp_path / "model", "do this")
+    model, keep = sparse_model()
+    with pytest.raises(ExportError, match="move it away, or choose another --run-dir"):
+        export_model(tmp_path / "model", model, tokenizer_folder, keep, {})
+    with pytest.raises(ExportError, match="choose another --output, or move it away"):
+        export_model(tmp_path / "model", model, tokenizer_folder, keep, {}, OF_A_COMMAND)
+    assert (tmp_path / "model" / "mine").read_text() == "mine"
+
+
+def test_an_earlier_export_may_be_replaced(exported):
+    check_replaceable(exported, "do nothing")
+
+
+def test_exporting_a_model_folder_names_its_run(exported, monkeypatch):
+    run = exported.parent
+    with pytest.raises(RunFolderError, match="is a model folder; expected the folder of the run that made it$"):
+        export_checkpoint(exported, run / "out")
+    (run / "config.json").write_text(json.dumps({"config": {}}))
+    with pytest.raises(RunFolderError, match=f"is the exported model of a run; expected that run's folder, {run}$"):
+        export_checkpoint(exported, run / "out")
+    monkeypatch.chdir(run)
+    with pytest.raises(RunFolderError, match=f"^model is the exported model of a run; .*, {run}$"):
+        export_checkpoint(Path("model"), run / "out")
+
+
+def test_exporting_a_file_or_nothing_says_which(exported):
+    with pytest.raises(RunFolderError, match=r"vocab\.txt is a file; expected a run folder$"):
+        export_checkpoint(exported / "vocab.txt", exported)
+    with pytest.raises(RunFolderError, match="nowhere: no such folder; expected a run folder$"):
+        export_checkpoint(Path("nowhere"), exported)

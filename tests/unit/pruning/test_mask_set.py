@@ -32,25 +32,25 @@ def test_a_hook_sees_masks_that_are_replaced_later():
     weight = nn.Parameter(torch.ones(4))
     masks = MaskSet({"w": weight.shape})
     masks.mask_gradients({"w": weight})
-    churn = masks.replace("w", torch.tensor([True, False, True, False]))
+    churn = masks.replace({"w": torch.tensor([True, False, True, False])})
     (3 * weight).sum().backward()
     assert churn == (2, 0)
     assert weight.grad.tolist() == [3, 0, 3, 0]
-    assert masks.replace("w", torch.tensor([False, True, True, False])) == (1, 1)
+    assert masks.replace({"w": torch.tensor([False, True, True, False])}) == (1, 1)
 
 
 def test_the_hash_tells_masks_shapes_and_names_apart():
     shapes = {"a": torch.Size((4, 2)), "b": torch.Size((2,))}
     one, other = MaskSet(shapes), MaskSet(shapes)
     assert one.hash() == other.hash()
-    other.replace("a", random_keep((4, 2)))
+    other.replace({"a": random_keep((4, 2))})
     assert one.hash() != other.hash()
     assert one.hash() != MaskSet({"a": torch.Size((2, 4)), "b": shapes["b"]}).hash()
 
 
 def test_saved_masks_come_back_and_those_of_another_model_are_refused():
     masks = MaskSet({"a": torch.Size((5, 3))})
-    masks.replace("a", random_keep((5, 3)))
+    masks.replace({"a": random_keep((5, 3))})
     fresh = MaskSet({"a": torch.Size((5, 3))})
     fresh.load_packed(masks.packed())
     assert fresh.hash() == masks.hash()

@@ -138,3 +138,17 @@ def test_one_bad_weight_makes_its_unit_bad_even_if_it_would_stay(text, bad):
 
 def test_blocks_overflow_to_an_infinite_score():
     assert not scored(make_pattern("2x2"), torch.full((4,), 3e38), 2)[0].isfinite().any()
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "units", "expected"), [(0.7, 85524480, 59867136), (0.57, 100, 57), (0.9, 589824, 530841)]
+)
+def test_the_floor_is_that_of_the_number_that_the_config_writes(sparsity, units, expected):
+    """OFA-2, OFA-6: as floats 0.7 * 85524480 and 0.57 * 100 are a little below a whole number."""
+    assert make_pattern("unstructured").units_dropped(units, sparsity) == expected
+    assert make_pattern("4x1").units_dropped(units, sparsity) == expected
+
+
+def test_a_pattern_is_reached_exactly_on_its_way():
+    """OFA-7: 35 % of zeros are 70 % of the groups of 2:4, where floats say one less."""
+    assert make_pattern("2:4").units_dropped(90, 0.35) == 63

@@ -100,7 +100,7 @@ def test_sentence_pairs_in_bf16_under_torchrun(place):
     assert "is what it says it is" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["pairs_90", "distil_90"])
+@pytest.mark.parametrize("name", ["pairs_90", pytest.param("distil_90", marks=pytest.mark.slow)])
 def test_a_checkpoint_exports_the_same_bytes_as_the_run(place, name):
     """From two bf16 ranks' fp32 masters, and from ZeRO 0's live weights."""
     if not (place / "runs" / name).exists():
@@ -110,6 +110,7 @@ def test_a_checkpoint_exports_the_same_bytes_as_the_run(place, name):
     assert {p.name: p.read_bytes() for p in ours.iterdir()} == {p.name: p.read_bytes() for p in theirs.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_before_the_last_masks_is_not_exported_as_the_result(place):
     """With the last refresh at the run's very end the final checkpoint holds the masks before it."""
     end = {"sparsity": 0.9, "ramp_end": 12, "end": 12, "frequency": 3}
@@ -123,7 +124,7 @@ def test_a_checkpoint_before_the_last_masks_is_not_exported_as_the_result(place)
     assert not (place / "exported" / "at_end").exists()
 
 
-@pytest.mark.parametrize("name", ["pairs_90", "distil_90"])
+@pytest.mark.parametrize("name", ["pairs_90", pytest.param("distil_90", marks=pytest.mark.slow)])
 def test_any_folder_is_evaluated_on_any_shards_with_the_score_of_its_run(place, name):
     done = processes.script("evaluate.py", f"runs/{name}", "--data", "data", "--json", cwd=place)
     row = json.loads(done.stdout)

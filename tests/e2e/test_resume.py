@@ -49,7 +49,7 @@ def while_saving(folder, step):
     return lambda: (folder / "checkpoints" / f".writing-step-{step:08d}").is_dir()
 
 
-@pytest.mark.parametrize("mode", ["sparse", "hard"])
+@pytest.mark.parametrize("mode", ["sparse", pytest.param("hard", marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(project, undisturbed, mode):
     """OFA-29: killed in the ramp between checkpoints, while one is written on a refresh step, and after the ramp;
     `sparse` is fp32 with weights that may return, `hard` is bf16 with weights that may not."""

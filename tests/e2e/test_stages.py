@@ -14,7 +14,7 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=[pytest.param("2", marks=pytest.mark.slow), "3"])
 def run(request, project):
     """A finished run folder on two ranks, with all its checkpoints."""
     name = f"stage_{request.param}"

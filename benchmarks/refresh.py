@@ -3,10 +3,15 @@
     python benchmarks/refresh.py [--json] [--max-weights 100000000] [--device cuda]
 
 One process selects masks of random weights in tensors of a million: 90 % of single weights per tensor, as one global
-ranking, and in blocks of 4x1, and 2:4. The slope is that of a straight line through log(seconds) over log(weights): 1
-means linear. The road not taken, a stable sort of the same scores, is timed beside it, in turns, on a smaller number of
-weights; its masks must be the same. Medians over rounds. The exit status is 1 if a slope is above 1.15 or a refresh
-takes more than 0.2 of the sort's time, in any row; the row then says so.
+ranking, and in blocks of 4x1 and 4x4; and 1:2, 2:4 and 4:8. The slope is that of a straight line through log(seconds)
+over log(weights): 1 means linear. The road not taken, a stable sort of the same scores (for N:M first one within each
+group), is timed beside it, in turns, on a smaller number of weights; its masks must be the same. Medians over rounds.
+
+What is asked of every row: a slope of at most 1.15, and at most 0.2 of the sort's time. `holds` says `yes` or `NO`, or
+`known` for a row of `KNOWN_MISSES`: it takes more than 0.2, for the reason printed below the table, but no more than is
+written there. The exit status is 1 if any row says `NO`. So 0 does not mean that all rows take at most 0.2.
+The larger a block, the fewer scores are left to sort, down to nothing, while adding up the weights costs both roads the
+same: there ns/weight says more than the share.
 """
 
 from __future__ import annotations
@@ -34,6 +39,7 @@ from ofa.pruning.allocation import RankingGroup  # noqa: E402
 from ofa.pruning.pattern import make_pattern  # noqa: E402
 from ofa.pruning.ranking import select_whole  # noqa: E402
 from ofa.run_folder import commit, hardware  # noqa: E402
+from ofa.sections.schedule import parse_pattern  # noqa: E402
 from ofa.tables import table  # noqa: E402
 
 SIDE = 1024
@@ -41,6 +47,24 @@ SIDE = 1024
 
 SLOPE_LIMIT, SORT_LIMIT = 1.15, 0.2
 """Largest slope, and largest share of the sort's time, that count as good."""
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A row that is known to take more than `SORT_LIMIT`."""
+
+    share: float
+    """Of the sort's time, at most; more is a new miss."""
+    reason: str
+
+
+KNOWN_MISSES = {
+    "4:8": Miss(
+        0.3, "a sort takes less time a weight for eight neighbours than for four, but comparing rows takes more"
+    ),
+    "4x4": Miss(0.6, "the sort has one score for 16 weights to sort; adding up the weights is the cost of both"),
+}
+"""By the name of the row. A slope above its limit is excused nowhere."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +86,12 @@ class Kind:
 KINDS = (
     Kind("per tensor", "unstructured", 0.9, False),
     Kind("global", "unstructured", 0.9, True),
+    Kind("1:2", "1:2", 0.5, False),
     Kind("2:4", "2:4", 0.5, False),
     Kind("2:4 on its ramp", "2:4", 0.4, False),
+    Kind("4:8", "4:8", 0.5, False),
     Kind("4x1", "4x1", 0.9, False),
+    Kind("4x4", "4x4", 0.9, False),
 )
 
 
@@ -78,13 +105,19 @@ def main() -> int:
 
 
 def is_right(found: Mapping[str, Any]) -> bool:
-    """Whether every row is within both limits."""
-    return all(map(holds, found["rows"]))
+    """Whether no row misses anything that it is not known to miss."""
+    return all(verdict(row_) != "NO" for row_ in found["rows"])
 
 
-def holds(row_: Mapping[str, Any]) -> bool:
-    """Whether one row is."""
-    return row_["slope"] <= SLOPE_LIMIT and row_["share_of_sort"]["median"] <= SORT_LIMIT
+def verdict(row_: Mapping[str, Any]) -> str:
+    """`yes` within both limits, `known` for a miss within `KNOWN_MISSES`, else `NO`."""
+    share = row_["share_of_sort"]["median"]
+    if not row_["slope"] <= SLOPE_LIMIT:
+        return "NO"
+    if share <= SORT_LIMIT:
+        return "yes"
+    known = KNOWN_MISSES.get(row_["name"])
+    return "known" if known and share <= known.share else "NO"
 
 
 def arguments() -> argparse.Namespace:
@@ -146,7 +179,7 @@ def row(
         },
         options.rounds,
     )
-    return {
+    figures = {
         "name": kind.name,
         "pattern": kind.pattern,
         "sparsity": kind.sparsity,
@@ -155,6 +188,7 @@ def row(
         "sort_seconds": statistics.median(pair["sort"]),
         "share_of_sort": ratios(pair["ours"], pair["sort"]),
     }
+    return {**figures, "holds": verdict(figures)}
 
 
 def ours(kind: Kind, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -180,19 +214,33 @@ def by_sorting(kind: Kind, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _sorted_scores(magnitudes: Tensor, pattern: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Scores of a tensor's units, and what turns dropped units into dropped weights."""
-    shape = magnitudes.shape
-    if pattern == "2:4":
-        values, order = magnitudes.view(-1, 4).sort(dim=1, stable=True)
+    kind, first, second = parse_pattern(pattern)
+    if kind == "n_of_m":
+        return _sorted_within(magnitudes, second - first, second)
+    if kind == "block":
+        return _block_sums(magnitudes, first, second)
+    return magnitudes.flatten(), lambda units: units.view(magnitudes.shape)
 
-        def spread(units: Tensor) -> Tensor:
-            empty = torch.zeros(len(units), 4, dtype=torch.bool, device=units.device)
-            return empty.scatter_(1, order[:, :2], units.unsqueeze(1).expand(-1, 2)).view(shape)
 
-        return values[:, :2].sum(dim=1), spread
-    if pattern == "4x1":
-        blocks = magnitudes.view(-1, 4, shape[1])
-        return blocks.sum(dim=1).flatten(), lambda units: units.view(-1, 1, shape[1]).expand(-1, 4, -1).reshape(shape)
-    return magnitudes.flatten(), lambda units: units.view(shape)
+def _sorted_within(magnitudes: Tensor, lost: int, size: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Groups of `size` neighbours that lose their `lost` smallest."""
+    values, order = magnitudes.view(-1, size).sort(dim=1, stable=True)
+
+    def spread(units: Tensor) -> Tensor:
+        empty = torch.zeros(len(units), size, dtype=torch.bool, device=units.device)
+        return empty.scatter_(1, order[:, :lost], units.unsqueeze(1).expand(-1, lost)).view(magnitudes.shape)
+
+    return values[:, :lost].sum(dim=1), spread
+
+
+def _block_sums(magnitudes: Tensor, rows: int, columns: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Blocks of `rows` outputs by `columns` inputs."""
+    high, wide = magnitudes.shape[0] // rows, magnitudes.shape[1] // columns
+
+    def spread(units: Tensor) -> Tensor:
+        return units.view(high, 1, wide, 1).expand(-1, rows, -1, columns).reshape(magnitudes.shape)
+
+    return magnitudes.view(high, rows, wide, columns).sum(dim=(1, 3)).flatten(), spread
 
 
 def check_equal(kind: Kind, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
@@ -227,16 +275,22 @@ def report(found: Mapping[str, Any]) -> str:
             [f"{row_['name']}, {row_['sparsity']:.0%}"]
             + [f"{1e3 * seconds[size]:,.1f}" for size in shown]
             + [f"{1e9 * seconds[shown[-1]] / shown[-1]:.1f}", f"{row_['slope']:.2f}"]
-            + [f"{share['median']:.3f}", f"{share['p10']:.3f}-{share['p90']:.3f}", "yes" if holds(row_) else "NO"]
+            + [f"{share['median']:.3f}", f"{share['p10']:.3f}-{share['p90']:.3f}", verdict(row_)]
         )
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    missed = [row_["name"] for row_ in found["rows"] if verdict(row_) == "known"]
+    excuses = [
+        f"{name} misses {SORT_LIMIT}, known up to {KNOWN_MISSES[name].share}: {KNOWN_MISSES[name].reason}"
+        for name in missed
+    ]
     return "\n".join(
         [
             table(head, cells),
             "",
+            *excuses,
             f"largest slope {found['largest_slope']:.2f} (at most {SLOPE_LIMIT}); largest share of a stable sort's "
             f"time, on {found['sort_weights'] / 1e6:.0f} M weights, {found['largest_share_of_sort']:.3f} "
-            f"(at most {SORT_LIMIT})",
+            f"(asked: at most {SORT_LIMIT})",
             f"{found['hardware']['device']}, {found['settings']['device']}, {found['hardware']['threads']} threads; "
             f"{versions}; medians of {found['settings']['rounds']} rounds",
         ]

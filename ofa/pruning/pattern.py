@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ofa.pruning.neighbours import BELOW_ALL, MOST, members_of, on_every, smallest_sums, spare_largest
+from ofa.pruning.neighbours import BELOW_ALL, MOST, lose_smallest, on_every
 from ofa.sections.schedule import parse_pattern
 
 GONE = BELOW_ALL
@@ -172,9 +172,7 @@ class NOfM:
 
     def scores(self, magnitudes: Tensor, columns: int, spared: Tensor) -> Tensor:
         """The sum, from the smallest on, of the magnitudes that the group would lose; the N largest are spared."""
-        members = members_of(magnitudes, self.size)
-        spare_largest(members, self.kept, spared)
-        return smallest_sums(members, self.lost)
+        return lose_smallest(magnitudes, self.size, self.kept, spared)
 
     def spread(self, units: Tensor, columns: int) -> Tensor:
         """Each group's, M times."""

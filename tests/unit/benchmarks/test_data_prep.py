@@ -54,11 +54,58 @@ def test_a_command_that_fails_ends_the_benchmark_with_what_it_said():
         watched([sys.executable, "-c", "import sys; print('no luck'); sys.exit(3)"])
 
 
+def found_of(**changed):
+    """What a good run finds, with some ratios or the memory growth changed."""
+    growth = changed.pop("memory_growth", 1.05)
+    ratio = {"documents": 0.9, "sentences": 0.85, "pairs": 0.81, "sentences_nupunkt": 0.1, **changed}
+    return {"ratio_to_tokenizer": ratio, "memory_growth": growth, "scaling_2_workers": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("changed", "missed"),
+    [
+        ({}, set()),
+        ({"documents": 0.8, "sentences": 0.8, "pairs": 0.8, "memory_growth": 1.25}, set()),
+        ({"documents": 0.79}, {"documents"}),
+        ({"sentences": 0.79}, {"sentences"}),
+        ({"pairs": 0.79}, {"pairs"}),
+        ({"memory_growth": 1.26}, {"memory_growth"}),
+        ({"sentences": float("nan"), "memory_growth": float("nan")}, {"sentences", "memory_growth"}),
+    ],
+)
+def test_a_figure_beyond_its_limit_does_not_hold(changed, missed):
+    """PERF-23, PERF-24: the limits; nupunkt and the workers have none."""
+    holds = bench.judged(found_of(**changed))
+    assert set(holds) == {"documents", "sentences", "pairs", "memory_growth"}
+    assert {name for name, good in holds.items() if not good} == missed
+
+
+@pytest.mark.parametrize(("ratio", "status"), [(0.8, 0), (0.79, 1)])
+def test_the_exit_status_and_the_table_follow_the_figures(ratio, status, monkeypatch, capsys):
+    found = found_of(pairs=ratio)
+    none = dict.fromkeys(bench.VARIANTS, 1.0)
+    seconds = {f"{name}: {who}": 1.0 for name in bench.VARIANTS for who in ("command", "tokenizer")}
+    others = dict.fromkeys(["scaling_without_start", "rerun_share", "start_seconds", "main_bytes", "worker_bytes"], 1.0)
+    found |= {"ratio_without_start": none, "ratio_of_cpu_seconds": none, "seconds": seconds, **others}
+    found |= {"characters": 1, "documents": 1, "text": "", "versions": {}, "hardware": {"device": "made up"}}
+    monkeypatch.setattr(bench, "measure", lambda *_: {**found, "holds": bench.judged(found)})
+    monkeypatch.setattr(sys, "argv", ["data_prep.py"])
+    for name, value in bench.ONE_THREAD.items():
+        monkeypatch.setenv(name, value)  # main sets them for good
+    assert bench.main() == status
+    last = {line.split()[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines() if line}
+    assert last["documents"] == last["sentences"] == last["memory_growth"] == "yes"
+    assert last["pairs"] == ("NO" if status else "yes") and last["sentences_nupunkt"] == "-"
+
+
 @pytest.mark.slow
 def test_the_whole_benchmark_runs_small():
     """PERF-23 and PERF-24, the rows."""
     command = [sys.executable, str(CHECKOUT / "benchmarks" / "data_prep.py"), "--quick", "--json"]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(command, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert found["holds"] == bench.judged(found)
+    assert done.returncode == (0 if all(found["holds"].values()) else 1)
     assert set(found["ratio_to_tokenizer"]) == set(bench.VARIANTS)
     assert all(found[key] > 0 for key in ("scaling_2_workers", "memory_growth", "rerun_share", "start_seconds"))
     assert found["memory_growth"] < 1.5

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ofa.pruning.neighbours import BELOW_ALL, MOST, members_of, on_every, smallest_sums, spare_largest
+from ofa.pruning.neighbours import BELOW_ALL, BY_LIMIT_FROM, MOST, NETWORK_FROM, lose_smallest, on_every
 
 BAD = {"inf": float("inf"), "nan": float("nan")}
 
@@ -13,11 +13,18 @@ BAD = {"inf": float("inf"), "nan": float("nan")}
 @st.composite
 def groups(draw):
     """Magnitudes [groups, M] of few values, zeros of both signs and denormals among them, and how many are kept."""
-    size = draw(st.sampled_from([*range(2, 17), 24, 31, MOST]))
+    size = draw(st.integers(2, MOST) | st.sampled_from([2, 4, BY_LIMIT_FROM, NETWORK_FROM, MOST]))
     values = torch.tensor([BELOW_ALL, 0.0, 1e-45, 2e-45, 0.1, 0.1, 0.3, 7.7])
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
     drawn = values[torch.randint(len(values), (9, size), generator=generator)]
-    return drawn, draw(st.sampled_from([1, size // 2, size - 1]))
+    return drawn, draw(st.integers(1, size - 1))
+
+
+def lost_by(magnitudes, kept):
+    """Sums of groups [groups, M], and who stays, of the same shape."""
+    spared = torch.zeros(magnitudes.numel(), dtype=torch.bool)
+    sums = lose_smallest(magnitudes.flatten(), magnitudes.shape[1], kept, spared)
+    return sums, spared.view_as(magnitudes)
 
 
 def order(group):
@@ -31,9 +38,7 @@ def order(group):
 def test_the_largest_are_spared_and_of_equal_ones_the_last(drawn):
     """OFA-7: ties go by index, for every M."""
     magnitudes, kept = drawn
-    spared = torch.zeros(magnitudes.numel(), dtype=torch.bool)
-    spare_largest(members_of(magnitudes.flatten(), magnitudes.shape[1]), kept, spared)
-    for group, found in zip(magnitudes, spared.view_as(magnitudes), strict=True):
+    for group, found in zip(magnitudes, lost_by(magnitudes, kept)[1], strict=True):
         assert sorted(order(group)[-kept:]) == found.nonzero().flatten().tolist()
 
 
@@ -43,8 +48,7 @@ def test_the_smallest_are_added_from_the_smallest_on(drawn):
     """OFA-7: fp32 sums depend on the order."""
     magnitudes, kept = drawn
     size = magnitudes.shape[1]
-    found = smallest_sums(members_of(magnitudes.flatten(), size), size - kept)
-    for group, score in zip(magnitudes, found, strict=True):
+    for group, score in zip(magnitudes, lost_by(magnitudes, kept)[0], strict=True):
         lost = group[order(group)[: size - kept]]
         total = lost[0].clone()
         for loss in lost[1:]:
@@ -52,15 +56,26 @@ def test_the_smallest_are_added_from_the_smallest_on(drawn):
         assert torch.equal(score.view(torch.int32), total.view(torch.int32))  # the sign of a zero too
 
 
+@pytest.mark.parametrize("size", range(2, MOST + 1))
+def test_every_size_gives_what_a_stable_sort_gives(size):
+    """OFA-7: drawn magnitudes, and all the same one, at every M that is allowed."""
+    drawn = torch.randn(40, size, generator=torch.Generator().manual_seed(size)).abs()
+    drawn[0] = drawn[1, 0]
+    for kept in {1, size // 2, size - 1}:
+        places = drawn.sort(dim=1, stable=True).indices
+        _, spared = lost_by(drawn, kept)
+        assert torch.equal(spared, torch.ones_like(spared).scatter_(1, places[:, : size - kept], False))
+
+
 @pytest.mark.parametrize("bad", BAD)
-@pytest.mark.parametrize("size", [2, 4, 7, 16])
+@pytest.mark.parametrize("size", [2, 4, 7, 8, 15, 16, 33, MOST])
 @pytest.mark.parametrize("others", [BELOW_ALL, 0.0, 1.0])
 def test_one_bad_weight_makes_its_group_bad_wherever_it_stands(size, bad, others):
     """Also where all that the group would lose is gone, whose score has a minus sign."""
     magnitudes = torch.full((size + 1, size), others)
     magnitudes[:size].fill_diagonal_(BAD[bad])
     for kept in (1, size - 1):
-        scores = smallest_sums(members_of(magnitudes.flatten(), size), size - kept)
+        scores, _ = lost_by(magnitudes, kept)
         assert (scores.view(torch.int32)[:size] >= 0x7F800000).all()
         assert scores[size].isfinite() and scores[size].signbit() == torch.tensor(others).signbit()
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ofa.pruning.pattern import GONE, PatternError, make_pattern
 from tests.selection import units_of
 
-TEXTS = ["unstructured", "1:2", "2:4", "4:8", "1:4", "3:7", "4:6", "8:16", "1x4", "4x1", "2x3", "1x1", "8x8"]
+TEXTS = ["unstructured", "1:2", "2:4", "4:8", "1:4", "3:7", "4:6", "8:16", "3:21", "1x4", "4x1", "2x3", "1x1", "8x8"]
 SHAPE = (8, 336)
 """A multiple of every unit above."""
 seeds = st.integers(0, 1000)

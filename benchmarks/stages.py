@@ -28,10 +28,12 @@ import torch
 
 from ofa import dist
 from ofa.assemble import Run, assemble
+from ofa.board import open_board
 from ofa.config import RunConfig, parse
 from ofa.engine.process import start, stop
 from ofa.evaluate import masked_lm_score
 from ofa.run_folder import RunFolder, commit, hardware, versions
+from ofa.stop import StopAgreement, StopRequest
 from ofa.tables import table
 from ofa.train import train
 from tests.corpora import write_corpus
@@ -78,7 +80,7 @@ def worker(stage: str, precision: str, mode: str) -> None:
     run_config = config(stage, precision, mode)
     start(run_config)
     run = assemble(run_config, RunFolder(Path("run")), None, name="stages")
-    train(run)
+    train(run, StopAgreement(StopRequest(run.folder.stop), open_board()))
     run.progress.stop()
     keep = run.pruner.keep
     masters_and_moments = [

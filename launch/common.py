@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -57,6 +58,12 @@ def run_arguments() -> argparse.ArgumentParser:
         metavar="auto|never|DIR",
         help="auto continues what the run folder holds (default); DIR continues another run's checkpoint",
     )
+    parser.add_argument(
+        "--time-limit",
+        type=duration,
+        metavar="TIME",
+        help="save and end with status 75 after this time: seconds, or 90m, 3h30m, or HH:MM:SS",
+    )
     return parser
 
 
@@ -72,6 +79,17 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
     return int(text)
+
+
+def duration(text: str) -> float:
+    """Seconds of `5400`, `90m`, `1h30m`, `1d2h` or `[[D-]HH:]MM:SS`."""
+    units = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
+    clock = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)
+    found = clock or units
+    seconds = sum(int(n or 0) * s for n, s in zip(found.groups(), (86400, 3600, 60, 1), strict=True)) if found else 0
+    if not seconds:
+        raise argparse.ArgumentTypeError(f"expected a time above 0 such as 5400, 90m, 1h30m or 01:30:00, found {text}")
+    return float(seconds)
 
 
 def only_first_rank() -> None:

@@ -43,7 +43,7 @@ def run() -> int:
     name = folder.relative_to("runs").as_posix()
     run_dir = Path(OPTIONS.run_dir or folder)
     with files.explained_space(run_dir, "this run", "free space and start the same command again"):
-        return pretrain(CONFIG, run_dir, name=name, resume=OPTIONS.resume)
+        return pretrain(CONFIG, run_dir, name=name, resume=OPTIONS.resume, time_limit=OPTIONS.time_limit)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ from ofa.pruning.magnitude import MagnitudePruner
 from ofa.pruning.pruner import NoPruner, Pruner
 from ofa.recipe import Recipe
 from ofa.run_folder import RunFolder, hardware, read_json, versions
-from ofa.stop import StopRequest
 
 LOG = logging.getLogger(__name__)
 
@@ -51,7 +50,6 @@ class Run:
     checkpoints: Checkpoints
     journal: Journal
     progress: Progress
-    stop_request: StopRequest
     parents: list[Parent]
     start_step: int
     loss_since_save: torch.Tensor
@@ -97,7 +95,6 @@ def assemble(config: RunConfig, folder: RunFolder, checkpoint: Path | None, *, n
         pruner.load_state_dict(state["pruner"], recipe.at(step))
         LOG.info("continuing from %s", checkpoint)
     progress = Progress(config.schedule.total_steps, active=rank == 0)
-    stop_request = StopRequest()
     metrics = MetricsLog(folder.path, tensorboard=config.log.tensorboard, active=rank == 0)
     metrics.cut_back(step)
     masked.recount(pruner.keep)
@@ -118,9 +115,8 @@ def assemble(config: RunConfig, folder: RunFolder, checkpoint: Path | None, *, n
         teacher=teacher,
         pruner=pruner,
         checkpoints=Checkpoints(folder.checkpoints, config.checkpoint),
-        journal=Journal(metrics, progress, meter, masked, stop_request),
+        journal=Journal(metrics, progress, meter, masked),
         progress=progress,
-        stop_request=stop_request,
         parents=parents,
         start_step=step,
         loss_since_save=torch.zeros((), device=dist.device()),

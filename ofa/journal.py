@@ -19,7 +19,6 @@ from ofa.metrics import MetricsLog
 from ofa.progress import Progress
 from ofa.pruning.pruner import MaskChurn
 from ofa.recipe import Knobs
-from ofa.stop import StopRequest
 
 
 class NotFinite(ValueError):
@@ -103,14 +102,13 @@ class MaskedShare:
 
 
 class Journal:
-    """Writes the training loop's lines and tells it whether any rank was asked to stop."""
+    """Writes the training loop's lines."""
 
-    def __init__(self, metrics: MetricsLog, progress: Progress, meter: Meter, masked: MaskedShare, stop: StopRequest):
+    def __init__(self, metrics: MetricsLog, progress: Progress, meter: Meter, masked: MaskedShare):
         self.metrics = metrics
         self.meter = meter
         self.masked = masked
         self._progress = progress
-        self._stop = stop
 
     def log(
         self,
@@ -120,14 +118,13 @@ class Journal:
         *,
         churn: MaskChurn | None,
         grad_norm: float | None,
-    ) -> bool:
-        """Write the line of step knobs.step (a collective call); True if the run is to stop.
+    ) -> None:
+        """Write the line of step knobs.step (a collective call).
 
         Raises:
             NotFinite: the loss is NaN or infinite.
         """
-        summed = dist.sum_over_ranks({**terms, "stop_requests": float(self._stop.requested)})
-        stop = summed.pop("stop_requests") > 0
+        summed = dist.sum_over_ranks(terms)
         if not math.isfinite(summed["loss"]):
             raise NotFinite(
                 f"the loss of step {knobs.step} is {summed['loss']}: the run has diverged and was stopped; the last "
@@ -140,4 +137,3 @@ class Journal:
         line |= {"grad_norm": grad_norm, **self.meter.read()}
         self.metrics.append(line)
         self._progress.show(line)
-        return stop

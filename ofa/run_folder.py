@@ -1,6 +1,7 @@
 """A run's folder on disk: who owns it, what was asked for, and how far it came.
 
     runs/<name>/  config.json  metrics.jsonl  result.json  log.txt  checkpoints/  model/  tensorboard/  report.html
+                 stop (made by a user: save and end)
 
 One process group owns the folder at a time, by a kernel lock that dies with its holder, so a killed run never has to
 be unlocked by hand. `config.json` is written once; a start with another config or other data is refused.
@@ -47,6 +48,7 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.log = path / "log.txt"
         self.report = path / "report.html"
+        self.stop = path / "stop"
         self._lock: TextIO | None = None
         self._made: list[Path] = []
         self._there: set[Path] = set()

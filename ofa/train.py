@@ -18,6 +18,7 @@ import torch
 
 from ofa import dist
 from ofa.assemble import Run, assemble
+from ofa.board import open_board
 from ofa.checkpoint import CheckpointError, Checkpoints, check
 from ofa.config import RunConfig
 from ofa.data.batches import MicroBatch, Totals
@@ -34,6 +35,7 @@ from ofa.progress import start_logging, stop_logging
 from ofa.pruning.pruner import MaskChurn
 from ofa.recipe import Knobs
 from ofa.run_folder import RunFolder
+from ofa.stop import StopAgreement, StopRequest
 
 LOG = logging.getLogger(__name__)
 
@@ -41,7 +43,9 @@ DONE, STOPPED_AND_SAVED = 0, 75
 """Exit statuses; 75 asks whoever started the run to start it again."""
 
 
-def pretrain(config: RunConfig, run_dir: Path, *, name: str, resume: str = "auto") -> int:
+def pretrain(
+    config: RunConfig, run_dir: Path, *, name: str, resume: str = "auto", time_limit: float | None = None
+) -> int:
     """Do one run, from its start or from its newest checkpoint, and return the process's exit status.
 
     Args:
@@ -49,12 +53,14 @@ def pretrain(config: RunConfig, run_dir: Path, *, name: str, resume: str = "auto
         run_dir: its folder; made if it is not there.
         name: what people call the run; stands in the exported model, so the folder's place does not show in its bytes.
         resume: `auto` continues what the folder holds; `never` refuses to; anything else is a checkpoint folder.
+        time_limit: seconds from now after which the run is saved and ended.
 
     Raises:
         ValueError: of many kinds, each saying what is wrong with the config, the folder, the data or a model.
     """
-    start(config)
     folder = RunFolder(run_dir)
+    request = StopRequest(folder.stop, time_limit)
+    start(config)
     try:
         beginning = dist.on_rank_zero(lambda: _open(folder, config, resume))
         if beginning.finished:
@@ -68,13 +74,15 @@ def pretrain(config: RunConfig, run_dir: Path, *, name: str, resume: str = "auto
             LOG.warning("nothing is left to train: the checkpoint is that of the last step; exporting it")
         if dist.rank() == 0 and not folder.has_started():
             folder.record(config, run.corpus.fingerprint, dist.world_size())
-        run.stop_request.install()
+        board = open_board()  # lives until the end of the run: rank 0 serves it to the others
+        request.install()
         try:
-            ended = train(run)
+            ended = train(run, StopAgreement(request, board))
         finally:
-            run.stop_request.uninstall()
+            request.uninstall()
             run.progress.stop()
         if not ended:
+            request.done()
             LOG.info("stopped and saved: start the same command again to continue")
             return STOPPED_AND_SAVED
         finish(run)
@@ -88,8 +96,8 @@ def pretrain(config: RunConfig, run_dir: Path, *, name: str, resume: str = "auto
         stop()
 
 
-def train(run: Run) -> bool:
-    """Run the loop to its end; False if a signal stopped it, with its state saved."""
+def train(run: Run, stop: StopAgreement) -> bool:
+    """Run the loop to its end; False if it was asked to stop before, with its state saved."""
     step, total = run.start_step, run.recipe.total_steps
     batches = run.loader.batches(step, total)
     while True:
@@ -110,11 +118,10 @@ def train(run: Run) -> bool:
         terms = update(run, knobs, totals, micro_batches)
         run.pruner.after_step(run.recipe.at(step + 1))
 
-        asked_to_stop = False
         if churn is not None or step % run.config.log.every == 0 or step == total - 1:
-            asked_to_stop = run.journal.log(knobs, terms, totals, churn=churn, grad_norm=run.engine.grad_norm())
+            run.journal.log(knobs, terms, totals, churn=churn, grad_norm=run.engine.grad_norm())
         step += 1
-        if asked_to_stop or (dist.world_size() == 1 and run.stop_request.requested):
+        if stop.is_due(step):
             save(run, step)
             batches.close()
             return False

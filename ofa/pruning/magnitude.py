@@ -16,9 +16,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ofa import dist
 from ofa.config import PruningConfig
 from ofa.pruning.allocation import ranking_groups
-from ofa.pruning.mask_set import MaskSet
+from ofa.pruning.mask_set import MaskSet, check_agreement
 from ofa.pruning.pruner import MaskChurn, Weights
 from ofa.pruning.ranking import Ranking
 from ofa.recipe import Knobs
@@ -55,6 +56,7 @@ class MagnitudePruner:
             self._weights.masters(), sparsities, frozen=self._masks.keep if self._hardened else None
         )
         dropped, revived = self._masks.replace(selected)
+        check_agreement(self._masks, dist.ranks())
         self._hardened = self._hardened or knobs.last_update
         self.enforce()
         return MaskChurn(dropped, revived)

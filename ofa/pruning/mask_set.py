@@ -13,6 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ofa import dist
+
+
+class MasksDiffer(ValueError):
+    """Ranks that would prune different weights."""
+
 
 class MaskSet:
     """Boolean keep masks by parameter name; True means that the weight lives.
@@ -48,6 +54,11 @@ class MaskSet:
             digest.update(pack(keep).tobytes())
         return digest.hexdigest()
 
+    def digests(self) -> Tensor:
+        """uint8 [tensors, 32] on the CPU: sha256 of each mask's bits."""
+        rows = [list(hashlib.sha256(pack(keep).tobytes()).digest()) for keep in self.keep.values()]
+        return torch.tensor(rows, dtype=torch.uint8).view(-1, 32)
+
     def packed(self) -> dict[str, np.ndarray]:
         """One bit per weight, for checkpoints."""
         return {name: pack(keep) for name, keep in self.keep.items()}
@@ -63,6 +74,31 @@ class MaskSet:
             raise ValueError(f"saved masks are of another model: {len(unmatched)} names differ, first {unmatched[0]}")
         for name, bits in packed.items():
             self.keep[name].copy_(unpack(bits, self.keep[name].shape))
+
+
+def check_agreement(masks: MaskSet, ranks: dist.Ranks) -> None:
+    """Hold the masks of all ranks against each other (a collective call: one gather of 32 bytes a tensor).
+
+    They are equal by construction; a fault of memory or network is not, and every later step would spread it.
+
+    Raises:
+        MasksDiffer: on every rank alike, naming the first tensor and which ranks hold the same.
+    """
+    device = next((keep.device for keep in masks.keep.values()), torch.device("cpu"))
+    every = torch.stack(ranks.gather(masks.digests().to(device))).cpu()
+    differs = (every != every[0]).any(dim=2).any(dim=0)
+    if not differs.any():
+        return
+    first = int(differs.nonzero()[0])
+    alike: dict[bytes, list[str]] = {}
+    for rank, digest in enumerate(every[:, first]):
+        alike.setdefault(bytes(digest.tolist()), []).append(str(rank))
+    sides = " against ".join(f"rank{'s' * (len(held) > 1)} {', '.join(held)}" for held in alike.values())
+    raise MasksDiffer(
+        f"ranks hold different masks of {int(differs.sum())} tensors after a refresh, first {list(masks.keep)[first]}: "
+        f"{sides}. A fault of hardware or network is likely; start the same command again: it continues from the last "
+        "checkpoint"
+    )
 
 
 def pack(keep: Tensor) -> np.ndarray:

@@ -28,11 +28,12 @@ def test_an_ordinary_step_has_the_collectives_of_a_dense_one(counted, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_refresh_adds_four_small_sums_and_one_gather_of_bits(counted, case):
-    """PERF-9: three histograms and the ties in all-reduces; the masks at one bit a weight."""
+def test_a_refresh_adds_four_small_sums_and_gathers_of_bits_and_digests(counted, case):
+    """PERF-9: three histograms and the ties in all-reduces; the masks at one bit a weight, and 32 bytes a tensor to
+    compare them."""
     assert counted[case]["dense"]["refresh"] == {}
     refresh = counted[case]["pruned"]["refresh"]
     assert set(refresh) == {"c10d::allreduce_", "c10d::allgather_"}
     sums, gathers = refresh["c10d::allreduce_"], refresh["c10d::allgather_"]
     assert sums[0] == 4 and sums[1] <= 2_000_000
-    assert gathers[0] == 1 and gathers[1] <= 2 * 66 * 129 / 8 + 16
+    assert gathers[0] == 2 and gathers[1] <= 2 * 66 * 129 / 8 + 16 + 2 * 32

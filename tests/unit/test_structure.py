@@ -17,8 +17,9 @@ SOURCES = sorted(p for package in OURS for p in (CHECKOUT / package).rglob("*.py
 
 FLOORS = [
     {"config", "sections", "files"},
-    {"recipe", "dist", "stop", "tables"},
-    {"metrics", "progress", "plan"},
+    {"recipe", "dist", "tables"},
+    {"board", "metrics", "progress", "plan"},
+    {"stop"},
     {"data", "models", "pruning", "objectives", "flops"},
     {"cost", "inputs", "journal"},
     {"engine", "run_folder"},

@@ -1,5 +1,7 @@
 """Masks held, counted, hashed and packed."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ofa.pruning.mask_set import MaskSet, pack, unpack
+from ofa import dist
+from ofa.pruning.mask_set import MasksDiffer, MaskSet, check_agreement, pack, unpack
+from tests.selection import Board, ThreadRank
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
@@ -57,3 +61,32 @@ def test_saved_masks_come_back_and_those_of_another_model_are_refused():
     with pytest.raises(ValueError, match="another model.*first b"):
         MaskSet({"a": torch.Size((5, 3)), "b": torch.Size((2,))}).load_packed(masks.packed())
     assert isinstance(masks.packed()["a"], np.ndarray)
+
+
+def agreement_of(masks):
+    """What each of len(masks) ranks is told when they compare: an error's words, or None."""
+    board = Board(len(masks))
+
+    def one(number):
+        try:
+            check_agreement(masks[number], ThreadRank(number, board))
+        except MasksDiffer as error:
+            return str(error)
+
+    with ThreadPoolExecutor(len(masks)) as threads:
+        return list(threads.map(one, range(len(masks))))
+
+
+def test_ranks_that_hold_different_masks_are_told_alike_which_tensor_and_who():
+    """One bit of one tensor, on one rank."""
+    shapes = {"a": torch.Size((4, 2)), "b": torch.Size((9, 3)), "c": torch.Size((2,))}
+    masks = [MaskSet(shapes) for _ in range(3)]
+    assert agreement_of(masks) == [None] * 3
+    masks[1].keep["b"][8, 2] = False
+    told = agreement_of(masks)
+    assert len(set(told)) == 1 and "1 tensors" in told[0] and "first b: ranks 0, 2 against rank 1" in told[0]
+
+
+def test_one_rank_agrees_with_itself():
+    check_agreement(MaskSet({"a": torch.Size((2,))}), dist.ALONE)
+    check_agreement(MaskSet({}), dist.ALONE)

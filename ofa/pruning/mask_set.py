@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ofa import dist
+from ofa.pruning.bits import pack_bits
 
 
 class MasksDiffer(ValueError):
@@ -55,8 +56,10 @@ class MaskSet:
         return digest.hexdigest()
 
     def digests(self) -> Tensor:
-        """uint8 [tensors, 32] on the CPU: sha256 of each mask's bits."""
-        rows = [list(hashlib.sha256(pack(keep).tobytes()).digest()) for keep in self.keep.values()]
+        """uint8 [tensors, 32] on the CPU: sha256 of each mask's bits; reads the device once."""
+        bits = [pack_bits(keep.view(-1), keep.numel()) for keep in self.keep.values()]
+        parts = torch.cat(bits).cpu().split([part.numel() for part in bits])
+        rows = [list(hashlib.sha256(part.numpy().tobytes()).digest()) for part in parts]
         return torch.tensor(rows, dtype=torch.uint8).view(-1, 32)
 
     def packed(self) -> dict[str, np.ndarray]:
@@ -84,7 +87,9 @@ def check_agreement(masks: MaskSet, ranks: dist.Ranks) -> None:
     Raises:
         MasksDiffer: on every rank alike, naming the first tensor and which ranks hold the same.
     """
-    device = next((keep.device for keep in masks.keep.values()), torch.device("cpu"))
+    if ranks.size == 1:
+        return
+    device = next(keep.device for keep in masks.keep.values())
     every = torch.stack(ranks.gather(masks.digests().to(device))).cpu()
     differs = (every != every[0]).any(dim=2).any(dim=0)
     if not differs.any():

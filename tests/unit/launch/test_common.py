@@ -62,3 +62,18 @@ def test_help_is_answered_without_loading_torch(tmp_path, script):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "DIR" in done.stdout
     assert "torch" not in done.stderr and "transformers" not in done.stderr
+
+
+TIMES = {"90": 90, "90s": 90, "90m": 5400, "1h30m": 5400, "1d2h": 93600}
+CLOCKS = {"02:30": 150, "01:00:00": 3600, "1-00:00:00": 86400}
+
+
+@pytest.mark.parametrize(("text", "seconds"), [*TIMES.items(), *CLOCKS.items()])
+def test_a_duration_is_read_as_people_and_slurm_write_it(tmp_path, text, seconds):
+    assert run(f"print(common.duration({text!r}))", tmp_path).stdout == f"{float(seconds)}\n"
+
+
+@pytest.mark.parametrize("text", ["", "0", "h", "soon", "1.5h", "-3", "1:2:3:4"])
+def test_what_is_no_duration_is_refused(tmp_path, text):
+    done = run(f"common.duration({text!r})", tmp_path)
+    assert "expected a time above 0 such as" in done.stderr

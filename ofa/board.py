@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
-from torch.distributed import TCPStore
+# documented there
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from ofa import dist
 

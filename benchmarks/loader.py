@@ -37,7 +37,7 @@ from ofa.data.masking import MaskedRows, MaskingRules, mask_rows
 from ofa.data.rows import RowReader
 from ofa.data.shards import Corpus
 from ofa.engine.process import start, stop
-from ofa.run_folder import RunFolder, hardware
+from ofa.run_folder import RunFolder, commit, hardware, versions
 from ofa.tables import table
 from ofa.train import update
 
@@ -68,7 +68,13 @@ def main() -> int:
         found = {**measure(run, options.turns), **masking_rates(run.corpus, config, options.turns)}
         run.progress.stop()
     stop()
-    said = {**found, "trained_on": device, "hardware": hardware()}
+    made_by = {
+        "command": " ".join(["python", "benchmarks/loader.py", *sys.argv[1:]]),
+        "commit": commit(),
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+    said = {**found, "trained_on": device, **made_by}
     print(json.dumps(said) if options.json else report(found, device, config))
     return 0 if is_right(found, device) else 1
 

@@ -81,6 +81,7 @@ class StopRequest:
         now = time.monotonic()
         if self._signal is None:
             self._signal = signal.Signals(number).name, now
+            LOG.warning("%s: stopping as soon as all ranks know, then saving", self._signal[0])
         elif now - self._signal[1] > ONE_REQUEST:
             raise KeyboardInterrupt
 

@@ -76,7 +76,7 @@ def find_files(source: SourceConfig) -> list[Path]:
     for entry in source.paths:
         pattern = os.path.expanduser(entry)
         matches = [Path(match) for match in glob.glob(pattern, recursive=True)] or [Path(pattern)]
-        files = [path for match in matches for path in (sorted(match.rglob("*")) if match.is_dir() else [match])]
+        files = [path for match in matches for path in (_below(match) if match.is_dir() else [match])]
         usable = [path for path in files if path.is_file() and path.name.endswith(suffixes)]
         if not usable:
             state = "exists but holds no file" if any(path.exists() for path in matches) else "matches nothing; no file"
@@ -85,6 +85,17 @@ def find_files(source: SourceConfig) -> list[Path]:
             )
         found.update(path.resolve() for path in usable)
     return sorted(found)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Files below a folder, without those of prepared data and its unfinished work: an output may lie in its source."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_prepared(Path(place, name))]
+        yield from (Path(place, name) for name in names)
+
+
+def _is_prepared(folder: Path) -> bool:
+    return (folder / ".work").is_dir() or ((folder / "manifest.json").is_file() and (folder / "train").is_dir())
 
 
 def document_of(source: SourceConfig, record: dict[str, Any], where: str, name: str) -> Document:

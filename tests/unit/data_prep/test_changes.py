@@ -250,3 +250,16 @@ def test_an_empty_folder_and_the_rest_of_a_killed_run_serve(tools, once, source,
 def test_a_finished_folder_is_never_prepared_over(tools, once, source):
     with pytest.raises(DataPrepError, match="holds documents/, manifest.json, tokenizer/, train/, validation/"):
         tools.run(tools.config_for(source), once / "out", 1)
+
+
+def test_an_output_within_its_source_is_no_part_of_it(tools, text, tmp_path, capsys):
+    """Neither while it is made nor afterwards, nor for another output there."""
+    shutil.copytree(text, tmp_path / "all" / "text")
+    config = tools.config_for(tmp_path / "all")
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    assert command(tmp_path, "all/out") == 0
+    first = read_manifest(tmp_path / "all" / "out")["fingerprint"]
+    assert command(tmp_path, "all/out") == 0
+    assert "already prepared" in capsys.readouterr().out
+    assert command(tmp_path, "all/other") == 0
+    assert read_manifest(tmp_path / "all" / "other")["fingerprint"] == first

@@ -8,10 +8,10 @@ import pytest
 from tests import processes
 
 WORKER = Path(__file__).with_name("stop_worker.py")
-ROUNDS = 60
+ROUNDS = 30
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_every_rank_stops_after_the_same_step_soon_after_one_was_asked(tmp_path, ranks):
     """A rank that stopped earlier than another would leave it waiting for ever in a collective: the worker would not
     end. It takes at most two steps: one to hear of it, one to agree."""

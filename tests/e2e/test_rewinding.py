@@ -123,7 +123,8 @@ def test_the_moments_of_a_round_hold_its_own_gradients_only(undisturbed):
             assert explained == alone, f"step {step}"
 
 
-@pytest.mark.parametrize(("name", "target"), [pytest.param("weights", 0, marks=pytest.mark.slow), ("late", 2)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "target"), [("weights", 0), ("late", 2)])
 def test_a_rewinding_run_that_is_killed_again_and_again_ends_with_the_same_bytes(place, undisturbed, name, target):
     """OFA-29: killed while the state before a refresh is written, and inside a round; `late` is bf16 with ZeRO 2."""
     folder = place / "killed" / name

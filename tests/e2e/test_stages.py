@@ -24,7 +24,7 @@ def run(request, project):
     return project / "runs" / name
 
 
-@pytest.mark.parametrize("step", [8, 12])
+@pytest.mark.parametrize("step", [8, pytest.param(12, marks=pytest.mark.slow)])
 def test_it_continues_to_the_same_bytes(project, run, step):
     """OFA-23, OFA-29: step 12 is on the refresh grid, so the state was saved before its masks were chosen; step 8 is
     not, and under ZeRO 3 the loaded live weights are dense until they are masked again."""

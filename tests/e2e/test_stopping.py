@@ -60,6 +60,7 @@ def alone(project):
     return project / "stopping" / "alone"
 
 
+@pytest.mark.slow
 def test_two_ranks_stop_together_however_they_are_asked_and_end_with_the_same_bytes(project, alone):
     """OFA-29: a signal to one rank, a stop file, a time limit; each ends both ranks with status 75 after a save."""
     folder = project / "stopping" / "stopped"

@@ -13,6 +13,7 @@ from benchmarks.gpu_common import MOST_ROWS, Found, Settings, chosen_device, eag
 from ofa.config import RunConfig, parse
 from ofa.data.shards import Corpus
 from ofa.models.build import build_model
+from tests.processes import environment
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 
@@ -26,7 +27,7 @@ def quick(tmp_path):
 def command(*arguments):
     """Run the script."""
     line = [sys.executable, str(CHECKOUT / "benchmarks" / "gpu.py"), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True)
+    return subprocess.run(line, env=environment(), capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("part", [gpu_check.masks, gpu_check.losses, gpu_check.packing])

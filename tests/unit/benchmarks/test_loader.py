@@ -11,6 +11,7 @@ from benchmarks.gpu_common import write_data
 from benchmarks.loader import is_right, masking_rates, report, same_rows
 from ofa.config import RunConfig, parse
 from ofa.data.shards import Corpus
+from tests.processes import environment
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 
@@ -104,7 +105,7 @@ def test_the_whole_benchmark_runs_small_and_its_status_follows_the_figures(folde
     """PERF-20, PERF-21: the command. At this size its figures may be anything."""
     (tmp_path / "run.json").write_text(json.dumps(settings(folder)))
     command = [sys.executable, str(CHECKOUT / "benchmarks" / "loader.py"), "--config", "run.json", "--turns", "2"]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([*command, "--json"], env=environment(), capture_output=True, text=True, cwd=tmp_path)
     found = json.loads(done.stdout)
     assert found["step_with_loader"] > 0 and found["loader_over_collator"] > 0 and found["hardware"]
     assert done.returncode == (0 if is_right(found, found["trained_on"]) else 1)

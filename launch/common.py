@@ -67,10 +67,10 @@ def run_arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def folder_arguments() -> argparse.ArgumentParser:
-    """Parent parser of scripts that read what a run has made."""
+def folder_arguments(expected: str) -> argparse.ArgumentParser:
+    """Parent parser of scripts that read a folder; `expected` says which kinds."""
     parser = argparse.ArgumentParser(add_help=False, parents=[launcher_arguments()])
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a run folder or a model folder")
+    parser.add_argument("folder", type=Path, metavar="DIR", help=expected)
     return parser
 
 

@@ -13,9 +13,10 @@ import common
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common.launcher_arguments()]
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common.folder_arguments("a run folder")],
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a run folder")
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="a step-* folder (default: the newest)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to (default: model/ in the run folder)")
     return parser.parse_args()

@@ -39,11 +39,9 @@ def arguments() -> argparse.Namespace:
 
 def run() -> int:
     """Train; the run's name is its config's path under `configs/`."""
-    folder = config.run_folder(OPTIONS.config)
-    name = folder.relative_to("runs").as_posix()
-    run_dir = Path(OPTIONS.run_dir or folder)
-    with files.explained_space(run_dir, "this run", "free space and start the same command again"):
-        return pretrain(CONFIG, run_dir, name=name, resume=OPTIONS.resume, time_limit=OPTIONS.time_limit)
+    name = FOLDER.relative_to("runs").as_posix()
+    with files.explained_space(RUN_DIR, "this run", "free space and start the same command again"):
+        return pretrain(CONFIG, RUN_DIR, name=name, resume=OPTIONS.resume, time_limit=OPTIONS.time_limit)
 
 
 if __name__ == "__main__":
@@ -60,8 +58,9 @@ if __name__ == "__main__":
     if OPTIONS.plan:
         common.main_wrapper(lambda: plan.print_schedule(CONFIG, every=OPTIONS.plan_every))
     with common.explained_errors(once=True):
-        run_dir = Path(OPTIONS.run_dir or config.run_folder(OPTIONS.config))
-        if not (run_dir / "result.json").is_file():  # a finished run needs its inputs no more
+        FOLDER = config.run_folder(OPTIONS.config)
+        RUN_DIR = Path(OPTIONS.run_dir or FOLDER)
+        if not (RUN_DIR / "result.json").is_file():  # a finished run needs its inputs no more
             inputs.check_inputs(CONFIG, OPTIONS.resume)
     from ofa.train import pretrain  # after the checks: it takes seconds to import
 

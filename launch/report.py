@@ -10,7 +10,8 @@ import common
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, parents=[common.folder_arguments()])
+    folder = common.folder_arguments("a run folder or a model folder")
+    parser = argparse.ArgumentParser(description=__doc__, parents=[folder])
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to (default: report.html in the folder)")
     return parser.parse_args()
 

@@ -9,7 +9,6 @@ Exit status 0 if all is well, 1 with a table of what is wrong.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import common
 
@@ -17,9 +16,10 @@ import common
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common.launcher_arguments()]
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common.folder_arguments("a run folder, a model folder, or prepared data")],
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a run folder, a model folder, or prepared data")
     parser.add_argument(
         "--expect-sparsity",
         type=sparsity,

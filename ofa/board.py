@@ -1,8 +1,8 @@
 """A board on which ranks leave short notes for each other, beside the collectives and never in their order.
 
 It is a key-value store of torch.distributed, served by rank 0's process. Reading a note that is not there returns at
-once, so that a rank can look at every step without waiting for anyone; and it can be used from other threads, each with
-a connection of its own. The process group's own store was left aside: it is private to torch, and launchers share it.
+once, so that a rank can look at every step without waiting for anyone. The process group's own store was left aside: it
+is private to torch, and launchers share it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ CONNECT = timedelta(minutes=5)
 class Board:
     """Notes by name; the last one written under a name holds."""
 
-    def __init__(self, store: TCPStore, host: str):
+    def __init__(self, store: TCPStore):
         self._store = store
-        self._host = host
 
     def post(self, name: str, note: str) -> None:
         """Write a note; every rank that looks after this has returned finds it.
@@ -43,10 +42,6 @@ class Board:
         """
         return self._store.get(name).decode() if self._store.check([name]) else None
 
-    def connect(self) -> Board:
-        """The same board over another connection, for another thread."""
-        return Board(TCPStore(self._host, self._store.port, is_master=False, timeout=CONNECT), self._host)
-
 
 def open_board() -> Board | None:
     """The board of this run's ranks (a collective call); None for one rank, which has nobody to tell."""
@@ -58,4 +53,4 @@ def open_board() -> Board | None:
         dist.from_rank_zero(store.port)
     else:
         store = TCPStore(host, dist.from_rank_zero(None), is_master=False, timeout=CONNECT)
-    return Board(store, host)
+    return Board(store)

@@ -49,22 +49,23 @@ class MaskSet:
     def hash(self) -> str:
         """sha256 over names, shapes and bits; equal masks have equal hashes on every rank and machine."""
         digest = hashlib.sha256()
-        for name in sorted(self.keep):
-            keep = self.keep[name]
-            digest.update(f"{name}{tuple(keep.shape)}".encode())
-            digest.update(pack(keep).tobytes())
+        for name, bits in sorted(self.packed().items()):
+            digest.update(f"{name}{tuple(self.keep[name].shape)}".encode())
+            digest.update(bits.tobytes())
         return digest.hexdigest()
 
     def digests(self) -> Tensor:
-        """uint8 [tensors, 32] on the CPU: sha256 of each mask's bits; reads the device once."""
-        bits = [pack_bits(keep.view(-1), keep.numel()) for keep in self.keep.values()]
-        parts = torch.cat(bits).cpu().split([part.numel() for part in bits])
-        rows = [list(hashlib.sha256(part.numpy().tobytes()).digest()) for part in parts]
+        """uint8 [tensors, 32] on the CPU: sha256 of each mask's bits."""
+        rows = [list(hashlib.sha256(bits.tobytes()).digest()) for bits in self.packed().values()]
         return torch.tensor(rows, dtype=torch.uint8).view(-1, 32)
 
     def packed(self) -> dict[str, np.ndarray]:
-        """One bit per weight, for checkpoints."""
-        return {name: pack(keep) for name, keep in self.keep.items()}
+        """One bit per weight, each mask as `pack` packs it; reads the device once."""
+        if not self.keep:
+            return {}
+        bits = [pack_bits(keep.view(-1), keep.numel()) for keep in self.keep.values()]
+        parts = torch.cat(bits).cpu().split([part.numel() for part in bits])
+        return {name: part.numpy() for name, part in zip(self.keep, parts, strict=True)}
 
     def load_packed(self, packed: Mapping[str, np.ndarray]) -> None:
         """Take masks saved by `packed`.

@@ -75,7 +75,9 @@ def test_a_run_killed_while_files_move_to_their_names_continues(tools, prepared,
     assert tools.sums(tmp_path / "out") == tools.sums(expected)
 
 
-def test_unfinished_work_of_another_config_is_refused_and_of_another_input_redone(tools, text, tmp_path, monkeypatch):
+@pytest.fixture
+def half_done(tools, tmp_path, monkeypatch):
+    """A text of one's own and its config; `out` beside it holds a preparation that was stopped after extraction."""
     own = tmp_path / "text"
     tools.write_text(own)
     config = tools.config_for(own)
@@ -87,24 +89,19 @@ def test_unfinished_work_of_another_config_is_refused_and_of_another_input_redon
         patch.setattr("data_prep.pipeline._encode", stop)
         with pytest.raises(OSError, match="stopped"):
             tools.run(config, tmp_path / "out")
+    return own, config
+
+
+def test_unfinished_work_of_another_config_is_refused_and_of_another_input_redone(tools, half_done, tmp_path):
+    own, config = half_done
     with pytest.raises(DataPrepError, match=r"another config: seed \(42 -> 1\)"):
         tools.run(tools.config_for(own, seed=1), tmp_path / "out")
     (own / "3.jsonl").unlink()
     assert tools.run(config, tmp_path / "out")["statistics"]["documents_read"] == 120
 
 
-def test_unfinished_work_of_a_file_that_was_written_anew_in_the_same_size_is_redone(tools, tmp_path, monkeypatch):
-    own = tmp_path / "text"
-    tools.write_text(own)
-    config = tools.config_for(own)
-
-    def stop(*_) -> None:
-        raise OSError("stopped")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("data_prep.pipeline._encode", stop)
-        with pytest.raises(OSError, match="stopped"):
-            tools.run(config, tmp_path / "out")
+def test_unfinished_work_of_a_file_that_was_written_anew_in_the_same_size_is_redone(tools, half_done, tmp_path):
+    own, config = half_done
     path = own / "3.jsonl"
     path.write_bytes(path.read_bytes().swapcase().replace(b'"TEXT"', b'"text"').replace(b'"WING"', b'"wing"'))
     assert changes_since_plan(config, tmp_path / "out" / ".work") == "1 written anew (3.jsonl)"

@@ -1,6 +1,7 @@
 """Real processes for tests: entry scripts, and groups of ranks over gloo."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,33 @@ def start_script(name, *arguments, cwd, output):
         return subprocess.Popen(
             command, cwd=cwd, env=environment(), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
+
+
+def start_ranks(name, *arguments, cwd, outputs):
+    """Start `launch/<name>` on as many ranks as there are output files, without a launcher, in a process group of their
+    own whose number is the first one's pid; the caller ends them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, str(CHECKOUT / "launch" / name), *map(str, arguments)]
+    world = {"WORLD_SIZE": str(len(outputs)), "LOCAL_WORLD_SIZE": str(len(outputs))}
+    started = []
+    for rank, output in enumerate(outputs):
+        place = {**world, "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        group = started[0].pid if started else 0
+        with open(output, "wb") as out:
+            started.append(
+                subprocess.Popen(
+                    command,
+                    cwd=cwd,
+                    env=environment(**place),
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    process_group=group,
+                )
+            )
+    return started
 
 
 def ranks(program, *arguments, number, cwd):

@@ -5,26 +5,13 @@ import os
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
 from tests import processes
-
-TIMES = {"time", "tokens_per_second", "mfu"}
-
-
-def metrics(folder: Path):
-    """Lines without what measures time."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
-
-
-def model_bytes(folder: Path):
-    """Every exported file."""
-    return {path.name: path.read_bytes() for path in sorted((folder / "model").iterdir())}
+from tests.run_files import metrics, model_bytes
 
 
 def kill_when(process, reached, deadline=120.0):

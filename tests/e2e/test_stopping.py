@@ -2,15 +2,13 @@
 
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import pytest
 
-from tests.e2e.test_resume import at_step, metrics, model_bytes
-from tests.processes import CHECKOUT, TIMEOUT, environment
+from tests.e2e.test_resume import at_step
+from tests.processes import TIMEOUT, start_ranks
+from tests.run_files import metrics, model_bytes
 
 RANKS = 2
 RUN = ("--config", "sparse.json", "--set", "batch.micro_size=4", "--set", "log.every=1000")
@@ -21,19 +19,8 @@ class Group:
     """The ranks of one run, as processes without a launcher, whose statuses can be read one by one."""
 
     def __init__(self, cwd, *arguments):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
         self.out = [cwd / f"rank-{rank}.out" for rank in range(RANKS)]
-        self.processes = []
-        for rank in range(RANKS):
-            place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS), "MASTER_PORT": port}
-            command = [sys.executable, str(CHECKOUT / "launch" / "pretrain.py"), *RUN, *arguments]
-            with self.out[rank].open("w") as out:
-                env = environment(**place, MASTER_ADDR="127.0.0.1")
-                self.processes.append(
-                    subprocess.Popen(command, cwd=cwd, env=env, stdout=out, stderr=subprocess.STDOUT)
-                )
+        self.processes = start_ranks("pretrain.py", *RUN, *arguments, cwd=cwd, outputs=self.out)
 
     def wait_for(self, reached):
         """Until `reached()`; all ranks must still be there."""

@@ -194,7 +194,6 @@ def arguments_given() -> argparse.Namespace:
 def main() -> int:
     """Do the campaign, and say whether all is as it must be."""
     options = arguments_given()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that contexts end, and with them all processes
     began = time.monotonic()
 
     def say(line: str) -> None:
@@ -215,6 +214,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that contexts end, and with them all processes
     try:
         sys.exit(main())
     except KeyboardInterrupt:

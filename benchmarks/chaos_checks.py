@@ -27,9 +27,9 @@ from tests.run_files import metrics, model_bytes
 LEAST_EQUAL = 0.999
 """Share of mask places that runs of other world sizes and stages must have in common."""
 
-LOSS_TOLERANCE = 1e-3
-"""Relative difference of their losses, at most: sums of other orders round differently, and a few weights at the edge
-of a mask then change places."""
+LOSS_TOLERANCE = 1e-5
+"""Relative difference of their losses, at most: sums of other orders round differently. Undisturbed runs of 1, 2 and 4
+ranks at ZeRO 1, 2 and 3 were 2e-7 apart, with all mask places equal."""
 
 
 LOSSES = ("loss", "validation_loss")

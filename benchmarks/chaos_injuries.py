@@ -21,11 +21,12 @@ HOW = {KILL_ALL: 4, KILL_ONE: 2, SIGTERM: 1, SIGUSR2: 1, STOP_FILE: 1}
 """What is done, and how often in relation to the others. Signals go to one rank."""
 
 START_UP, STEP, REFRESH, SAVE, EXPORT = "start-up", "step", "refresh", "save", "export"
-WHEN = {START_UP: 1, STEP: 3, REFRESH: 3, SAVE: 3, EXPORT: 3}
-"""What is waited for, and how often in relation to the others, among those that are still to come."""
+WHEN = {START_UP: 1, STEP: 3, REFRESH: 3, SAVE: 3, EXPORT: 2}
+"""What is waited for, and how often in relation to the others, among those that can be; the export ends the run, which
+may be anywhere."""
 
 REACH = 10
-"""Steps from a start to its injury, at most."""
+"""Steps from a start to its injury, at most, if it is not in the export."""
 
 ROOM = 4
 """Steps before the end of training after which nobody is asked to stop: the answer may be that all is done."""
@@ -62,8 +63,7 @@ def draw_injury(draw: Random, times: Times, start: int, ranks: int) -> Injury | 
     kills = how in (KILL_ALL, KILL_ONE)
     refreshes = [step for step in times.refreshes if start < step <= start + REACH and step < times.total]
     possible = {START_UP: kills or how == STOP_FILE, STEP: start < times.total - 1}
-    possible |= {REFRESH: kills and bool(refreshes), SAVE: kills and start < times.total}
-    possible |= {EXPORT: kills and start + REACH >= times.total}
+    possible |= {REFRESH: kills and bool(refreshes), SAVE: kills and start < times.total, EXPORT: kills}
     when = weighted(draw, {name: weight for name, weight in WHEN.items() if possible[name]})
     last = min(start + REACH, times.total - (1 if kills else ROOM))
     step = draw.choice(refreshes) if when == REFRESH else draw.randint(min(start + 1, last), last)

@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ class ChaosRun:
         return sum(bool(attempt.problems) for attempt in self.attempts) or int(wrong_end)
 
 
-def run_lane(project: Path, lane: Lane, kills: int, seed: int, say: Any) -> list[ChaosRun]:
+def run_lane(project: Path, lane: Lane, kills: int, seed: int, say: Callable[[str], None]) -> list[ChaosRun]:
     """All runs of one lane; none follows one that failed before it was hurt."""
     alone = project / "chaos" / lane.name / "undisturbed"
     start_up = run_alone(project, lane, alone)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def verified(model: Path) -> None:
         raise ValueError("; ".join(f"{found.where}: {found.what}" for found in problems))
 
 
-def failure(name: str, look: Any) -> list[str]:
+def failure(name: str, look: Callable[[], object]) -> list[str]:
     """What looking at something says against it."""
     try:
         look()

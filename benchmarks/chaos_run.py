@@ -13,16 +13,7 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.chaos_checks import folder_problems, step_in_force
-from benchmarks.chaos_injuries import (
-    EXPORT,
-    REFRESH,
-    SAVE,
-    START_UP,
-    Injury,
-    draw_injury,
-    inflict,
-    wait_for,
-)
+from benchmarks.chaos_injuries import EXPORT, REFRESH, SAVE, START_UP, Injury, draw_injury, inflict, wait_for
 from benchmarks.chaos_lanes import Lane, Start, Times, arguments, draw_start
 from benchmarks.chaos_ranks import Ranks, last_step
 from ofa.run_folder import RunFolder
@@ -120,9 +111,7 @@ def do_attempt(campaign: Campaign, lane: Lane, folder: RunFolder, draw: Random, 
             attempt.seen = ranks.reached()
             inflict(ranks, attempt.injury)
             attempt.where = place(ranks, attempt.injury, campaign.times)
-        attempt.hung = not ranks.wait(
-            ANSWER if attempt.injured else max(0, PATIENCE - (time.monotonic() - ranks.since))
-        )
+        attempt.hung = not ranks.wait(ANSWER if attempt.injured else ranks.since + PATIENCE - time.monotonic())
         ranks.kill()
         attempt.statuses, attempt.began = ranks.statuses(), ranks.begun()
         attempt.reached = last_step(folder)
@@ -155,6 +144,8 @@ def attempt_problems(attempt: Attempt, times: Times, said: str) -> list[str]:
         problems.append(f"began at step {attempt.began}, behind checkpoint {attempt.from_step}")
     if attempt.in_force < attempt.from_step:
         problems.append(f"checkpoint {attempt.from_step} is no longer in force")
+    if attempt.reached < attempt.in_force - 1:
+        problems.append(f"the metrics end at step {attempt.reached}, before checkpoint {attempt.in_force}")
     if attempt.hung or attempt.finished:
         return problems
     if attempt.injury is None or not attempt.injured:

@@ -44,21 +44,20 @@ def start_ranks(name, *arguments, cwd, outputs):
     command = [sys.executable, str(CHECKOUT / "launch" / name), *map(str, arguments)]
     world = {"WORLD_SIZE": str(len(outputs)), "LOCAL_WORLD_SIZE": str(len(outputs))}
     started = []
-    for rank, output in enumerate(outputs):
-        place = {**world, "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        group = started[0].pid if started else 0
-        with open(output, "wb") as out:
-            started.append(
-                subprocess.Popen(
-                    command,
-                    cwd=cwd,
-                    env=environment(**place),
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    process_group=group,
+    try:
+        for rank, output in enumerate(outputs):
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            own = {"env": environment(**world, **place), "process_group": started[0].pid if started else 0}
+            with open(output, "wb") as out:
+                started.append(
+                    subprocess.Popen(
+                        command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, **own
+                    )
                 )
-            )
+    except BaseException:  # above all Ctrl-C
+        for process in started:
+            process.kill()
+        raise
     return started
 
 

@@ -142,6 +142,7 @@ def attempt(how=chaos_injuries.KILL_ALL, **changed):
     """One that was hurt at step 7 and had come from checkpoint 6."""
     injury = chaos_injuries.Injury(how, chaos_injuries.STEP, 7, 0, 0.5) if how else None
     values = {"injured": how is not None, "began": 6, "seen": 7, "reached": 8, "statuses": [-9, -9], "in_force": 6}
+    values |= {"reached": 48} if changed.get("in_force") == 48 else {}
     return Attempt(Start(2, 1), 6, injury, **{**values, **changed})
 
 
@@ -153,12 +154,13 @@ def attempt(how=chaos_injuries.KILL_ALL, **changed):
         (attempt(began=3), "began at step 3, behind checkpoint 6"),
         (attempt(began=0), "began at step 0, behind checkpoint 6"),
         (attempt(in_force=3), "checkpoint 6 is no longer in force"),
+        (attempt(reached=4), "the metrics end at step 4, before checkpoint 6"),
         (attempt(chaos_injuries.KILL_ONE, statuses=[1, -9]), None),
         (attempt(chaos_injuries.SIGTERM, statuses=[75, 75], in_force=9), None),
         (attempt(chaos_injuries.SIGTERM, statuses=[75, 75], in_force=7), "saved nothing newer than 7"),
         (attempt(chaos_injuries.SIGTERM, statuses=[75, 1], in_force=9), "asked to stop and ended with statuses"),
-        (attempt(chaos_injuries.STOP_FILE, statuses=[0, 0], reached=48, in_force=48), None),
-        (attempt(chaos_injuries.SIGUSR2, statuses=[0, -12], seen=47, reached=48, in_force=48), None),
+        (attempt(chaos_injuries.STOP_FILE, statuses=[0, 0], in_force=48), None),
+        (attempt(chaos_injuries.SIGUSR2, statuses=[0, -12], seen=47, in_force=48), None),
         (attempt(None, statuses=[0, 0], in_force=48), None),
         (attempt(None, statuses=[1, 1]), "ended by itself with statuses [1, 1]: error: no"),
         (attempt(injured=False, statuses=[1, 1]), "ended by itself with statuses [1, 1]: error: no"),

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from ofa import dist, flops
-from ofa.checkpoint import Checkpoints, load
+from ofa.checkpoint import Checkpoints, Start, load
 from ofa.config import RunConfig, differences
 from ofa.cost import size_of
 from ofa.data.loader import Loader, Validation
@@ -29,6 +28,7 @@ from ofa.pruning.magnitude import MagnitudePruner
 from ofa.pruning.pruner import NoPruner, Pruner
 from ofa.recipe import Recipe
 from ofa.run_folder import RunFolder, hardware, read_json, versions
+from ofa.sections.run import division
 
 LOG = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Run:
         return self.loader.validation(settings.rows, settings.micro_size)
 
 
-def assemble(config: RunConfig, folder: RunFolder, checkpoint: Path | None, *, name: str) -> Run:
+def assemble(config: RunConfig, folder: RunFolder, start: Start | None, *, name: str) -> Run:
     """Build everything, load the checkpoint if there is one, and cut the metrics back to it (a collective call)."""
     rank, world = dist.rank(), dist.world_size()
     corpus = Corpus.open(config.data.path)
@@ -85,15 +85,15 @@ def assemble(config: RunConfig, folder: RunFolder, checkpoint: Path | None, *, n
     if config.engine.compile:
         compile_layers([model, teacher.model] if teacher else [model], device=dist.device())
     module = MaskedLanguageModeling(model, config.objective)
-    engine = Engine(config, module, scoped)
+    engine = Engine(config, module, scoped, universal=start is not None and start.universal)
     pruner: Pruner = MagnitudePruner(config.pruning, scoped, engine.weights) if config.pruning else NoPruner()
     step = 0
-    if checkpoint is not None:
-        step, state = load(engine, checkpoint)
+    if start is not None:
+        step, state = load(engine, start)
         _check_parents(state["parents"], parents)
-        _warn_of_other_surroundings(folder)
+        _warn_of_other_surroundings(folder, config)
         pruner.load_state_dict(state["pruner"], recipe.at(step))
-        LOG.info("continuing from %s", checkpoint)
+        LOG.info("continuing from %s", start.path)
     progress = Progress(config.schedule.total_steps, active=rank == 0)
     metrics = MetricsLog(folder.path, tensorboard=config.log.tensorboard, active=rank == 0)
     metrics.cut_back(step)
@@ -142,11 +142,14 @@ def _check_parents(before: list[dict[str, str]], now: list[Parent]) -> None:
             )
 
 
-def _warn_of_other_surroundings(folder: RunFolder) -> None:
-    """Versions, machine and threads decide the last bits of a result."""
+def _warn_of_other_surroundings(folder: RunFolder, config: RunConfig) -> None:
+    """Versions, machine, threads, and how work is divided decide the last bits of a result."""
     then = read_json(folder.config) if folder.has_started() else {}
-    for key, now in (("versions", versions()), ("hardware", hardware())):
-        changed = differences(then.get(key, now), now)
+    if then:
+        then["division"] = {"ranks": then["world_size"], **division(then["config"])}
+    now = {"ranks": dist.world_size(), **division(config.model_dump(mode="json"))}
+    for key, value in (("versions", versions()), ("hardware", hardware()), ("division", now)):
+        changed = differences(then.get(key, value), value)
         if changed:
             LOG.warning("not the %s that this run began with, so last bits may differ: %s", key, "; ".join(changed))
 

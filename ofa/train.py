@@ -19,12 +19,13 @@ import torch
 from ofa import dist
 from ofa.assemble import Run, assemble
 from ofa.board import open_board
-from ofa.checkpoint import CheckpointError, Checkpoints, check
+from ofa.checkpoint import CheckpointError, Checkpoints, Start, check
 from ofa.config import RunConfig
 from ofa.data.batches import MicroBatch, Totals
 from ofa.data.counter import key
 from ofa.data.shards import Corpus
 from ofa.engine.process import start, stop
+from ofa.engine.settings import layout
 from ofa.evaluate import masked_lm_score
 from ofa.export.hf import OF_A_RUN, check_replaceable
 from ofa.finish import finish, show_result
@@ -68,8 +69,9 @@ def pretrain(
                 print(f"{folder.path}: already finished")
                 show_result(folder)
             return DONE
-        start_logging(folder.log, active=dist.rank() == 0)
-        run = assemble(config, folder, beginning.checkpoint, name=name)
+        if dist.rank() != 0:
+            start_logging(folder.log, active=False)
+        run = assemble(config, folder, beginning.start, name=name)
         if run.start_step == run.recipe.total_steps > 0:
             LOG.warning("nothing is left to train: the checkpoint is that of the last step; exporting it")
         if dist.rank() == 0 and not folder.has_started():
@@ -214,7 +216,8 @@ def _two(score: dict[str, float]) -> tuple[float, float]:
 @dataclass(frozen=True)
 class _Beginning:
     finished: bool = False
-    checkpoint: Path | None = None
+    start: Start | None = None
+    """The state to continue from; None: the run begins."""
 
 
 def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
@@ -234,6 +237,7 @@ def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
         corpus.check_records()
     chosen = _chosen(Path(resume), config, corpus) if resume not in RESUME_WORDS else None
     folder.acquire()
+    start_logging(folder.log, active=True)  # before warnings of damaged checkpoints
     if folder.has_started():
         folder.check(config, corpus.fingerprint)
     own = Checkpoints(folder.checkpoints, config.checkpoint)
@@ -241,10 +245,12 @@ def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
         own.point_latest(chosen)  # so that a later `auto` continues from it, and not from what it leaves behind
     known = [path for path in (own.latest(), chosen) if path is not None]
     checkpoint = max(known, key=lambda path: path.name, default=None)  # a branch may have ended before its first save
-    old = _rewind_checkpoint(checkpoint, config) if checkpoint is not None else None
+    if checkpoint is None:
+        return _Beginning()
+    old = _rewind_checkpoint(checkpoint, config)
     if old is not None and old.resolve().parent != own.folder.resolve():
         own.take_over(old)
-    return _Beginning(checkpoint=checkpoint)
+    return _Beginning(start=own.for_layout(checkpoint, layout(config, dist.world_size())))
 
 
 def _rewind_checkpoint(continued: Path, config: RunConfig) -> Path | None:

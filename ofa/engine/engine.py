@@ -16,20 +16,28 @@ from ofa.config import RunConfig
 from ofa.data.plan import accumulation
 from ofa.engine.checkpoint_files import read_checkpoint
 from ofa.engine.master_weights import MasterWeights
-from ofa.engine.process import deepspeed
-from ofa.engine.settings import deepspeed_config, divides_by_ranks, parameter_groups
+from ofa.engine.process import deepspeed, quiet
+from ofa.engine.settings import deepspeed_config, divides_by_ranks, layout, parameter_groups
 
 
 class Engine:
     """A module under DeepSpeed: `engine(...)`, `backward`, `step`, and its weights."""
 
-    def __init__(self, config: RunConfig, module: nn.Module, scoped: Mapping[str, nn.Parameter]):
+    def __init__(
+        self,
+        config: RunConfig,
+        module: nn.Module,
+        scoped: Mapping[str, nn.Parameter],
+        *,
+        universal: bool = False,
+    ):
         """Move the module to this rank's device and wrap it.
 
         Args:
             config: the run's config.
             module: fp32 module with the masked-LM forward.
             scoped: its prunable parameters by the name that masks use.
+            universal: whether the checkpoint that it will load is in the form of `ofa.engine.universal`.
         """
         optimizer = torch.optim.AdamW(
             parameter_groups(module, scoped, config.optimizer.weight_decay),
@@ -40,11 +48,12 @@ class Engine:
         )
         rounds = config.engine.precision == "bf16"
         exact = {name: p.detach().clone() for name, p in module.named_parameters()} if rounds else {}
-        settings = deepspeed_config(config, dist.world_size())
+        settings = deepspeed_config(config, dist.world_size(), universal=universal)
         with contextlib.redirect_stdout(io.StringIO()):  # its bf16 optimizer prints the memory after every group
             self._deepspeed: Any = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
         self.module = module
         self.device = self._deepspeed.device
+        self.layout = layout(config, dist.world_size())
         self.accumulation = accumulation(config.batch, dist.world_size())
         self._divides_by_ranks = divides_by_ranks(config)
         self._keeps_norm = config.engine.zero_stage > 0
@@ -102,9 +111,13 @@ class Engine:
 
     def load(self, folder: Path, tag: str) -> dict[str, Any]:
         """Read them back into an engine that has not stepped; returns the client state."""
-        path, client_state = self._deepspeed.load_checkpoint(str(folder), tag=tag)
+        with quiet():
+            path, client_state = self._deepspeed.load_checkpoint(str(folder), tag=tag)
         if path is None:
             raise ValueError(f"DeepSpeed could not read the checkpoint {folder / tag}")
+        for state in self._optimizer_states():
+            # The universal loader of ZeRO 3 gives one step counter to all groups, and each would count it up.
+            state["step"] = state["step"].clone()
         return client_state
 
     def rewind(self, checkpoint: Path) -> None:
@@ -113,8 +126,7 @@ class Engine:
         values, _ = dist.on_every_rank(lambda: read_checkpoint(checkpoint, prefix=""))
         for name, parameter in self.module.named_parameters():
             self.weights.write(parameter, values[name].to(self.device))
-        optimizer = getattr(self._deepspeed.optimizer, "optimizer", self._deepspeed.optimizer)
-        for state in optimizer.state.values():
+        for state in self._optimizer_states():
             for value in state.values():
                 value.zero_()
 
@@ -122,3 +134,8 @@ class Engine:
         """fp32 masters of a submodule's parameters (tied ones once) by the names they have in it, on the CPU of every
         rank (a collective call)."""
         return {name: self.weights.gather(p).cpu() for name, p in model.named_parameters()}
+
+    def _optimizer_states(self) -> list[dict[str, Tensor]]:
+        """AdamW's own state of everything that it updates on this rank; empty before the first update."""
+        optimizer = getattr(self._deepspeed.optimizer, "optimizer", self._deepspeed.optimizer)
+        return [state for state in optimizer.state.values() if state]

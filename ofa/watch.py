@@ -2,12 +2,13 @@
 
 A dead rank breaks its connections, and the next collective of its neighbours fails with words that name nobody; a
 frozen one breaks nothing, and they wait in a collective for as long as the backend's time-out is. So each rank beats
-(`ofa.beats`), rank 0 listens to everyone and everyone to rank 0, and a thread beside the training judges what is heard:
+(`ofa.heartbeat`), rank 0 listens to everyone and everyone to rank 0, and a thread beside the training, the detector,
+judges what is heard:
 
   * a beat that has not moved for `engine.patience`: that rank hangs;
   * one that has not moved for some seconds while a collective has failed here: that rank is gone;
   * a board that cannot be reached: rank 0 is gone, whose process serves it;
-  * a verdict on the board: another rank has found one of these, or has ended with an error of its own.
+  * a failure on the board: another rank has found one of these, or ends with an error of its own.
 
 It then prints one line and ends the process, since the main thread may hang in a collective for good. A rank that only
 computes for long beats on. Collectives and device reads are left alone.
@@ -30,8 +31,8 @@ from typing import NoReturn
 from torch.distributed import DistError  # pyright: ignore[reportPrivateImportUsage]
 
 from ofa import dist
-from ofa.beats import LEFT, Beats, Silence
 from ofa.board import Board
+from ofa.heartbeat import LEFT, Heartbeat, Silence
 
 LOG = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ UNKNOWN = 20.0
 GRACE = 2.0
 """Seconds in which a rank may end in its own way after another's error, as all ranks do where they agreed on it."""
 
+BETWEEN_LOOKS = 0.1
+"""Seconds between two looks whether they have left."""
+
 LINGER = 30.0
 """Seconds at most that rank 0 serves the board to others after its own end."""
 
@@ -60,7 +64,7 @@ BROKEN = re.compile(r"gloo|nccl|connection (was )?(likely )?(closed|reset|refuse
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Failure:
     """Why a run ends."""
 
     rank: int
@@ -88,11 +92,11 @@ class Watch:
         self._every = every
         self._silence = Silence(longest=2 * every)
         self._lost, self._out, self._over = (threading.Event() for _ in range(3))
-        self._beats = Beats(board.another(), every)
+        self._heartbeat = Heartbeat(board.another(), every)
         self._who = dist.gather_objects(f"host {socket.gethostname()}, pid {os.getpid()}")
-        self._beats.start()
-        self._judge = threading.Thread(target=self._watch, name="watch", daemon=True)
-        self._judge.start()
+        self._heartbeat.start()
+        self._detector = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self._detector.start()
 
     def failed(self, error: BaseException) -> None:
         """Tell the others that this rank ends with an error, before it goes.
@@ -104,14 +108,16 @@ class Watch:
             return
         if is_broken_connection(error):
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it to the ranks that a dead one leaves
-            self._beats.listen_to_all()
+            self._heartbeat.listen_to_all()
             self._lost.set()
             self._out.set()
-            self._judge.join(UNKNOWN)
+            self._detector.join(UNKNOWN)
         self._over.set()
         self._out.set()
-        self._judge.join()
-        self._beats.accuse(_written(Verdict(dist.rank(), f"ended with an error: {_described(error)}", is_error=True)))
+        self._detector.join()
+        self._heartbeat.report(
+            _written(Failure(dist.rank(), f"ended with an error: {_described(error)}", is_error=True))
+        )
 
     def close(self) -> None:
         """End the watch on this rank; rank 0 waits for the others, because it serves the board to them."""
@@ -119,51 +125,51 @@ class Watch:
             return
         self._over.set()
         self._out.set()
-        self._judge.join()
+        self._detector.join()
         self._leave()
 
     def _watch(self) -> None:
-        """What the judging thread does, until the watch is over or the process."""
+        """What the detector does, until the watch is over or the process."""
         while not self._over.wait(self._every):
-            verdict = self._verdict()
-            if verdict is None:
+            failure = self._failure()
+            if failure is None:
                 continue
-            if verdict.is_error:
+            if failure.is_error:
                 self._out.wait(GRACE)
             if not self._over.is_set():
-                self._end(verdict)
+                self._end(failure)
 
-    def _verdict(self) -> Verdict | None:
-        if self._beats.verdict is not None:
-            return _read(self._beats.verdict)
-        if self._beats.unreachable:
-            return Verdict(0, f"is gone: {AGAIN}")
+    def _failure(self) -> Failure | None:
+        if self._heartbeat.failure is not None:
+            return _read(self._heartbeat.failure)
+        if self._heartbeat.unreachable:
+            return Failure(0, f"is gone: {AGAIN}")
         silent = self._silent()
         if not silent:
             return None
         first, *more = sorted(silent)
         also = f", as are {len(more)} others" if more else ""
         if self._patience is not None and silent[first] >= self._patience:
-            return Verdict(first, f"hangs, silent for {silent[first]:.0f} s{also}: {AGAIN}")
-        return Verdict(first, f"is gone{also}: {AGAIN}")
+            return Failure(first, f"hangs, silent for {silent[first]:.0f} s{also}: {AGAIN}")
+        return Failure(first, f"is gone{also}: {AGAIN}")
 
     def _silent(self) -> dict[int, float]:
         """Seconds of silence of those who have been silent for too long."""
         bounds = [self._patience, GONE if self._lost.is_set() else None]
         longest = min((bound for bound in bounds if bound is not None), default=float("inf"))
-        seconds = self._silence.look(self._beats.heard, time.monotonic())
+        seconds = self._silence.look(self._heartbeat.heard, time.monotonic())
         return {rank: silent for rank, silent in seconds.items() if silent >= longest}
 
-    def _end(self, verdict: Verdict) -> NoReturn:
-        """Say it and end this process, from the judging thread: the main thread may hang."""
+    def _end(self, failure: Failure) -> NoReturn:
+        """Say it and end this process, from the detector: the main thread may hang."""
         last = threading.Timer(2 * LINGER, os._exit, [1])  # should a log file hang too
         last.daemon = True
         last.start()
-        line = f"error: rank {verdict.rank} ({self._who[verdict.rank]}) {verdict.what}"
+        line = f"error: rank {failure.rank} ({self._who[failure.rank]}) {failure.what}"
         cursor = "\033[?25h" if os.isatty(STDERR) else ""  # which a progress bar hides
         os.write(STDERR, f"{cursor}{line}\n".encode())
-        if self._beats.verdict is None and verdict.rank != 0:  # which serves the board
-            self._beats.accuse(_written(verdict))
+        if self._heartbeat.failure is None and failure.rank != 0:  # which serves the board
+            self._heartbeat.report(_written(failure))
         LOG.debug(line)
         self._leave()
         os._exit(1)
@@ -172,12 +178,13 @@ class Watch:
         deadline = time.monotonic() + LINGER
         self._lost.set()  # those who are gone by now need no board
         while dist.rank() == 0 and time.monotonic() < deadline and not self._all_have_left():
-            time.sleep(self._every / 2)
-        self._beats.leave()
+            self._heartbeat.refresh()
+            time.sleep(BETWEEN_LOOKS)
+        self._heartbeat.leave()
 
     def _all_have_left(self) -> bool:
         silent = self._silent()
-        return all(beat == LEFT or rank in silent for rank, beat in self._beats.heard.items())
+        return all(beat == LEFT or rank in silent for rank, beat in self._heartbeat.heard.items())
 
 
 def is_broken_connection(error: BaseException) -> bool:
@@ -188,12 +195,14 @@ def is_broken_connection(error: BaseException) -> bool:
 def _described(error: BaseException) -> str:
     """On one line, with the class of those that users do not cause."""
     words = " ".join(str(error).split())
-    return words if words and isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {words}"
+    return (
+        words if words and isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {words}".strip(": ")
+    )
 
 
-def _written(verdict: Verdict) -> str:
-    return json.dumps(asdict(verdict))
+def _written(failure: Failure) -> str:
+    return json.dumps(asdict(failure))
 
 
-def _read(note: str) -> Verdict:
-    return Verdict(**json.loads(note))
+def _read(note: str) -> Failure:
+    return Failure(**json.loads(note))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Group
+from tests.processes import TIMEOUT, Group
 
 WORKER = Path(__file__).with_name("watch_worker.py")
 PATIENCE = 3
@@ -40,20 +40,34 @@ def check_named(group, rank, words):
 
 
 @pytest.mark.parametrize(
-    ("ranks", "rank"),
-    [pytest.param(2, 1, marks=pytest.mark.slow), (3, 1), (2, 0), pytest.param(3, 0, marks=pytest.mark.slow)],
+    ("ranks", "rank", "by_launcher"),
+    [
+        (2, 0, False),
+        (3, 1, True),
+        pytest.param(2, 1, False, marks=pytest.mark.slow),
+        pytest.param(3, 0, True, marks=pytest.mark.slow),
+    ],
 )
-def test_a_rank_that_is_killed_ends_the_others_which_name_it(tmp_path, ranks, rank):
-    """Long before the patience is over."""
+def test_a_rank_that_is_killed_ends_the_others_which_name_it(tmp_path, ranks, rank, by_launcher):
+    """Long before the patience is over, and also where a launcher sends SIGTERM to those who are left, which at other
+    times asks a run to save and stop."""
     with begin(tmp_path, ranks, patience=10_000) as group:
         group.wait_for(running(tmp_path, ranks))
         group.processes[rank].kill()
+        group.processes[rank].wait()
+        for process in group.processes if by_launcher else ():
+            process.send_signal(signal.SIGTERM)
         check_named(group, rank, f"is gone: {AGAIN}")
 
 
 @pytest.mark.parametrize(
     ("ranks", "rank"),
-    [pytest.param(2, 1, marks=pytest.mark.slow), (3, 1), (2, 0), pytest.param(3, 0, marks=pytest.mark.slow)],
+    [
+        (2, 0),
+        (2, 1),
+        pytest.param(3, 0, marks=pytest.mark.slow),
+        pytest.param(3, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_a_rank_that_is_frozen_ends_the_others_which_name_it(tmp_path, ranks, rank):
     with begin(tmp_path, ranks) as group:
@@ -62,24 +76,14 @@ def test_a_rank_that_is_frozen_ends_the_others_which_name_it(tmp_path, ranks, ra
         check_named(group, rank, AGAIN)
         assert group.processes[rank].poll() is None
         group.processes[rank].send_signal(signal.SIGCONT)
-        assert group.processes[rank].wait(60) == 1, "it finds itself alone"
-
-
-def test_a_launchers_signal_after_a_death_does_not_keep_the_others_from_saying_who_it_was(tmp_path):
-    """torchrun and deepspeed send SIGTERM to those who are left, at once."""
-    with begin(tmp_path, 2) as group:
-        group.wait_for(running(tmp_path, 2))
-        group.processes[1].kill()
-        group.processes[1].wait()
-        group.processes[0].send_signal(signal.SIGTERM)
-        check_named(group, 1, f"is gone: {AGAIN}")
+        assert group.processes[rank].wait(TIMEOUT) == 1, "it finds itself alone"
 
 
 @pytest.mark.parametrize("rank", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_others_are_told_of_an_error_on_one_rank(tmp_path, rank):
     with begin(tmp_path, 3, "error", rank) as group:
         check_named(group, rank, "ended with an error: this disk is full")
-        assert group.processes[rank].wait(60) == 1
+        assert group.processes[rank].wait(TIMEOUT) == 1
         assert "ValueError: this disk is" in group.out[rank].read_text()
 
 

@@ -19,7 +19,7 @@ FLOORS = [
     {"config", "sections", "files"},
     {"recipe", "dist", "tables"},
     {"board", "metrics", "progress", "plan"},
-    {"stop", "beats"},
+    {"heartbeat", "stop"},
     {"watch"},
     {"data", "models", "pruning", "objectives", "flops"},
     {"cost", "inputs", "journal"},

@@ -1,4 +1,4 @@
-"""The beats of a run's ranks, on the board: each counts up a note of its own and reads those of others.
+"""The heartbeats of a run's ranks, on the board: each counts up a note of its own and reads those of others.
 
 Every call of the store is made by a thread that does nothing else, on a connection of its own: where the process of
 rank 0 is frozen, a call never returns, whatever time-out it was given. Who wants to know something looks at what this
@@ -10,6 +10,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
+# documented there
+from torch.distributed import DistError  # pyright: ignore[reportPrivateImportUsage]
+
 from ofa import dist
 from ofa.board import Board
 
@@ -20,7 +23,7 @@ BOUND = 2.0
 """Seconds that a caller waits for a note to be delivered."""
 
 
-class Beats:
+class Heartbeat:
     """This rank's beat, and what was last read from the board."""
 
     def __init__(self, board: Board, every: float):
@@ -31,7 +34,7 @@ class Beats:
         """
         self.heard: dict[int, str] = {}
         """The last beat of each rank that is listened to."""
-        self.verdict: str | None = None
+        self.failure: str | None = None
         """The note that says why the run ends, if there is one."""
         self.unreachable = False
         """The process of rank 0, which serves the board, is gone."""
@@ -40,10 +43,10 @@ class Beats:
         self._listens_to = [0]
         if dist.rank() == 0:
             self.listen_to_all()
-        self._accusation: str | None = None
-        self._accused, self._awake, self._leaving = (threading.Event() for _ in range(3))
+        self._report: str | None = None
+        self._reported, self._awake, self._leaving = (threading.Event() for _ in range(3))
         board.post(_name(dist.rank()), "0")
-        self._thread = threading.Thread(target=self._run, name="beats", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         """Begin to beat; every rank must have been made."""
@@ -53,13 +56,17 @@ class Beats:
         """Hear every other rank and not rank 0 alone, which is enough as long as rank 0 hears them."""
         self._listens_to = [rank for rank in range(dist.world_size()) if rank != dist.rank()]
 
-    def accuse(self, verdict: str) -> None:
+    def report(self, failure: str) -> None:
         """Say why the run ends, unless another rank did before; waits until it stands there, if rank 0 answers."""
         if self.unreachable:
             return
-        self._accusation = verdict
+        self._report = failure
         self._awake.set()
-        self._accused.wait(BOUND)
+        self._reported.wait(BOUND)
+
+    def refresh(self) -> None:
+        """Look again at once."""
+        self._awake.set()
 
     def leave(self) -> None:
         """Say that this rank needs the board no more, if rank 0 answers, and stop."""
@@ -76,15 +83,15 @@ class Beats:
                 self._exchange(str(count))
                 self._awake.wait(self._every)
             self._board.post(_name(dist.rank()), LEFT)
-        except RuntimeError:
+        except DistError:
             self.unreachable = True
 
     def _exchange(self, beat: str) -> None:
         self._board.post(_name(dist.rank()), beat)
-        if self._accusation is not None and not self._accused.is_set():
-            self._board.post_first("verdict", self._accusation)
-            self._accused.set()
-        self.verdict = self._board.read("verdict")
+        if self._report is not None and not self._reported.is_set():
+            self._board.post_first("failure", self._report)
+            self._reported.set()
+        self.failure = self._board.read("failure")
         listens_to = self._listens_to
         beats = self._board.read_all([_name(rank) for rank in listens_to])
         self.heard = dict(zip(listens_to, beats, strict=True))

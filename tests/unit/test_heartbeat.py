@@ -3,7 +3,7 @@
 import pytest
 from torch.distributed import DistBackendError, DistNetworkError
 
-from ofa.beats import LEFT, Silence
+from ofa.heartbeat import LEFT, Silence
 from ofa.watch import Watch, is_broken_connection
 
 

@@ -16,6 +16,7 @@ computes for long beats on. Collectives and device reads are left alone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -167,7 +168,8 @@ class Watch:
         last.start()
         line = f"error: rank {failure.rank} ({self._who[failure.rank]}) {failure.what}"
         cursor = "\033[?25h" if os.isatty(STDERR) else ""  # which a progress bar hides
-        os.write(STDERR, f"{cursor}{line}\n".encode())
+        with contextlib.suppress(OSError):  # nobody reads any more
+            os.write(STDERR, f"{cursor}{line}\n".encode())
         if self._heartbeat.failure is None and failure.rank != 0:  # which serves the board
             self._heartbeat.report(_written(failure))
         LOG.debug(line)
@@ -183,8 +185,9 @@ class Watch:
         self._heartbeat.leave()
 
     def _all_have_left(self) -> bool:
-        silent = self._silent()
-        return all(beat == LEFT or rank in silent for rank, beat in self._heartbeat.heard.items())
+        silent, heard = self._silent(), self._heartbeat.heard
+        others = range(1, dist.world_size())
+        return all(heard.get(rank) == LEFT or rank in silent for rank in others)
 
 
 def is_broken_connection(error: BaseException) -> bool:
@@ -195,9 +198,9 @@ def is_broken_connection(error: BaseException) -> bool:
 def _described(error: BaseException) -> str:
     """On one line, with the class of those that users do not cause."""
     words = " ".join(str(error).split())
-    return (
-        words if words and isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {words}".strip(": ")
-    )
+    if words and isinstance(error, ValueError | OSError):
+        return words
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 def _written(failure: Failure) -> str:

@@ -26,7 +26,7 @@ def befalls(event, patience):
     if event == "error":
         raise ValueError("this disk is\nfull")
     if event == "slow":
-        time.sleep(2 * patience)
+        time.sleep(1.5 * patience)
 
 
 def steps(patience, event, chosen):

@@ -150,9 +150,8 @@ class Watch:
             return None
         first, *more = sorted(silent)
         also = f", as are {len(more)} others" if more else ""
-        if self._patience is not None and silent[first] >= self._patience:
-            return Failure(first, f"hangs, silent for {silent[first]:.0f} s{also}: {AGAIN}")
-        return Failure(first, f"is gone{also}: {AGAIN}")
+        what = "is gone" if self._lost.is_set() else f"hangs, silent for {silent[first]:.0f} s"
+        return Failure(first, f"{what}{also}: {AGAIN}")
 
     def _silent(self) -> dict[int, float]:
         """Seconds of silence of those who have been silent for too long."""

@@ -14,12 +14,13 @@ from tests.e2e.test_resume import at_step, metrics, model_bytes
 from tests.processes import CHECKOUT, TIMEOUT, environment
 
 AGAIN = "start the same command again, it continues from the last checkpoint"
-SAVING = ("--set", "checkpoint.every=3", "--set", "engine.patience=5")
+SAVING = ("--set", "checkpoint.every=3", "--set", "engine.patience=6")
 """So that every attempt comes further than the one before."""
 
 
 def check_said(said, rank, pid):
-    """One error line, which names the rank; no traceback."""
+    """One error line, which names the rank; no traceback, nor one of C++."""
+    assert "frame #" not in said, said
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "Traceback" not in said, said
     assert errors[0].startswith(f"error: rank {rank} (host ") and f"pid {pid}) " in errors[0], said
@@ -36,7 +37,12 @@ def disturb(project, folder, rank, number, step):
 
 
 def test_the_other_rank_of_a_killed_one_ends_and_names_it(project):
-    disturb(project, project / "dying" / "killed", 1, signal.SIGKILL, 6)
+    disturb(project, project / "dying" / "killed-1", 1, signal.SIGKILL, 6)
+
+
+@pytest.mark.slow
+def test_the_rank_that_serves_the_board_is_named_too(project):
+    disturb(project, project / "dying" / "killed-0", 0, signal.SIGKILL, 6)
 
 
 @pytest.mark.slow

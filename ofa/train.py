@@ -37,6 +37,7 @@ from ofa.pruning.pruner import MaskChurn
 from ofa.recipe import Knobs
 from ofa.run_folder import RunFolder
 from ofa.stop import StopAgreement, StopRequest
+from ofa.watch import Watch
 
 LOG = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ def pretrain(
     folder = RunFolder(run_dir)
     request = StopRequest(folder.stop, time_limit)
     start(config)
+    board = open_board()
+    watch = Watch(board, config.engine.patience)
     try:
         beginning = dist.on_rank_zero(lambda: _open(folder, config, resume))
         if beginning.finished:
@@ -76,23 +79,25 @@ def pretrain(
             LOG.warning("nothing is left to train: the checkpoint is that of the last step; exporting it")
         if dist.rank() == 0 and not folder.has_started():
             folder.record(config, run.corpus.fingerprint, dist.world_size())
-        board = open_board()  # lives until the end of the run: rank 0 serves it to the others
         request.install()
         try:
             ended = train(run, StopAgreement(request, board))
         finally:
-            request.uninstall()
             run.progress.stop()
+        request.uninstall()
         if not ended:
             request.done()
             LOG.info("stopped and saved: start the same command again to continue")
             return STOPPED_AND_SAVED
         finish(run)
         return DONE
-    except Exception:
+    except BaseException as error:
         LOG.debug("the run ended with an error", exc_info=True)  # for log.txt; the terminal gets its one line
+        watch.failed(error)
         raise
     finally:
+        watch.close()
+        request.uninstall()
         stop_logging()
         folder.release()
         stop()

@@ -147,7 +147,7 @@ class RunConfig(Section):
 
     def decisive(self) -> dict[str, Any]:
         """The values that decide the result. The data has a fingerprint of its own, so its place may change."""
-        aside = {"log": True, "checkpoint": True, "data": {"path", "workers"}, "engine": {"threads"}}
+        aside = {"log": True, "checkpoint": True, "data": {"path", "workers"}, "engine": {"threads", "patience"}}
         return self.model_dump(mode="json", exclude=aside)
 
 

@@ -21,7 +21,7 @@ FLOORS = [
     {"board", "metrics", "progress", "plan"},
     {"stop"},
     {"data", "models", "pruning", "objectives", "flops"},
-    {"cost", "inputs", "journal"},
+    {"cost", "inputs", "journal", "samples"},
     {"engine", "run_folder"},
     {"checkpoint"},
     {"export"},

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
-from ofa import dist, flops
+from ofa import dist, flops, samples
 from ofa.checkpoint import Checkpoints, Start, load
 from ofa.config import RunConfig, differences
 from ofa.cost import size_of
@@ -28,6 +28,7 @@ from ofa.pruning.magnitude import MagnitudePruner
 from ofa.pruning.pruner import NoPruner, Pruner
 from ofa.recipe import Recipe
 from ofa.run_folder import RunFolder, hardware, read_json, versions
+from ofa.samples import SampleLog
 from ofa.sections.run import division
 
 LOG = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Run:
     checkpoints: Checkpoints
     journal: Journal
     progress: Progress
+    samples: SampleLog
     parents: list[Parent]
     start_step: int
     loss_since_save: torch.Tensor
@@ -62,7 +64,7 @@ class Run:
 
 
 def assemble(config: RunConfig, folder: RunFolder, start: Start | None, *, name: str) -> Run:
-    """Build everything, load the checkpoint if there is one, and cut the metrics back to it (a collective call)."""
+    """Build everything, load the checkpoint if there is one, and cut the records back to it (a collective call)."""
     rank, world = dist.rank(), dist.world_size()
     corpus = Corpus.open(config.data.path)
     loader = Loader(corpus, config, rank, world, dist.device())
@@ -97,6 +99,7 @@ def assemble(config: RunConfig, folder: RunFolder, start: Start | None, *, name:
     progress = Progress(config.schedule.total_steps, active=rank == 0)
     metrics = MetricsLog(folder.path, tensorboard=config.log.tensorboard, active=rank == 0)
     metrics.cut_back(step)
+    dist.on_rank_zero(lambda: samples.cut_back(folder.samples, step))
     masked.recount(pruner.keep)
     peak = flops.measure_peak_flops(dist.device(), _compute_dtype(config))
     LOG.info("large matrix products run at %.3g TFLOP/s on this device: mfu is a share of that", peak / 1e12)
@@ -117,6 +120,7 @@ def assemble(config: RunConfig, folder: RunFolder, start: Start | None, *, name:
         checkpoints=Checkpoints(folder.checkpoints, config.checkpoint),
         journal=Journal(metrics, progress, meter, masked),
         progress=progress,
+        samples=SampleLog(folder.samples, active=config.log.samples),
         parents=parents,
         start_step=step,
         loss_since_save=torch.zeros((), device=dist.device()),

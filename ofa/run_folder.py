@@ -1,7 +1,7 @@
 """A run's folder on disk: who owns it, what was asked for, and how far it came.
 
     runs/<name>/  config.json  metrics.jsonl  result.json  log.txt  checkpoints/  model/  tensorboard/  report.html
-                 stop (made by a user: save and end)
+                 samples/ (if log.samples)  stop (made by a user: save and end)
 
 One process group owns the folder at a time, by a kernel lock that dies with its holder, so a killed run never has to
 be unlocked by hand. `config.json` is written once; a start with another config or other data is refused.
@@ -46,6 +46,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.tensorboard = path / "tensorboard"
+        self.samples = path / "samples"
         self.log = path / "log.txt"
         self.report = path / "report.html"
         self.stop = path / "stop"

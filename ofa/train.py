@@ -148,6 +148,7 @@ def update(run: Run, knobs: Knobs, totals: Totals, micro_batches: list[MicroBatc
             sums[name] = sums[name] + value if name in sums else value
     if not run.engine.step_was_applied():
         raise NotFinite(f"the gradient of step {knobs.step} overflowed: the run has diverged; lower optimizer.lr")
+    run.samples.append(knobs.step, knobs.step, micro_batches)  # one global batch an update
     run.journal.meter.count(totals)
     run.loss_since_save += sums["loss"]
     return sums
@@ -201,6 +202,7 @@ def save(run: Run, step: int) -> None:
             raise NotFinite(f"not saved at step {step}: a loss or gradient was not finite; lower optimizer.lr")
         run.loss_since_save.zero_()
         run.journal.metrics.sync()
+        run.samples.sync()
         parents = [asdict(parent) for parent in run.parents]
         state = {"step": step, "pruner": run.pruner.state_dict(), "name": run.name, "parents": parents}
         run.checkpoints.save(run.engine, step, state, pinned=run.config.schedule.rewind_target)

@@ -40,6 +40,9 @@ class LogConfig(Section):
     tensorboard: bool = True
     """Also write TensorBoard event files."""
 
+    samples: bool = False
+    """Also write, on every rank, which rows each update trained on: see `ofa.samples`. Reads the device once a step."""
+
 
 class EvaluateConfig(Section):
     """Validation while training and at the end."""

@@ -17,6 +17,7 @@ from ofa.data.loader import Loader, Validation
 from ofa.data.shards import Corpus
 from ofa.engine.engine import Engine
 from ofa.export.recipe_file import Parent, parameters_fingerprint
+from ofa.guard import UpdateGuard
 from ofa.journal import Journal, MaskedShare, Meter
 from ofa.metrics import MetricsLog
 from ofa.models.adapters import base_parameters, encoder_names, scope, shape
@@ -54,6 +55,9 @@ class Run:
     samples: SampleLog
     parents: list[Parent]
     start_step: int
+    batch: int
+    """Number of the next global batch: updates tried so far, the skipped ones too."""
+    guard: UpdateGuard
     loss_since_save: torch.Tensor
     """Sum of this rank's losses, on the device: not a number as soon as one is not."""
 
@@ -87,14 +91,23 @@ def assemble(config: RunConfig, folder: RunFolder, start: Start | None, *, name:
     if config.engine.compile:
         compile_layers([model, teacher.model] if teacher else [model], device=dist.device())
     module = MaskedLanguageModeling(model, config.objective)
-    engine = Engine(config, module, scoped, universal=start is not None and start.universal)
+    guard = UpdateGuard(config.optimizer)
+    engine = Engine(
+        config,
+        module,
+        scoped,
+        universal=start is not None and start.universal,
+        accepts=guard.accepts if guard.looks_at_norms else None,
+    )
     pruner: Pruner = MagnitudePruner(config.pruning, scoped, engine.weights) if config.pruning else NoPruner()
-    step = 0
+    step = batch = 0
     if start is not None:
         step, state = load(engine, start)
         _check_parents(state["parents"], parents)
         _warn_of_other_surroundings(folder, config)
         pruner.load_state_dict(state["pruner"], recipe.at(step))
+        guard.load_state_dict(state["guard"])
+        batch = state["batch"]
         LOG.info("continuing from %s", start.path)
     progress = Progress(config.schedule.total_steps, active=rank == 0)
     metrics = MetricsLog(folder.path, tensorboard=config.log.tensorboard, active=rank == 0)
@@ -123,6 +136,8 @@ def assemble(config: RunConfig, folder: RunFolder, start: Start | None, *, name:
         samples=SampleLog(folder.samples, active=config.log.samples),
         parents=parents,
         start_step=step,
+        batch=batch,
+        guard=guard,
         loss_since_save=torch.zeros((), device=dist.device()),
     )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def pretrain(
 def train(run: Run, stop: StopAgreement) -> bool:
     """Run the loop to its end; False if it was asked to stop before, with its state saved."""
     step, total = run.start_step, run.recipe.total_steps
-    batches = run.loader.batches(step, total)
+    batches = run.loader.batches(run.batch)
     while True:
         knobs = run.recipe.at(step)
         if _save_is_due(run, step):
@@ -119,14 +120,15 @@ def train(run: Run, stop: StopAgreement) -> bool:
         if step == total or step % run.config.evaluate.every == 0:
             validate(run, knobs, churn if step == total else None)
         if step == total:
+            batches.close()
             return True
 
-        totals, micro_batches = next(batches)
-        terms = update(run, knobs, totals, micro_batches)
+        totals, terms = applied_update(run, knobs, batches)
         run.pruner.after_step(run.recipe.at(step + 1))
 
         if churn is not None or step % run.config.log.every == 0 or step == total - 1:
-            run.journal.log(knobs, terms, totals, churn=churn, grad_norm=run.engine.grad_norm())
+            norm, skipped = run.engine.grad_norm(), run.guard.total
+            run.journal.log(knobs, terms, totals, churn=churn, grad_norm=norm, skipped=skipped)
         step += 1
         if stop.is_due(step):
             save(run, step)
@@ -134,8 +136,27 @@ def train(run: Run, stop: StopAgreement) -> bool:
             return False
 
 
+def applied_update(
+    run: Run, knobs: Knobs, batches: Iterator[tuple[Totals, list[MicroBatch]]]
+) -> tuple[Totals, dict[str, torch.Tensor]]:
+    """The update knobs.step -> knobs.step + 1 on the first global batch on which it is not skipped.
+
+    Raises:
+        TooManySkips: it was, again and again.
+    """
+    while True:
+        totals, micro_batches = next(batches)
+        sums = update(run, knobs, totals, micro_batches)
+        if run.engine.step_was_applied():
+            run.guard.applied()
+            run.loss_since_save += sums["loss"]
+            return totals, sums
+        run.guard.skipped(knobs.step, run.batch - 1, run.engine.grad_norm())
+        run.pruner.enforce()  # where weights may return, DeepSpeed has copied dense masters over the live ones
+
+
 def update(run: Run, knobs: Knobs, totals: Totals, micro_batches: list[MicroBatch]) -> dict[str, torch.Tensor]:
-    """The update knobs.step -> knobs.step + 1; returns this rank's sums of the loss terms, still on the device."""
+    """Try the update knobs.step -> knobs.step + 1; returns this rank's sums of the loss terms, still on the device."""
     sums: dict[str, torch.Tensor] = {}
     run.engine.set_lr(knobs.lr)
     for number, batch in enumerate(micro_batches):
@@ -146,11 +167,9 @@ def update(run: Run, knobs: Knobs, totals: Totals, micro_batches: list[MicroBatc
         run.engine.advance()
         for name, value in {**terms, "loss": loss.detach() / run.engine.loss_scale}.items():
             sums[name] = sums[name] + value if name in sums else value
-    if not run.engine.step_was_applied():
-        raise NotFinite(f"the gradient of step {knobs.step} overflowed: the run has diverged; lower optimizer.lr")
-    run.samples.append(knobs.step, knobs.step, micro_batches)  # one global batch an update
+    run.samples.append(knobs.step, run.batch, micro_batches)
+    run.batch += 1
     run.journal.meter.count(totals)
-    run.loss_since_save += sums["loss"]
     return sums
 
 
@@ -204,7 +223,8 @@ def save(run: Run, step: int) -> None:
         run.journal.metrics.sync()
         run.samples.sync()
         parents = [asdict(parent) for parent in run.parents]
-        state = {"step": step, "pruner": run.pruner.state_dict(), "name": run.name, "parents": parents}
+        state = {"step": step, "batch": run.batch, "name": run.name, "parents": parents}
+        state |= {"pruner": run.pruner.state_dict(), "guard": run.guard.state_dict()}
         run.checkpoints.save(run.engine, step, state, pinned=run.config.schedule.rewind_target)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Engine:
         scoped: Mapping[str, nn.Parameter],
         *,
         universal: bool = False,
+        accepts: Callable[[float], bool] | None = None,
     ):
         """Move the module to this rank's device and wrap it.
 
@@ -38,6 +40,8 @@ class Engine:
             module: fp32 module with the masked-LM forward.
             scoped: its prunable parameters by the name that masks use.
             universal: whether the checkpoint that it will load is in the form of `ofa.engine.universal`.
+            accepts: says of a gradient norm whether its update is applied. None: what is finite is, which DeepSpeed
+                decides by itself, but for ZeRO 0.
         """
         optimizer = torch.optim.AdamW(
             parameter_groups(module, scoped, config.optimizer.weight_decay),
@@ -46,6 +50,11 @@ class Engine:
             eps=config.optimizer.eps,
             fused=torch.cuda.is_available(),
         )
+        self._accepts = accepts
+        self._accepted: bool | None = None
+        if accepts is not None and config.engine.zero_stage > 0:
+            # DeepSpeed has no way to decline an update, and refuses classes of optimizers that it does not know.
+            optimizer.step = self._declining(optimizer.step, accepts)  # type: ignore[method-assign]
         rounds = config.engine.precision == "bf16"
         exact = {name: p.detach().clone() for name, p in module.named_parameters()} if rounds else {}
         settings = deepspeed_config(config, dist.world_size(), universal=universal)
@@ -85,6 +94,9 @@ class Engine:
             # DeepSpeed keeps no norm at ZeRO 0.
             gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
             self._unpartitioned_norm = torch.nn.utils.get_total_norm(gradients)
+            self._decide_unpartitioned(float(self._unpartitioned_norm))
+        else:
+            self._accepted = None
         self._deepspeed.step()
 
     def set_lr(self, lr: float) -> None:
@@ -98,8 +110,8 @@ class Engine:
         return None if norm is None else float(norm)
 
     def step_was_applied(self) -> bool:
-        """False if the last update was skipped because its gradient overflowed."""
-        return self._deepspeed.was_step_applied()
+        """False if the last update was skipped: its gradient was not finite, or not accepted."""
+        return self._accepted is not False and self._deepspeed.was_step_applied()
 
     def train(self, mode: bool = True) -> None:
         """Switch dropout on or off."""
@@ -134,6 +146,24 @@ class Engine:
         """fp32 masters of a submodule's parameters (tied ones once) by the names they have in it, on the CPU of every
         rank (a collective call)."""
         return {name: self.weights.gather(p).cpu() for name, p in model.named_parameters()}
+
+    def _decide_unpartitioned(self, norm: float) -> None:
+        """Take the gradients away from an update that is not to be applied: AdamW passes over weights without one."""
+        self._accepted = (self._accepts or math.isfinite)(norm)
+        if not self._accepted:
+            for parameter in self.module.parameters():
+                parameter.grad = None
+
+    def _declining(self, step: Callable[[], Any], accepts: Callable[[float], bool]) -> Callable[[], None]:
+        """The optimizer's step, left out where the update is not accepted; DeepSpeed calls it once for each group."""
+
+        def maybe_step() -> None:
+            if self._accepted is None:
+                self._accepted = accepts(float(self._deepspeed.optimizer._global_grad_norm))
+            if self._accepted:
+                step()
+
+        return maybe_step
 
     def _optimizer_states(self) -> list[dict[str, Tensor]]:
         """AdamW's own state of everything that it updates on this rank; empty before the first update."""

@@ -22,7 +22,7 @@ FLOORS = [
     {"heartbeat", "stop"},
     {"watch"},
     {"data", "models", "pruning", "objectives", "flops"},
-    {"cost", "inputs", "journal", "samples"},
+    {"cost", "inputs", "guard", "journal", "samples"},
     {"engine", "run_folder"},
     {"checkpoint"},
     {"export"},

@@ -52,9 +52,8 @@ class Engine:
         )
         self._accepts = accepts
         self._accepted: bool | None = None
-        if accepts is not None and config.engine.zero_stage > 0:
-            # DeepSpeed has no way to decline an update, and refuses classes of optimizers that it does not know.
-            optimizer.step = self._declining(optimizer.step, accepts)  # type: ignore[method-assign]
+        if accepts is not None or config.engine.zero_stage == 0:
+            optimizer.register_step_pre_hook(self._decline)
         rounds = config.engine.precision == "bf16"
         exact = {name: p.detach().clone() for name, p in module.named_parameters()} if rounds else {}
         settings = deepspeed_config(config, dist.world_size(), universal=universal)
@@ -94,7 +93,7 @@ class Engine:
             # DeepSpeed keeps no norm at ZeRO 0.
             gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
             self._unpartitioned_norm = torch.nn.utils.get_total_norm(gradients)
-            self._decide_unpartitioned(float(self._unpartitioned_norm))
+            self._accepted = (self._accepts or math.isfinite)(float(self._unpartitioned_norm))
         else:
             self._accepted = None
         self._deepspeed.step()
@@ -147,23 +146,15 @@ class Engine:
         rank (a collective call)."""
         return {name: self.weights.gather(p).cpu() for name, p in model.named_parameters()}
 
-    def _decide_unpartitioned(self, norm: float) -> None:
-        """Take the gradients away from an update that is not to be applied: AdamW passes over weights without one."""
-        self._accepted = (self._accepts or math.isfinite)(norm)
-        if not self._accepted:
-            for parameter in self.module.parameters():
-                parameter.grad = None
-
-    def _declining(self, step: Callable[[], Any], accepts: Callable[[float], bool]) -> Callable[[], None]:
-        """The optimizer's step, left out where the update is not accepted; DeepSpeed calls it once for each group."""
-
-        def maybe_step() -> None:
-            if self._accepted is None:
-                self._accepted = accepts(float(self._deepspeed.optimizer._global_grad_norm))
-            if self._accepted:
-                step()
-
-        return maybe_step
+    def _decline(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Before the optimizer steps, which DeepSpeed lets it do once for each group: take the gradients away from an
+        update that is not accepted. AdamW passes over weights without one; DeepSpeed itself cannot decline."""
+        if self._accepted is None and self._accepts is not None:
+            self._accepted = self._accepts(float(self._deepspeed.optimizer._global_grad_norm))
+        if self._accepted is False:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
 
     def _optimizer_states(self) -> list[dict[str, Tensor]]:
         """AdamW's own state of everything that it updates on this rank; empty before the first update."""

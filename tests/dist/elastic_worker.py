@@ -1,7 +1,7 @@
 """One rank of test_elastic: trains and saves on some ranks, or continues what others saved, and reports what differs.
 
-    elastic_worker.py train "STAGE PRECISION MODE" ...
-    elastic_worker.py continue "STAGE PRECISION MODE -> STAGE" ...
+elastic_worker.py train "STAGE PRECISION MODE" ...
+elastic_worker.py continue "STAGE PRECISION MODE -> STAGE" ...
 """
 
 import json
@@ -29,13 +29,14 @@ SAVED, LAST = 8, 12
 class Training:
     """A net under the engine, and updates on global batches that do not depend on the number of ranks."""
 
-    def __init__(self, case: Case, universal: bool = False):
+    def __init__(self, case: Case, universal: bool = False, accepts=None):
         self.config = case.config()
         self.dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
         torch.manual_seed(0 if not universal else 1)  # what is not loaded shows
         self.net = Net()
         scoped = {name: p for name, p in self.net.named_parameters() if p.dim() > 1}
-        self.engine, self.recipe = Engine(self.config, self.net, scoped, universal=universal), Recipe(self.config)
+        self.engine = Engine(self.config, self.net, scoped, universal=universal, accepts=accepts)
+        self.recipe = Recipe(self.config)
         self.pruner = MagnitudePruner(self.config.pruning, scoped, self.engine.weights)
 
     def run(self, first: int, last: int):
@@ -54,10 +55,13 @@ class Training:
         """Masters, moments and masks, whole, by name (a collective call)."""
         found = {f"keep {name}": keep.clone() for name, keep in self.pruner.keep.items()}
         for name, parameter in self.net.named_parameters():
-            self.engine.weights._copies.held(parameter)  # links the moments of every group
+            held = self.engine.weights._copies.held(parameter)  # links the moments of every group
             found[f"master {name}"] = self.engine.weights.gather(parameter).clone()
-            for key in MOMENTS:
-                whole = deepspeed.utils.safe_get_full_optimizer_state(parameter, key)
+            for number, key in enumerate(MOMENTS):
+                if self.config.engine.zero_stage == 0:
+                    whole = held.moments[number]
+                else:
+                    whole = deepspeed.utils.safe_get_full_optimizer_state(parameter, key)
                 found[f"{key} {name}"] = whole.clone()
         return found
 

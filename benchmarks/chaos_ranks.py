@@ -18,7 +18,9 @@ from types import TracebackType
 from ofa.files import beside
 from ofa.metrics import read_metrics
 from ofa.run_folder import RunFolder
-from tests.processes import start_ranks
+from tests.processes import CHECKOUT, start_ranks
+
+PROGRAM = CHECKOUT / "launch" / "pretrain.py"
 
 LOOK = 0.002
 """Seconds between two looks."""
@@ -37,9 +39,7 @@ class Ranks:
         self._outputs = [run_dir.with_name(f"{run_dir.name}-rank-{rank}.out") for rank in range(number)]
         run_dir.parent.mkdir(parents=True, exist_ok=True)
         self._old_saves, self._old_exports = self._saves(), self._exports()
-        self.processes: list[subprocess.Popen[bytes]] = start_ranks(
-            "pretrain.py", *command, cwd=cwd, outputs=self._outputs
-        )
+        self.processes: list[subprocess.Popen[bytes]] = start_ranks(PROGRAM, *command, cwd=cwd, outputs=self._outputs)
         self.since = time.monotonic()
 
     def __enter__(self) -> Ranks:

@@ -1,7 +1,7 @@
 """A run's folder on disk: who owns it, what was asked for, and how far it came.
 
     runs/<name>/  config.json  metrics.jsonl  result.json  log.txt  checkpoints/  model/  tensorboard/  report.html
-                 stop (made by a user: save and end)
+                 samples/ (if log.samples)  stop (made by a user: save and end)
 
 One process group owns the folder at a time, by a kernel lock that dies with its holder, so a killed run never has to
 be unlocked by hand. `config.json` is written once; a start with another config or other data is refused.
@@ -46,6 +46,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.tensorboard = path / "tensorboard"
+        self.samples = path / "samples"
         self.log = path / "log.txt"
         self.report = path / "report.html"
         self.stop = path / "stop"
@@ -131,7 +132,7 @@ class RunFolder:
         """
         recorded = self.recorded()
         old = parse(RunConfig, recorded["config"], origin=str(self.config))
-        changed = differences(old.decisive(), config.decisive())
+        changed = differences(old.lasting(), config.lasting())
         if changed:
             raise RunFolderError(
                 f"{self.path} was started with another config: {'; '.join(changed)}. "

@@ -24,7 +24,9 @@ def random_segment(draw, length, vocab_size, pairs):
 
 
 def random_row(draw, length, vocab_size, pairs, fill):
-    """Segments that fill the row to `fill` of its length or a little more."""
+    """Segments that fill the row to `fill` of its length or a little more; one that fills it whole if that is None."""
+    if fill is None:
+        return [random_segment(draw, length, vocab_size, pairs)]
     segments, used = [], 0
     while used < fill * length:
         size = min(int(draw.integers(6, 48)), length - used)

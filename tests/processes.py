@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -35,13 +36,13 @@ def start_script(name, *arguments, cwd, output):
         )
 
 
-def start_ranks(name, *arguments, cwd, outputs):
-    """Start `launch/<name>` on as many ranks as there are output files, without a launcher, in a process group of their
+def start_ranks(program, *arguments, cwd, outputs):
+    """Start a Python file on as many ranks as there are output files, without a launcher, in a process group of their
     own whose number is the first one's pid; the caller ends them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    command = [sys.executable, str(CHECKOUT / "launch" / name), *map(str, arguments)]
+    command = [sys.executable, str(program), *map(str, arguments)]
     world = {"WORLD_SIZE": str(len(outputs)), "LOCAL_WORLD_SIZE": str(len(outputs))}
     started = []
     try:
@@ -65,6 +66,40 @@ def ranks(program, *arguments, number, cwd):
     """Run a Python file on `number` ranks."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
     return finished([*command, str(program), *map(str, arguments)], cwd=cwd)
+
+
+class Group:
+    """The ranks of one run, as processes without a launcher, whose statuses can be read one by one."""
+
+    def __init__(self, program, *arguments, number, cwd):
+        self.out = [cwd / f"rank-{rank}.out" for rank in range(number)]
+        self.processes = start_ranks(program, *arguments, cwd=cwd, outputs=self.out)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        """No rank outlives its test, whatever state it is in."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def wait_for(self, reached):
+        """Until `reached()`; all ranks must still be there."""
+        began = time.monotonic()
+        while not reached():
+            assert all(process.poll() is None for process in self.processes), self.said()
+            assert time.monotonic() - began < TIMEOUT, self.said()
+            time.sleep(0.002)
+
+    def statuses(self, *, without=None):
+        """Exit statuses by rank, once all have ended, but for one rank that may stay."""
+        awaited = [process for rank, process in enumerate(self.processes) if rank != without]
+        return [process.wait(timeout=TIMEOUT) for process in awaited]
+
+    def said(self):
+        """What the ranks printed."""
+        return "\n".join(path.read_text() for path in self.out)
 
 
 def end_rank():

@@ -1,4 +1,5 @@
-"""One rank of test_collectives: counts what travels in an ordinary step and in a refresh, dense and pruned, as JSON.
+"""One rank of test_collectives: counts what travels in an ordinary step and in a refresh, dense and pruned, as JSON; of
+the ordinary step also what DeepSpeed's own logger has written down.
 
 Run with one argument per case: "STAGE PRECISION".
 """
@@ -12,8 +13,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ofa import dist
+from ofa.config import RunConfig, parse
 from ofa.engine.engine import Engine
-from ofa.engine.process import start
+from ofa.engine.process import deepspeed, start
 from ofa.pruning.magnitude import MagnitudePruner
 from ofa.pruning.pruner import NoPruner
 from ofa.recipe import Recipe
@@ -50,9 +52,24 @@ def collectives(action):
     return {name: [count, payload.bytes[name]] for name, count in sorted(payload.seen.items())}
 
 
+def logging(config: RunConfig) -> RunConfig:
+    """The same run with DeepSpeed's log of its collectives."""
+    values = config.model_dump()
+    values["engine"]["deepspeed"]["comms_logger"] = {"enabled": True, "prof_all": True, "verbose": False}
+    return parse(RunConfig, values, origin="test")
+
+
+def logged() -> dict[str, dict[int, int]]:
+    """{operation: {bytes of one message: how often}} since the last call, from DeepSpeed's log."""
+    log = deepspeed.comm.comm.comms_logger
+    found = {name: {size: of_size[0] for size, of_size in sizes.items()} for name, sizes in log.get_raw_data().items()}
+    log.reset_data()
+    return found
+
+
 def measure(case: Case, pruned: bool) -> dict:
     """Collectives of one ordinary step, and of one refresh alone."""
-    config = case.config()
+    config = logging(case.config())
     torch.manual_seed(0)
     net = Net()
     scoped = {name: p for name, p in net.named_parameters() if p.dim() > 1}
@@ -78,7 +95,9 @@ def measure(case: Case, pruned: bool) -> dict:
         else:
             refresh(step)
         if step == ORDINARY:
+            logged()
             found["ordinary"] = collectives(lambda step=step: update(step))
+            found["logged"] = logged()
         else:
             update(step)
     return found

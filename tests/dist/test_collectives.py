@@ -28,6 +28,16 @@ def test_an_ordinary_step_has_the_collectives_of_a_dense_one(counted, case):
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_deepspeeds_own_log_of_an_ordinary_step_is_that_of_a_dense_one(counted, case):
+    """PERF-9, counted with DeepSpeed's logger: the same operations, counts and sizes of messages; and the log has as
+    many collectives as torch has started."""
+    dense, pruned = counted[case]["dense"], counted[case]["pruned"]
+    assert pruned["logged"] == dense["logged"]
+    operations = sum(count for sizes in dense["logged"].values() for count in sizes.values())
+    assert operations == sum(count for count, _ in dense["ordinary"].values()) > 0
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_a_refresh_adds_four_small_sums_and_gathers_of_bits_and_digests(counted, case):
     """PERF-9: three histograms and the ties in all-reduces; the masks at one bit a weight, and 32 bytes a tensor to
     compare them."""

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests import processes
-from tests.e2e.test_resume import metrics, model_bytes
+from tests.run_files import metrics, model_bytes
 
 CASES = {
     "2": {"engine": {"zero_stage": 2, "precision": "bf16"}, "pruning": {"regrow": True}},

@@ -4,7 +4,8 @@ import pytest
 from safetensors.torch import load_file
 
 from tests import processes
-from tests.e2e.test_resume import at_step, kill_when, metrics, model_bytes
+from tests.e2e.test_resume import at_step, kill_when
+from tests.run_files import metrics, model_bytes
 
 COMPILED = ("--set", "engine.compile=true")
 

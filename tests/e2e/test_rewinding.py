@@ -13,7 +13,8 @@ from ofa.engine.checkpoint_files import read_checkpoint
 from ofa.pruning.mask_set import unpack
 from tests import processes
 from tests.e2e.conftest import TINY
-from tests.e2e.test_resume import at_step, kill_when, metrics, model_bytes, while_saving
+from tests.e2e.test_resume import at_step, kill_when, while_saving
+from tests.run_files import metrics, model_bytes
 
 USUAL = {"initializer_range": 0.02, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 

@@ -11,16 +11,21 @@ from ofa.samples import consumed_rows, read_lines
 from tests import processes
 from tests.corpora import write_corpus
 from tests.e2e.conftest import TINY
-from tests.e2e.test_resume import at_step, metrics
-from tests.e2e.test_stopping import Group
+from tests.e2e.test_resume import at_step
+from tests.run_files import metrics
 
 ROWS = 41
 """So that epochs begin within global batches of 8, and within micro-batches."""
 
 STEPS = 24
 CONFIG = {**TINY, "batch": {"global_size": 8, "micro_size": 2}, "log": {"every": 1, "samples": True}}
-RUN = ("--config", "config.json", "--set", "batch.micro_size=2", "--set", "log.every=1")
-"""The last of two values counts, so these take the place of the group's own."""
+RUN = ("--config", "config.json")
+
+
+def on_two(place, folder):
+    """Two ranks, without a launcher."""
+    program = processes.CHECKOUT / "launch" / "pretrain.py"
+    return processes.Group(program, *RUN, "--run-dir", str(folder), number=2, cwd=place)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +59,7 @@ def test_two_ranks_killed_in_an_epoch_and_continued_train_on_the_same_rows(place
     """OFA-28: SIGKILL between two checkpoints, in the middle of the third epoch; lines of updates that were lost are
     gone, and none is there twice."""
     folder = place / "killed"
-    group = Group(place, *RUN, "--run-dir", str(folder))
+    group = on_two(place, folder)
     group.wait_for(at_step(folder, 12))
     for process in group.processes:
         process.send_signal(signal.SIGKILL)
@@ -62,7 +67,7 @@ def test_two_ranks_killed_in_an_epoch_and_continued_train_on_the_same_rows(place
     kept = int((folder / "checkpoints" / "latest").read_text().removeprefix("step-"))
     before = [read_lines(folder / "samples" / f"rank-{rank:05d}.jsonl") for rank in range(2)]
     assert all(len(lines) >= kept == 10 for lines in before), "a line that the checkpoint counts on was lost"
-    group = Group(place, *RUN, "--run-dir", str(folder))
+    group = on_two(place, folder)
     assert group.statuses() == [0, 0], group.said()
     after = [read_lines(folder / "samples" / f"rank-{rank:05d}.jsonl") for rank in range(2)]
     assert all([line["step"] for line in lines] == list(range(STEPS)) for lines in after)
@@ -79,11 +84,11 @@ def test_two_ranks_stopped_in_an_epoch_and_continued_train_on_the_same_rows(plac
     folder.mkdir()
     for _ in range(2):
         (folder / "stop").touch()
-        group = Group(place, *RUN, "--run-dir", str(folder))
+        group = on_two(place, folder)
         assert group.statuses() == [75, 75], group.said()
         steps = int((folder / "checkpoints" / "latest").read_text().removeprefix("step-"))
         assert len(consumed_rows(folder / "samples")) == 8 * steps
-    group = Group(place, *RUN, "--run-dir", str(folder))
+    group = on_two(place, folder)
     assert group.statuses() == [0, 0], group.said()
     assert consumed_rows(folder / "samples") == consumed_rows(place / "alone" / "samples")
 

@@ -11,7 +11,9 @@ without waiting for it; but every step ends with a look at its gradient norm, wh
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -24,6 +26,12 @@ LOG = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 ONE_REQUEST = 5.0
 """Seconds within which several signals count as one: launchers send SIGINT and SIGTERM for a single Ctrl-C."""
+
+STDERR = 2
+"""Written to directly: the main thread may hold the locks of sys.stderr."""
+
+INTERRUPTED = 130
+"""Exit status of a process that was asked a second time."""
 
 AHEAD = 1
 """Steps between rank 0's decision and the stop."""
@@ -44,11 +52,13 @@ class StopRequest:
         self._file = file
         self._deadline = None if time_limit is None else time.monotonic() + time_limit
         self._next_look = 0.0
-        self._signal: tuple[str, float] | None = None
+        self._signal: str | None = None
         self._before: dict[signal.Signals, object] = {}
+        self._second: SecondSignal | None = None
 
     def install(self) -> None:
         """Take the signals over; a second request, later than the first by some seconds, ends the process at once."""
+        self._second = SecondSignal()
         self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
 
     def uninstall(self) -> None:
@@ -56,12 +66,15 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._before = {}
+        if self._second is not None:
+            self._second.close()
+            self._second = None
 
     def reason(self) -> str | None:
         """Who asked; None if nobody did."""
         now = time.monotonic()
         if self._signal is not None:
-            return f"{self._signal[0]} to rank {dist.rank()}"
+            return f"{self._signal} to rank {dist.rank()}"
         if dist.rank() != 0:
             return None
         if self._deadline is not None and now >= self._deadline:
@@ -78,12 +91,42 @@ class StopRequest:
             self._file.unlink(missing_ok=True)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
         if self._signal is None:
-            self._signal = signal.Signals(number).name, now
-            LOG.warning("%s: stopping as soon as all ranks know, then saving", self._signal[0])
-        elif now - self._signal[1] > ONE_REQUEST:
-            raise KeyboardInterrupt
+            self._signal = signal.Signals(number).name
+            LOG.warning("%s: stopping as soon as all ranks know, then saving", self._signal)
+
+
+class SecondSignal:
+    """Ends the process at once when it is asked again some seconds after it was asked first.
+
+    A handler of Python's runs between two of its instructions: never, while the main thread waits in a collective for a
+    rank that hangs, which is when people ask again. So the numbers of signals go through a pipe to a thread. Ending
+    there leaves on disk what a kill would: nothing half-written under a final name.
+    """
+
+    def __init__(self):
+        reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        self._before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        threading.Thread(target=_listen, args=(reading,), name="second signal", daemon=True).start()
+
+    def close(self) -> None:
+        """Listen no longer."""
+        signal.set_wakeup_fd(self._before)
+        os.close(self._writing)
+
+
+def _listen(reading: int) -> None:
+    first = None
+    while number := os.read(reading, 1):
+        if number[0] not in SIGNALS:
+            continue
+        now = time.monotonic()
+        if first is not None and now - first > ONE_REQUEST:
+            os.write(STDERR, b"asked to stop again: ending at once; the last checkpoint is kept\n")
+            os._exit(INTERRUPTED)
+        first = now if first is None else first
+    os.close(reading)
 
 
 class StopAgreement:

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from ofa.stop import StopAgreement, StopRequest
+from tests.processes import environment
 
 
 @pytest.fixture
@@ -25,16 +28,58 @@ def request_of(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
-def test_a_signal_asks_and_a_late_second_one_ends_the_process(request_of, monkeypatch, number):
+def test_a_signal_asks_and_more_of_them_at_once_are_the_same_request(request_of, number):
     request = request_of()
     assert request.reason() is None
     os.kill(os.getpid(), number)
     assert request.reason() == f"{number.name} to rank 0"
-    os.kill(os.getpid(), signal.SIGINT)  # at once: the same request, as launchers send it
-    monkeypatch.setattr("ofa.stop.ONE_REQUEST", 0.0)
-    with pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.1)
+    for again in (signal.SIGINT, signal.SIGTERM):  # as launchers send them
+        os.kill(os.getpid(), again)
+    time.sleep(0.1)
+    assert request.reason() == f"{number.name} to rank 0"
+
+
+BUSY = """
+import ctypes, os, sys, time
+from pathlib import Path
+import ofa.stop
+ofa.stop.ONE_REQUEST = 0.2
+request = ofa.stop.StopRequest(Path("stop"))
+request.install()
+if sys.argv[1] == "gives up":
+    request.uninstall()
+print("busy", flush=True)
+lock = ctypes.CDLL(None)
+mutex = ctypes.create_string_buffer(64)
+lock.pthread_mutex_lock(mutex)
+lock.pthread_mutex_lock(mutex)  # waits for ever outside of Python, as in a collective whose peer hangs
+"""
+
+
+def busy(tmp_path, *arguments):
+    """A process that is stuck outside of Python."""
+    command = [sys.executable, "-c", BUSY, *arguments]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=-1, stderr=-1, text=True)
+    assert process.stdout.readline() == "busy\n"
+    time.sleep(0.2)
+    return process
+
+
+def test_a_late_second_signal_ends_a_process_that_hears_nothing(tmp_path):
+    process = busy(tmp_path, "listens")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process.send_signal(number)
+    time.sleep(1.0)
+    assert process.poll() is None, "signals at once are one request"
+    process.send_signal(signal.SIGUSR2)
+    assert process.wait(timeout=30) == 130
+    assert process.stderr.read() == "asked to stop again: ending at once; the last checkpoint is kept\n"
+
+
+def test_signals_that_were_given_back_act_as_before(tmp_path):
+    process = busy(tmp_path, "gives up")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == -signal.SIGTERM
 
 
 def test_a_file_asks_and_is_gone_once_it_was_heard(request_of, tmp_path, monkeypatch):

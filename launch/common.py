@@ -31,6 +31,9 @@ INTERRUPTED = 130
 STOPPED_AND_SAVED = 75
 """A signal ended the run after it saved: start the same command again (sysexits' EX_TEMPFAIL)."""
 
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+"""Where a rank has died, torch would print a C++ stack trace at every exchange with it, before our line names it."""
+
 
 def launcher_arguments() -> argparse.ArgumentParser:
     """Parent parser: what launchers add to a command line and we do not need."""

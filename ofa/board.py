@@ -42,6 +42,27 @@ class Board:
         """
         return self._store.get(name).decode() if self._store.check([name]) else None
 
+    def post_first(self, name: str, note: str) -> None:
+        """Write a note unless there is one under the name.
+
+        Raises:
+            RuntimeError: the process of rank 0 is gone.
+        """
+        self._store.compare_set(name, "", note)
+
+    def read_all(self, names: list[str]) -> list[str]:
+        """The notes under names that all have one, in one exchange.
+
+        Raises:
+            RuntimeError: the process of rank 0 is gone.
+        """
+        return [note.decode() for note in self._store.multi_get(names)]
+
+    def another(self) -> Board:
+        """A connection of its own to the same notes, for another thread: calls on one connection wait for each
+        other."""
+        return Board(TCPStore(self._store.host, self._store.port, is_master=False, timeout=CONNECT))
+
 
 def open_board() -> Board | None:
     """The board of this run's ranks (a collective call); None for one rank, which has nobody to tell."""

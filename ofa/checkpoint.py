@@ -1,26 +1,35 @@
 """Save and resume: a checkpoint is complete or it does not exist.
 
-    checkpoints/step-00001000/  DeepSpeed's files and checkpoint.json (step, world size, size and crc32 of every file)
-    checkpoints/latest          the name of the newest complete one
+    checkpoints/step-00001000/            DeepSpeed's files and checkpoint.json (step, ranks, stage, crc32 of files)
+    checkpoints/latest                    the name of the newest complete one
+    checkpoints/universal/step-00001000/  the same state for any ranks and stage, until the next one is saved
 
 Everything is written into a hidden folder beside, flushed to disk, and renamed by one rank; `latest` follows by a
-rename of its own. A kill at any moment leaves the previous checkpoint in force. DeepSpeed's files hold pickles: load
-only checkpoints that you trust.
+rename of its own. A kill at any moment leaves the previous checkpoint in force; so does a damaged file, which its crc32
+betrays. DeepSpeed's files hold pickles: load only checkpoints that you trust.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ofa import dist
 from ofa.config import CheckpointConfig
-from ofa.files import beside, check_space, empty_folder_beside, explained_space, replace_folder, write_text
-from ofa.run_folder import read_json, write_json
+from ofa.engine.universal import convert
+from ofa.files import beside, check_space, explained_space, new_folder, replace_folder, write_text
+from ofa.run_folder import RunFolderError, read_json, write_json
+
+LOG = logging.getLogger(__name__)
 
 INDEX = "checkpoint.json"
+UNIVERSAL = "universal"
+"""Folder of converted states. A state is written once more while it is converted."""
+
 USE_OLDER = "launch/pretrain.py --resume DIR, launch/export.py --checkpoint DIR"
 FREE_SPACE = "free space and start the same command again: it continues from the newest checkpoint that is there"
 
@@ -29,8 +38,21 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used: what is wrong with it and what to do."""
 
 
+class Start(NamedTuple):
+    """The folder that an engine loads."""
+
+    path: Path
+    universal: bool = False
+    """It is in the form that any ranks and stage can load."""
+
+
 class Saves(Protocol):
     """What writes and reads the engine's files (see `ofa.engine.engine.Engine`)."""
+
+    @property
+    def layout(self) -> Mapping[str, int]:
+        """Number of ranks and ZeRO stage: how the files are divided."""
+        ...
 
     def save(self, folder: Path, tag: str, client_state: dict[str, Any]) -> None:
         """Write into folder/tag on all ranks."""
@@ -63,15 +85,14 @@ class Checkpoints:
                 engine.save(self.folder, partial.name, client_state)
                 dist.barrier()
                 if dist.rank() == 0:
-                    index = {"step": step, "world_size": dist.world_size(), "files": _files(partial)}
-                    write_json(partial / INDEX, index)
+                    write_json(partial / INDEX, {"step": step, **engine.layout, "files": _files(partial)})
                     replace_folder(partial, final)  # one may be there that a killed run did not come to name
                     self.point_latest(final)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)  # above all on a full disk
             raise
         if dist.rank() == 0:
-            self._remove_old(needed={final} if pinned is None else {final, self.at(pinned)})
+            self._remove_old(final, needed={final} if pinned is None else {final, self.at(pinned)})
         dist.barrier()
         return final
 
@@ -86,38 +107,82 @@ class Checkpoints:
             check_space(self.folder, f"checkpoint of step {step}", needed, FREE_SPACE)
 
     def latest(self) -> Path | None:
-        """The newest complete checkpoint, also where its pointer was lost; None if the run has none yet.
+        """The newest complete checkpoint that is intact, also where its pointer was lost; None if the run has none yet.
+
+        One that is damaged or gone is passed over with a warning, for the one before.
 
         Raises:
-            CheckpointError: `latest` names one that is not there.
+            CheckpointError: none is intact.
         """
         pointer = self.folder / "latest"
-        if not pointer.is_file():
-            return max(self.folder.glob("step-*"), default=None)
-        path = self.folder / pointer.read_text().strip()
-        if not path.is_dir():
-            complete = ", ".join(sorted(p.name for p in self.folder.glob("step-*"))) or "none"
+        there = sorted(self.folder.glob("step-*"), reverse=True)
+        if pointer.is_file():
+            named = self.folder / pointer.read_text().strip()
+            there = [named, *(path for path in there if path < named)]
+        for number, path in enumerate(there):
+            try:
+                check(path)
+            except (CheckpointError, RunFolderError) as error:
+                if number == len(there) - 1:
+                    raise
+                LOG.warning("%s. Going back to the checkpoint before", error)
+            else:
+                return path
+        return None
+
+    def for_layout(self, path: Path, layout: Mapping[str, int]) -> Start | None:
+        """What an engine of this layout loads to continue from a checkpoint, which is converted if it has another (one
+        rank); None if that is the state before the first update, which a fresh engine has.
+
+        Raises:
+            CheckpointError: it can't be converted.
+        """
+        index = read_json(path / INDEX)
+        wanted, found = dict(layout), {key: index.get(key, value) for key, value in layout.items()}
+        stages = {wanted["zero_stage"], found["zero_stage"]}
+        if found == wanted or stages == {0}:  # ZeRO 0 divides nothing
+            return Start(path)
+        if index["step"] == 0:
+            return None  # DeepSpeed's converter knows no optimizer that has not stepped
+        if 0 in stages:
             raise CheckpointError(
-                f"{pointer} names {path.name}, which is missing; complete checkpoints: {complete}. "
-                "Choose one with --resume DIR"
+                f"checkpoint {path} was written at ZeRO {found['zero_stage']} and this run has ZeRO "
+                f"{wanted['zero_stage']}: DeepSpeed converts neither from nor to ZeRO 0. Set engine.zero_stage to "
+                f"{found['zero_stage']}"
             )
-        return path
+        LOG.warning(
+            "the checkpoint is of %d ranks at ZeRO %d, this run has %d at ZeRO %d: converting it, so last bits may "
+            "differ from here on",
+            *(found["world_size"], found["zero_stage"], wanted["world_size"], wanted["zero_stage"]),
+        )
+        return Start(self._converted(path, index), universal=True)
+
+    def _converted(self, path: Path, index: dict[str, Any]) -> Path:
+        """The universal form of a checkpoint; one that a killed run has made serves."""
+        final = self.folder / UNIVERSAL / path.name
+        if final.is_dir() and _is_intact_copy(final, index):
+            return final
+        what, needed = f"{path.name} for other ranks", sum(size for size, _ in index["files"].values())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        check_space(self.folder, what, 2 * needed, FREE_SPACE)  # DeepSpeed writes every piece, then the whole
+        with explained_space(self.folder, what, FREE_SPACE), new_folder(final) as building:
+            convert(path.resolve(), building.resolve())
+            write_json(building / INDEX, {**index, "files": _files(building), "source": index["files"]})
+        return final
 
     def take_over(self, path: Path) -> None:
         """Copy a checkpoint of another run into this folder, whole or not at all (one rank)."""
         final = self.at(int(path.name.removeprefix("step-")))
         self.folder.mkdir(parents=True, exist_ok=True)
-        building = empty_folder_beside(final)
-        try:
-            with explained_space(self.folder, f"copy of {path}", FREE_SPACE):
-                replace_folder(shutil.copytree(path, building, dirs_exist_ok=True), final)
-        except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
-            raise
+        with explained_space(self.folder, f"copy of {path}", FREE_SPACE), new_folder(final) as building:
+            shutil.copytree(path, building, dirs_exist_ok=True)
 
-    def _remove_old(self, needed: set[Path]) -> None:
-        steps = sorted(self.folder.glob("step-*"))
+    def _remove_old(self, newest: Path, needed: set[Path]) -> None:
+        """Those before the newest beyond the limits. What stands after it is of steps that will be done again: maybe
+        damaged, and no reason to give up an intact one."""
+        steps = sorted(path for path in self.folder.glob("step-*") if path <= newest)
         every = self._config.keep_every
+        shutil.rmtree(self.folder / UNIVERSAL, ignore_errors=True)  # this run has saved a state of its own layout
         for path in steps[: -self._config.keep_last]:
             if path not in needed and not (every and int(path.name.removeprefix("step-")) % every == 0):
                 shutil.rmtree(path.rename(beside(path)))  # a kill in here leaves no half folder under its name
@@ -152,19 +217,18 @@ def check(path: Path) -> dict[str, Any]:
     return index
 
 
-def load(engine: Saves, path: Path) -> tuple[int, dict[str, Any]]:
-    """Load a checkpoint into a fresh engine (a collective call) and return its step and client state.
+def load(engine: Saves, start: Start) -> tuple[int, dict[str, Any]]:
+    """Load a checked checkpoint into a fresh engine (a collective call) and return its step and client state."""
+    state = engine.load(start.path.parent, start.path.name)
+    return state["step"], state
 
-    Raises:
-        CheckpointError: it is damaged, or was written by another number of ranks.
-    """
-    index = dist.on_rank_zero(lambda: check(path))
-    if index["world_size"] != dist.world_size():
-        raise CheckpointError(
-            f"checkpoint {path} was written by {index['world_size']} ranks and this run has {dist.world_size()}; "
-            f"start it with {index['world_size']}"
-        )
-    return index["step"], engine.load(path.parent, path.name)
+
+def _is_intact_copy(universal: Path, index: dict[str, Any]) -> bool:
+    """Whether a converted state is whole, and made from the checkpoint with this index."""
+    try:
+        return check(universal).get("source") == index["files"]
+    except (CheckpointError, RunFolderError):
+        return False
 
 
 def _files(folder: Path) -> dict[str, list[int]]:

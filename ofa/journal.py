@@ -118,8 +118,9 @@ class Journal:
         *,
         churn: MaskChurn | None,
         grad_norm: float | None,
+        skipped: int,
     ) -> None:
-        """Write the line of step knobs.step (a collective call).
+        """Write the line of step knobs.step (a collective call); `skipped` are the updates not applied so far.
 
         Raises:
             NotFinite: the loss is NaN or infinite.
@@ -134,6 +135,6 @@ class Journal:
         line["train_masked_accuracy"] = summed.pop("correct") / totals.predicted
         line |= summed
         line |= {"target_sparsity": knobs.sparsity, **self.masked.counted(), **asdict(churn or MaskChurn())}
-        line |= {"grad_norm": grad_norm, **self.meter.read()}
+        line |= {"grad_norm": grad_norm, "skipped": skipped, **self.meter.read()}
         self.metrics.append(line)
         self._progress.show(line)

@@ -2,10 +2,10 @@
 
     samples/rank-00000.jsonl   {"step": 7, "batch": 7, "rank": 0, "world_size": 2, "rows": [[51, 3], [17, 40]]}
 
-A line is written when its update has been made, from the micro-batches that the model was given, so it says what
-happened and not what the plan had in mind. `step` is the update's and `batch` the number of its global batch; `rows`
-are row ids of the training split, micro-batch by micro-batch. Like metrics.jsonl the files are cut back when a run
-continues, so that together they hold every update once.
+A line is written when its update has been tried, from the micro-batches that the model was given, so it says what
+happened and not what the plan had in mind. `step` is the update's and `batch` the number of its global batch, which a
+skipped update moves and `step` does not; `rows` are row ids of the training split, micro-batch by micro-batch. Like
+metrics.jsonl the files are cut back when a run continues, so that together they hold every batch once.
 """
 
 from __future__ import annotations
@@ -89,17 +89,19 @@ def consumed_rows(folder: Path) -> list[int]:
     updates: dict[int, dict[int, dict[str, Any]]] = {}
     for path in sorted(folder.glob("rank-*.jsonl")):
         for line in read_lines(path):
-            updates.setdefault(line["step"], {})[line["rank"]] = line
+            updates.setdefault(line["batch"], {})[line["rank"]] = line
     rows: list[int] = []
-    for step in range(min(updates, default=0), max(updates, default=-1) + 1):
-        rows += _of_update(folder, step, updates.get(step, {}))
+    for batch in range(min(updates, default=0), max(updates, default=-1) + 1):
+        rows += _of_batch(folder, batch, updates.get(batch, {}))
     return rows
 
 
-def _of_update(folder: Path, step: int, lines: dict[int, dict[str, Any]]) -> list[int]:
-    """Row ids of one update, from the line of each rank."""
-    worlds = {(line["world_size"], line["batch"]) for line in lines.values()}
+def _of_batch(folder: Path, batch: int, lines: dict[int, dict[str, Any]]) -> list[int]:
+    """Row ids of one global batch, from the line of each rank."""
+    worlds = {(line["world_size"], line["step"]) for line in lines.values()}
     if len(worlds) != 1 or sorted(lines) != list(range(next(iter(worlds))[0])):
-        raise ValueError(f"{folder}: of step {step} there are lines of ranks {sorted(lines)}, not of all that made it")
+        raise ValueError(
+            f"{folder}: of batch {batch} there are lines of ranks {sorted(lines)}, not of all that read it"
+        )
     in_turn = zip(*(lines[rank]["rows"] for rank in sorted(lines)), strict=True)
     return [row for micro_batches in in_turn for rows in micro_batches for row in rows]

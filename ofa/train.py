@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,12 +20,13 @@ import torch
 from ofa import dist
 from ofa.assemble import Run, assemble
 from ofa.board import open_board
-from ofa.checkpoint import CheckpointError, Checkpoints, check
+from ofa.checkpoint import CheckpointError, Checkpoints, Start, check
 from ofa.config import RunConfig
 from ofa.data.batches import MicroBatch, Totals
 from ofa.data.counter import key
 from ofa.data.shards import Corpus
 from ofa.engine.process import start, stop
+from ofa.engine.settings import layout
 from ofa.evaluate import masked_lm_score
 from ofa.export.hf import OF_A_RUN, check_replaceable
 from ofa.finish import finish, show_result
@@ -36,6 +38,7 @@ from ofa.pruning.pruner import MaskChurn
 from ofa.recipe import Knobs
 from ofa.run_folder import RunFolder
 from ofa.stop import StopAgreement, StopRequest
+from ofa.watch import Watch
 
 LOG = logging.getLogger(__name__)
 
@@ -61,6 +64,8 @@ def pretrain(
     folder = RunFolder(run_dir)
     request = StopRequest(folder.stop, time_limit)
     start(config)
+    board = open_board()
+    watch = Watch(board, config.engine.patience)
     try:
         beginning = dist.on_rank_zero(lambda: _open(folder, config, resume))
         if beginning.finished:
@@ -68,29 +73,32 @@ def pretrain(
                 print(f"{folder.path}: already finished")
                 show_result(folder)
             return DONE
-        start_logging(folder.log, active=dist.rank() == 0)
-        run = assemble(config, folder, beginning.checkpoint, name=name)
+        if dist.rank() != 0:
+            start_logging(folder.log, active=False)
+        run = assemble(config, folder, beginning.start, name=name)
         if run.start_step == run.recipe.total_steps > 0:
             LOG.warning("nothing is left to train: the checkpoint is that of the last step; exporting it")
         if dist.rank() == 0 and not folder.has_started():
             folder.record(config, run.corpus.fingerprint, dist.world_size())
-        board = open_board()  # lives until the end of the run: rank 0 serves it to the others
         request.install()
         try:
             ended = train(run, StopAgreement(request, board))
         finally:
-            request.uninstall()
             run.progress.stop()
+        request.uninstall()
         if not ended:
             request.done()
             LOG.info("stopped and saved: start the same command again to continue")
             return STOPPED_AND_SAVED
         finish(run)
         return DONE
-    except Exception:
+    except BaseException as error:
         LOG.debug("the run ended with an error", exc_info=True)  # for log.txt; the terminal gets its one line
+        watch.failed(error)
         raise
     finally:
+        watch.close()
+        request.uninstall()
         stop_logging()
         folder.release()
         stop()
@@ -99,7 +107,7 @@ def pretrain(
 def train(run: Run, stop: StopAgreement) -> bool:
     """Run the loop to its end; False if it was asked to stop before, with its state saved."""
     step, total = run.start_step, run.recipe.total_steps
-    batches = run.loader.batches(step, total)
+    batches = run.loader.batches(run.batch)
     while True:
         knobs = run.recipe.at(step)
         if _save_is_due(run, step):
@@ -112,14 +120,15 @@ def train(run: Run, stop: StopAgreement) -> bool:
         if step == total or step % run.config.evaluate.every == 0:
             validate(run, knobs, churn if step == total else None)
         if step == total:
+            batches.close()
             return True
 
-        totals, micro_batches = next(batches)
-        terms = update(run, knobs, totals, micro_batches)
+        totals, terms = applied_update(run, knobs, batches)
         run.pruner.after_step(run.recipe.at(step + 1))
 
         if churn is not None or step % run.config.log.every == 0 or step == total - 1:
-            run.journal.log(knobs, terms, totals, churn=churn, grad_norm=run.engine.grad_norm())
+            norm, skipped = run.engine.grad_norm(), run.guard.total
+            run.journal.log(knobs, terms, totals, churn=churn, grad_norm=norm, skipped=skipped)
         step += 1
         if stop.is_due(step):
             save(run, step)
@@ -127,8 +136,27 @@ def train(run: Run, stop: StopAgreement) -> bool:
             return False
 
 
+def applied_update(
+    run: Run, knobs: Knobs, batches: Iterator[tuple[Totals, list[MicroBatch]]]
+) -> tuple[Totals, dict[str, torch.Tensor]]:
+    """The update knobs.step -> knobs.step + 1 on the first global batch on which it is not skipped.
+
+    Raises:
+        TooManySkips: it was, again and again.
+    """
+    while True:
+        totals, micro_batches = next(batches)
+        sums = update(run, knobs, totals, micro_batches)
+        if run.engine.step_was_applied():
+            run.guard.applied()
+            run.loss_since_save += sums["loss"]
+            return totals, sums
+        run.guard.skipped(knobs.step, run.batch - 1, run.engine.grad_norm())
+        run.pruner.enforce()  # where weights may return, DeepSpeed has copied dense masters over the live ones
+
+
 def update(run: Run, knobs: Knobs, totals: Totals, micro_batches: list[MicroBatch]) -> dict[str, torch.Tensor]:
-    """The update knobs.step -> knobs.step + 1; returns this rank's sums of the loss terms, still on the device."""
+    """Try the update knobs.step -> knobs.step + 1; returns this rank's sums of the loss terms, still on the device."""
     sums: dict[str, torch.Tensor] = {}
     run.engine.set_lr(knobs.lr)
     for number, batch in enumerate(micro_batches):
@@ -139,11 +167,9 @@ def update(run: Run, knobs: Knobs, totals: Totals, micro_batches: list[MicroBatc
         run.engine.advance()
         for name, value in {**terms, "loss": loss.detach() / run.engine.loss_scale}.items():
             sums[name] = sums[name] + value if name in sums else value
-    if not run.engine.step_was_applied():
-        raise NotFinite(f"the gradient of step {knobs.step} overflowed: the run has diverged; lower optimizer.lr")
-    run.samples.append(knobs.step, knobs.step, micro_batches)  # one global batch an update
+    run.samples.append(knobs.step, run.batch, micro_batches)
+    run.batch += 1
     run.journal.meter.count(totals)
-    run.loss_since_save += sums["loss"]
     return sums
 
 
@@ -197,7 +223,8 @@ def save(run: Run, step: int) -> None:
         run.journal.metrics.sync()
         run.samples.sync()
         parents = [asdict(parent) for parent in run.parents]
-        state = {"step": step, "pruner": run.pruner.state_dict(), "name": run.name, "parents": parents}
+        state = {"step": step, "batch": run.batch, "name": run.name, "parents": parents}
+        state |= {"pruner": run.pruner.state_dict(), "guard": run.guard.state_dict()}
         run.checkpoints.save(run.engine, step, state, pinned=run.config.schedule.rewind_target)
 
 
@@ -216,7 +243,8 @@ def _two(score: dict[str, float]) -> tuple[float, float]:
 @dataclass(frozen=True)
 class _Beginning:
     finished: bool = False
-    checkpoint: Path | None = None
+    start: Start | None = None
+    """The state to continue from; None: the run begins."""
 
 
 def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
@@ -236,6 +264,7 @@ def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
         corpus.check_records()
     chosen = _chosen(Path(resume), config, corpus) if resume not in RESUME_WORDS else None
     folder.acquire()
+    start_logging(folder.log, active=True)  # before warnings of damaged checkpoints
     if folder.has_started():
         folder.check(config, corpus.fingerprint)
     own = Checkpoints(folder.checkpoints, config.checkpoint)
@@ -243,10 +272,12 @@ def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
         own.point_latest(chosen)  # so that a later `auto` continues from it, and not from what it leaves behind
     known = [path for path in (own.latest(), chosen) if path is not None]
     checkpoint = max(known, key=lambda path: path.name, default=None)  # a branch may have ended before its first save
-    old = _rewind_checkpoint(checkpoint, config) if checkpoint is not None else None
+    if checkpoint is None:
+        return _Beginning()
+    old = _rewind_checkpoint(checkpoint, config)
     if old is not None and old.resolve().parent != own.folder.resolve():
         own.take_over(old)
-    return _Beginning(checkpoint=checkpoint)
+    return _Beginning(start=own.for_layout(checkpoint, layout(config, dist.world_size())))
 
 
 def _rewind_checkpoint(continued: Path, config: RunConfig) -> Path | None:

@@ -1,8 +1,10 @@
 """Real processes for tests: entry scripts, and groups of ranks over gloo."""
 
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -38,6 +40,49 @@ def ranks(program, *arguments, number, cwd):
     """Run a Python file on `number` ranks."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
     return finished([*command, str(program), *map(str, arguments)], cwd=cwd)
+
+
+class Group:
+    """The ranks of one run, as processes without a launcher, whose statuses can be read one by one."""
+
+    def __init__(self, program, *arguments, number, cwd):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        self.out = [cwd / f"rank-{rank}.out" for rank in range(number)]
+        self.processes = []
+        for rank in range(number):
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number), "MASTER_PORT": port}
+            command = [sys.executable, str(program), *map(str, arguments)]
+            with self.out[rank].open("w") as out:
+                env = environment(**place, MASTER_ADDR="127.0.0.1")
+                self.processes.append(subprocess.Popen(command, cwd=cwd, env=env, stdout=out, stderr=subprocess.STDOUT))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        """No rank outlives its test, whatever state it is in."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def wait_for(self, reached):
+        """Until `reached()`; all ranks must still be there."""
+        began = time.monotonic()
+        while not reached():
+            assert all(process.poll() is None for process in self.processes), self.said()
+            assert time.monotonic() - began < TIMEOUT, self.said()
+            time.sleep(0.002)
+
+    def statuses(self, *, without=None):
+        """Exit statuses by rank, once all have ended, but for one rank that may stay."""
+        awaited = [process for rank, process in enumerate(self.processes) if rank != without]
+        return [process.wait(timeout=TIMEOUT) for process in awaited]
+
+    def said(self):
+        """What the ranks printed."""
+        return "\n".join(path.read_text() for path in self.out)
 
 
 def end_rank():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,31 @@ from ofa.config import RunConfig
 from ofa.data.plan import accumulation
 from ofa.engine.checkpoint_files import read_checkpoint
 from ofa.engine.master_weights import MasterWeights
-from ofa.engine.process import deepspeed
-from ofa.engine.settings import deepspeed_config, divides_by_ranks, parameter_groups
+from ofa.engine.process import deepspeed, quiet
+from ofa.engine.settings import deepspeed_config, divides_by_ranks, layout, parameter_groups
 
 
 class Engine:
     """A module under DeepSpeed: `engine(...)`, `backward`, `step`, and its weights."""
 
-    def __init__(self, config: RunConfig, module: nn.Module, scoped: Mapping[str, nn.Parameter]):
+    def __init__(
+        self,
+        config: RunConfig,
+        module: nn.Module,
+        scoped: Mapping[str, nn.Parameter],
+        *,
+        universal: bool = False,
+        accepts: Callable[[float], bool] | None = None,
+    ):
         """Move the module to this rank's device and wrap it.
 
         Args:
             config: the run's config.
             module: fp32 module with the masked-LM forward.
             scoped: its prunable parameters by the name that masks use.
+            universal: whether the checkpoint that it will load is in the form of `ofa.engine.universal`.
+            accepts: says of a gradient norm whether its update is applied. None: what is finite is, which DeepSpeed
+                decides by itself, but for ZeRO 0.
         """
         optimizer = torch.optim.AdamW(
             parameter_groups(module, scoped, config.optimizer.weight_decay),
@@ -38,13 +50,19 @@ class Engine:
             eps=config.optimizer.eps,
             fused=torch.cuda.is_available(),
         )
+        self._accepts = accepts
+        self._accepted: bool | None = None
+        if accepts is not None and config.engine.zero_stage > 0:
+            # DeepSpeed has no way to decline an update, and refuses classes of optimizers that it does not know.
+            optimizer.step = self._declining(optimizer.step, accepts)  # type: ignore[method-assign]
         rounds = config.engine.precision == "bf16"
         exact = {name: p.detach().clone() for name, p in module.named_parameters()} if rounds else {}
-        settings = deepspeed_config(config, dist.world_size())
+        settings = deepspeed_config(config, dist.world_size(), universal=universal)
         with contextlib.redirect_stdout(io.StringIO()):  # its bf16 optimizer prints the memory after every group
             self._deepspeed: Any = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
         self.module = module
         self.device = self._deepspeed.device
+        self.layout = layout(config, dist.world_size())
         self.accumulation = accumulation(config.batch, dist.world_size())
         self._divides_by_ranks = divides_by_ranks(config)
         self._keeps_norm = config.engine.zero_stage > 0
@@ -76,6 +94,9 @@ class Engine:
             # DeepSpeed keeps no norm at ZeRO 0.
             gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
             self._unpartitioned_norm = torch.nn.utils.get_total_norm(gradients)
+            self._decide_unpartitioned(float(self._unpartitioned_norm))
+        else:
+            self._accepted = None
         self._deepspeed.step()
 
     def set_lr(self, lr: float) -> None:
@@ -89,8 +110,8 @@ class Engine:
         return None if norm is None else float(norm)
 
     def step_was_applied(self) -> bool:
-        """False if the last update was skipped because its gradient overflowed."""
-        return self._deepspeed.was_step_applied()
+        """False if the last update was skipped: its gradient was not finite, or not accepted."""
+        return self._accepted is not False and self._deepspeed.was_step_applied()
 
     def train(self, mode: bool = True) -> None:
         """Switch dropout on or off."""
@@ -102,9 +123,13 @@ class Engine:
 
     def load(self, folder: Path, tag: str) -> dict[str, Any]:
         """Read them back into an engine that has not stepped; returns the client state."""
-        path, client_state = self._deepspeed.load_checkpoint(str(folder), tag=tag)
+        with quiet():
+            path, client_state = self._deepspeed.load_checkpoint(str(folder), tag=tag)
         if path is None:
             raise ValueError(f"DeepSpeed could not read the checkpoint {folder / tag}")
+        for state in self._optimizer_states():
+            # The universal loader of ZeRO 3 gives one step counter to all groups, and each would count it up.
+            state["step"] = state["step"].clone()
         return client_state
 
     def rewind(self, checkpoint: Path) -> None:
@@ -113,8 +138,7 @@ class Engine:
         values, _ = dist.on_every_rank(lambda: read_checkpoint(checkpoint, prefix=""))
         for name, parameter in self.module.named_parameters():
             self.weights.write(parameter, values[name].to(self.device))
-        optimizer = getattr(self._deepspeed.optimizer, "optimizer", self._deepspeed.optimizer)
-        for state in optimizer.state.values():
+        for state in self._optimizer_states():
             for value in state.values():
                 value.zero_()
 
@@ -122,3 +146,26 @@ class Engine:
         """fp32 masters of a submodule's parameters (tied ones once) by the names they have in it, on the CPU of every
         rank (a collective call)."""
         return {name: self.weights.gather(p).cpu() for name, p in model.named_parameters()}
+
+    def _decide_unpartitioned(self, norm: float) -> None:
+        """Take the gradients away from an update that is not to be applied: AdamW passes over weights without one."""
+        self._accepted = (self._accepts or math.isfinite)(norm)
+        if not self._accepted:
+            for parameter in self.module.parameters():
+                parameter.grad = None
+
+    def _declining(self, step: Callable[[], Any], accepts: Callable[[float], bool]) -> Callable[[], None]:
+        """The optimizer's step, left out where the update is not accepted; DeepSpeed calls it once for each group."""
+
+        def maybe_step() -> None:
+            if self._accepted is None:
+                self._accepted = accepts(float(self._deepspeed.optimizer._global_grad_norm))
+            if self._accepted:
+                step()
+
+        return maybe_step
+
+    def _optimizer_states(self) -> list[dict[str, Tensor]]:
+        """AdamW's own state of everything that it updates on this rank; empty before the first update."""
+        optimizer = getattr(self._deepspeed.optimizer, "optimizer", self._deepspeed.optimizer)
+        return [state for state in optimizer.state.values() if state]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 
 import torch
 
@@ -33,6 +35,17 @@ def start(config: RunConfig) -> None:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not torch.distributed.is_initialized():
         deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without DeepSpeed's warnings: its universal loader misses a model-parallel unit, which nothing here has."""
+    level = deepspeed_logger.level
+    deepspeed_logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        deepspeed_logger.setLevel(level)
 
 
 def stop() -> None:

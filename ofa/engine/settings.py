@@ -15,8 +15,14 @@ REDUCE_BUCKET = 25_000_000
 """Elements reduced together: small enough that BERT-base has several buckets to overlap with the backward."""
 
 
-def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's own config, generated from ours plus the pass-through section."""
+def deepspeed_config(config: RunConfig, world_size: int, *, universal: bool = False) -> dict[str, Any]:
+    """DeepSpeed's own config, generated from ours plus the pass-through section.
+
+    Args:
+        config: the run's.
+        world_size: number of ranks.
+        universal: whether checkpoints are loaded from the form of `ofa.engine.universal`.
+    """
     extra = config.engine.deepspeed
     zero = {
         "stage": config.engine.zero_stage,
@@ -38,8 +44,14 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "communication_data_type": extra.get("communication_data_type", "fp32"),
         "gradient_allreduce_op": "mean" if divides_by_ranks(config) else "sum",
         "zero_optimization": zero,
+        "checkpoint": {"load_universal": universal},
         "steps_per_print": 10**12,
     }
+
+
+def layout(config: RunConfig, world_size: int) -> dict[str, int]:
+    """How the files of a checkpoint are divided; others have to be converted before they are loaded."""
+    return {"world_size": world_size, "zero_stage": config.engine.zero_stage}
 
 
 def divides_by_ranks(config: RunConfig) -> bool:

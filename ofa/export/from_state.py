@@ -57,7 +57,8 @@ def export_checkpoint(run_folder: Path, output: Path, checkpoint: Path | None = 
     path = checkpoint or Checkpoints(folder.checkpoints, config.checkpoint).latest()
     if path is None:
         raise RunFolderError(f"{run_folder} has no checkpoint yet: let it run to step {config.checkpoint.every}")
-    check(path)
+    if checkpoint is not None:
+        check(path)  # the newest was looked through when it was found
     corpus = Corpus.open(config.data.path)
     state, client = read_checkpoint(path, prefix="model.")
     if client["step"] == config.schedule.total_steps and Recipe(config).at(client["step"]).update_mask:

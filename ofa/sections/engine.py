@@ -26,6 +26,10 @@ class EngineConfig(Section):
     """torch.compile each encoder layer of student and teacher: one compilation that all layers share. Needs a C++
     compiler on a CPU. ZeRO 3 cannot be compiled."""
 
+    patience: float | None = Field(default=120.0, ge=3.0)
+    """Seconds without a sign of life after which a rank is taken to hang, and the others end and name it; null: never.
+    A rank that computes, reads or writes for long gives signs of life all the while."""
+
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """Further DeepSpeed keys, passed on: buckets, overlap, logging and profiling. Any other key is refused."""
 

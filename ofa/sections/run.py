@@ -14,6 +14,9 @@ from ofa.sections.engine import EngineConfig
 from ofa.sections.model import ModelConfig, ObjectiveConfig, TeacherConfig
 from ofa.sections.schedule import OptimizerConfig, PruningConfig, ScheduleConfig
 
+DIVISION = (("batch", "micro_size"), ("evaluate", "micro_size"), ("engine", "zero_stage"))
+"""How the work of a step is divided. Sums are over the global batch, so this decides their last bits only."""
+
 
 class CheckpointConfig(Section):
     """Where a killed run continues."""
@@ -138,11 +141,22 @@ class RunConfig(Section):
         """sha256 of everything that decides the result."""
         return _digest(self.decisive())
 
+    def lasting(self) -> dict[str, Any]:
+        """The values that may not change while a run goes on: those that decide more of its result than last bits."""
+        values = self.decisive()
+        for section, key in DIVISION:
+            del values[section][key]
+        return values
+
     def decisive(self) -> dict[str, Any]:
-        """The values that decide the result; a run may continue with others for the rest. The data has a fingerprint
-        of its own, so its place may change."""
-        aside = {"log": True, "checkpoint": True, "data": {"path", "workers"}, "engine": {"threads"}}
+        """The values that decide the result. The data has a fingerprint of its own, so its place may change."""
+        aside = {"log": True, "checkpoint": True, "data": {"path", "workers"}, "engine": {"threads", "patience"}}
         return self.model_dump(mode="json", exclude=aside)
+
+
+def division(dumped: dict[str, Any]) -> dict[str, Any]:
+    """How a dumped config divides the work of a step, by dotted key."""
+    return {f"{section}.{key}": dumped.get(section, {}).get(key) for section, key in DIVISION}
 
 
 def _digest(value: Any) -> str:

@@ -31,6 +31,13 @@ class OptimizerConfig(Section):
     max_grad_norm: float = Field(default=1.0, ge=0.0)
     """Clips the norm of the whole gradient; 0 switches clipping off."""
 
+    spike_ratio: float | None = Field(default=None, gt=1.0)
+    """Skip an update whose gradient norm is above this many times the median of the last 100 applied ones; null: never.
+    Reads the device once more a step. A gradient that is not finite is always skipped."""
+
+    max_skipped: int = Field(default=10, ge=0)
+    """Skipped updates in a row that the run goes past; one more ends it."""
+
 
 class RewindConfig(Section):
     """What jumps back at a mask refresh, and how far: see `ofa.recipe`."""

@@ -39,7 +39,16 @@ SPARSE = {
     "pruning": {"sparsity": 0.9, "ramp_end": 12, "end": 18, "frequency": 3},
 }
 
+ON_TWO = ("--config", "sparse.json", "--set", "batch.micro_size=4", "--set", "log.every=1000")
+"""No metrics line falls between the steps that matter, so nothing but the agreement tells ranks of each other."""
+
 HARD = {"base": "sparse.json", "pruning": {"regrow": False}, "engine": {"precision": "bf16"}}
+
+
+def group_of_two(project, *arguments):
+    """The sparse run on two ranks, without a launcher."""
+    program = processes.CHECKOUT / "launch" / "pretrain.py"
+    return processes.Group(program, *ON_TWO, *arguments, number=2, cwd=project)
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +68,14 @@ def undisturbed(project):
     for name in ("sparse", "hard"):
         processes.script("pretrain.py", "--config", f"{name}.json", cwd=project)
     return {name: project / "runs" / name for name in ("sparse", "hard")}
+
+
+@pytest.fixture(scope="session")
+def two_undisturbed(project):
+    """Run folder of the sparse config on two ranks, left alone from start to end."""
+    with group_of_two(project, "--run-dir", "two/undisturbed") as group:
+        assert group.statuses() == [0, 0], group.said()
+    return project / "two" / "undisturbed"
 
 
 @pytest.fixture

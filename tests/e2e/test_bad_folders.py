@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.commands import command, edit, flip, overrides, refused, tree
+from tests.commands import command, flip, overrides, refused, tree
 from tests.corpora import write_corpus
 from tests.processes import CHECKOUT, finished, script
 
@@ -23,30 +23,55 @@ def unfinished(project):
     shutil.rmtree(folder)
 
 
-def newest(run):
-    """Its newest checkpoint."""
-    return max((run / "checkpoints").glob("step-*"))
+def checkpoints(run):
+    """Its checkpoints, the newest first."""
+    return sorted((run / "checkpoints").glob("step-*"), reverse=True)
 
 
-CHECKPOINTS = {
+DAMAGE = {
     "a missing file": (
-        lambda run: (newest(run) / "mp_rank_00_model_states.pt").unlink(),
-        ["step-00000024 lacks mp_rank_00_model_states.pt", "take an older one", "--resume DIR"],
+        lambda path: (path / "mp_rank_00_model_states.pt").unlink(),
+        ["lacks mp_rank_00_model_states.pt", "take an older one", "--resume DIR"],
     ),
     "a flipped bit": (
-        lambda run: flip(newest(run) / "mp_rank_00_model_states.pt"),
+        lambda path: flip(path / "mp_rank_00_model_states.pt"),
         ["mp_rank_00_model_states.pt is damaged", "crc32", "take an older one"],
     ),
-    "no index": (lambda run: (newest(run) / "checkpoint.json").unlink(), ["is no checkpoint", "checkpoint.json"]),
-    "a damaged index": (lambda run: (newest(run) / "checkpoint.json").write_text("{}"), ["is damaged", "take an"]),
-    "a pointer to nothing": (
-        lambda run: (run / "checkpoints" / "latest").write_text("step-00000099\n"),
-        ["names step-00000099, which is missing", "step-00000024", "--resume DIR"],
-    ),
-    "another number of ranks": (
-        lambda run: edit(newest(run) / "checkpoint.json", lambda index: index.update(world_size=4)),
-        ["written by 4 ranks and this run has 1", "start it with 4"],
-    ),
+    "no index": (lambda path: (path / "checkpoint.json").unlink(), ["is no checkpoint", "checkpoint.json"]),
+    "a damaged index": (lambda path: (path / "checkpoint.json").write_text("{}"), ["is damaged", "take an"]),
+    "a broken index": (lambda path: (path / "checkpoint.json").write_text("{"), ["checkpoint.json is damaged"]),
+    "a lost folder": (shutil.rmtree, ["step-000000", "is no checkpoint"]),
+}
+
+
+@pytest.mark.parametrize("kind", [*list(DAMAGE)[1:2], *(pytest.param(k, marks=pytest.mark.slow) for k in DAMAGE)])
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(project, unfinished, kind):
+    """OFA-31: the checksum tells, a warning says so, and the run ends with the same bytes."""
+    damage, words = DAMAGE[kind]
+    damage(checkpoints(unfinished)[0])
+    answer = command("pretrain.py", "--config", "teacher.json", "--run-dir", "unfinished", cwd=project)
+    assert answer.status == 0, answer.err
+    warning = next(line for line in answer.err.splitlines() if "Going back to the checkpoint before" in line)
+    assert "step-00000024" in warning and all(word in warning for word in words)
+    assert "continuing from unfinished/checkpoints/step-00000020" in answer.err
+    assert tree(unfinished / "model") == tree(project / "runs" / "teacher" / "model")
+
+
+@pytest.mark.parametrize("kind", list(DAMAGE)[:-1])
+def test_a_run_whose_checkpoints_are_all_damaged_stays_as_it_is(project, unfinished, kind):
+    damage, words = DAMAGE[kind]
+    for path in checkpoints(unfinished):
+        damage(path)
+    refused(project, "--config", "teacher.json", "--run-dir", "unfinished", words=words)
+
+
+def test_zero_0_is_not_converted_to(project, unfinished):
+    words = ["was written at ZeRO 1 and this run has ZeRO 0", "Set engine.zero_stage to 1"]
+    values = overrides("engine.zero_stage=0")
+    refused(project, "--config", "teacher.json", "--run-dir", "unfinished", *values, words=words)
+
+
+FOLDERS = {
     "a damaged record": (lambda run: (run / "config.json").write_text("{"), ["config.json is damaged"]),
     "another config.json": (lambda run: (run / "config.json").write_text("{}"), ["is no run's record", "lacks config"]),
     "a damaged metrics line": (
@@ -56,9 +81,9 @@ CHECKPOINTS = {
 }
 
 
-@pytest.mark.parametrize("kind", CHECKPOINTS)
+@pytest.mark.parametrize("kind", FOLDERS)
 def test_a_run_folder_that_cannot_be_continued_stays_as_it_is(project, unfinished, kind):
-    damage, words = CHECKPOINTS[kind]
+    damage, words = FOLDERS[kind]
     damage(unfinished)
     refused(project, "--config", "teacher.json", "--run-dir", "unfinished", words=words)
 

@@ -1,13 +1,17 @@
 """Checkpoints are complete or absent, and what is wrong with one is said."""
 
+import json
+
 import pytest
 
-from ofa.checkpoint import CheckpointError, Checkpoints, check, load
+from ofa.checkpoint import INDEX, CheckpointError, Checkpoints, Start, check, load
 from ofa.config import CheckpointConfig
 
 
 class Files:
     """What an engine writes, without an engine."""
+
+    layout = {"world_size": 1, "zero_stage": 1}
 
     def save(self, folder, tag, client_state):
         """One file."""
@@ -16,7 +20,8 @@ class Files:
 
     def load(self, folder, tag):
         """Its content."""
-        return {"content": (folder / tag / "weights.pt").read_bytes()}
+        content = (folder / tag / "weights.pt").read_bytes()
+        return {"step": int(content.split()[2]), "content": content}
 
 
 @pytest.fixture
@@ -36,7 +41,7 @@ def names(checkpoints):
 def test_the_newest_and_the_multiples_are_kept(saved):
     assert names(saved) == ["step-00000002", "step-00000004", "step-00000005"]
     assert saved.latest() == saved.folder / "step-00000005"
-    assert load(Files(), saved.latest()) == (5, {"content": b"weights of 5"})
+    assert load(Files(), Start(saved.latest())) == (5, {"step": 5, "content": b"weights of 5"})
     assert not [path for path in saved.folder.iterdir() if path.name.startswith(".")]
 
 
@@ -56,7 +61,8 @@ def test_a_checkpoint_taken_over_from_another_run_is_whole_and_the_other_stays(s
     (own.folder / ".writing-step-00000004" / "half.pt").write_bytes(b"half")
     own.take_over(source)
     assert names(own) == ["step-00000004"] and own.latest() == own.at(4)
-    assert load(Files(), own.at(4)) == load(Files(), source) == (4, {"content": b"weights of 4"})
+    assert load(Files(), Start(own.at(4))) == load(Files(), Start(source))
+    assert check(own.at(4)) == check(source)
     assert sorted(p.name for p in own.at(4).iterdir()) == sorted(p.name for p in source.iterdir())
 
 
@@ -73,10 +79,27 @@ def test_a_lost_pointer_is_no_fresh_start(saved):
     assert saved.latest() == saved.folder / "step-00000005"
 
 
-def test_a_pointer_to_nothing_names_what_is_there(saved):
+def test_a_pointer_to_nothing_leads_to_the_one_before_with_a_warning(saved, caplog):
     (saved.folder / "latest").write_text("step-00000009\n")
-    with pytest.raises(CheckpointError, match="step-00000009, which is missing.*step-00000005.*--resume"):
-        saved.latest()
+    assert saved.latest() == saved.at(5)
+    assert "step-00000009 is no checkpoint" in caplog.text and "Going back to the checkpoint before" in caplog.text
+
+
+def test_an_older_one_that_was_chosen_is_not_passed_over_for_a_newer_one(saved):
+    saved.point_latest(saved.at(4))
+    assert saved.latest() == saved.at(4)
+
+
+def test_damage_that_was_passed_over_does_not_push_out_an_intact_one(saved):
+    """Damaged: steps 4 and 5. Two are kept, and what comes after the step that was saved last is not one of them."""
+    for step in (4, 5):
+        (saved.at(step) / "weights.pt").write_bytes(b"")
+    assert saved.latest() == saved.at(2)
+    saved.save(Files(), 3, {"step": 3})
+    assert names(saved) == [f"step-0000000{step}" for step in (2, 3, 4, 5)] and saved.latest() == saved.at(3)
+    saved.save(Files(), 4, {"step": 4})
+    saved.save(Files(), 5, {"step": 5})
+    assert [check(path)["step"] for path in (saved.at(4), saved.at(5))] == [4, 5]
 
 
 @pytest.mark.parametrize(
@@ -89,9 +112,9 @@ def test_a_pointer_to_nothing_names_what_is_there(saved):
     ],
 )
 def test_damage_is_named_with_what_to_do(saved, damage, words):
-    damage(saved.latest() / "weights.pt")
+    damage(saved.at(5) / "weights.pt")
     with pytest.raises(CheckpointError, match=words):
-        load(Files(), saved.latest())
+        check(saved.at(5))
 
 
 def test_what_a_killed_save_left_behind_is_removed_and_never_taken(saved):
@@ -106,7 +129,37 @@ def test_what_a_killed_save_left_behind_is_removed_and_never_taken(saved):
 
 def test_a_step_that_is_saved_again_replaces_the_folder(saved):
     saved.save(Files(), 5, {"step": "5 again"})
-    assert load(Files(), saved.latest()) == (5, {"content": b"weights of 5 again"})
+    assert load(Files(), Start(saved.latest())) == (5, {"step": 5, "content": b"weights of 5 again"})
+
+
+def layout(ranks, stage):
+    """Of an engine."""
+    return {"world_size": ranks, "zero_stage": stage}
+
+
+def test_the_same_layout_is_loaded_as_it_is(saved):
+    assert saved.for_layout(saved.at(5), layout(1, 1)) == Start(saved.at(5))
+
+
+def test_zero_0_divides_nothing_and_is_never_converted(saved):
+    index = json.loads((saved.at(5) / INDEX).read_text())
+    (saved.at(5) / INDEX).write_text(json.dumps({**index, "zero_stage": 0}))
+    assert saved.for_layout(saved.at(5), layout(4, 0)) == Start(saved.at(5))
+    with pytest.raises(CheckpointError, match="ZeRO 0 and this run has ZeRO 2.*Set engine.zero_stage to 0"):
+        saved.for_layout(saved.at(5), layout(1, 2))
+
+
+def test_the_state_before_the_first_update_is_a_fresh_engines(saved):
+    saved.save(Files(), 0, {"step": 0})
+    assert saved.for_layout(saved.at(0), layout(2, 1)) is None
+
+
+def test_what_cannot_be_converted_is_said_and_leaves_nothing(saved):
+    """The files are not DeepSpeed's."""
+    before = sorted(saved.folder.rglob("*"))
+    with pytest.raises(ValueError, match="DeepSpeed could not make .*step-00000005 fit for other ranks.*: "):
+        saved.for_layout(saved.at(5), layout(2, 1))
+    assert sorted(saved.folder.rglob("*")) == before
 
 
 def test_a_run_without_checkpoints_has_none(tmp_path):

@@ -34,7 +34,7 @@ def test_a_line_holds_the_schedule_the_terms_and_the_counted_masks(parts):
     journal, path = parts
     journal.masked.recount({"a": torch.tensor([True, False, False, True]), "pooler": torch.tensor([False] * 4)})
     journal.meter.count(TOTALS)
-    journal.log(KNOBS, terms(), TOTALS, churn=MaskChurn(6, 1), grad_norm=0.7)
+    journal.log(KNOBS, terms(), TOTALS, churn=MaskChurn(6, 1), grad_norm=0.7, skipped=2)
     line = read_metrics(path)[0]
     assert (line["encoder_sparsity"], line["scope_sparsity"], line["model_sparsity"]) == (0.5, 0.75, 0.3)
     assert (line["step"], line["lr"], line["loss"], line["target_sparsity"]) == (3, 0.1, 2.0, 0.5)
@@ -46,7 +46,7 @@ def test_a_line_holds_the_schedule_the_terms_and_the_counted_masks(parts):
 def test_a_loss_that_is_no_number_stops_the_run(parts, loss):
     journal, path = parts
     with pytest.raises(NotFinite, match="step 3.*diverged"):
-        journal.log(KNOBS, terms(loss), TOTALS, churn=None, grad_norm=1.0)
+        journal.log(KNOBS, terms(loss), TOTALS, churn=None, grad_norm=1.0, skipped=0)
     assert not path.exists()
 
 

@@ -42,11 +42,12 @@ def test_a_log_that_is_off_writes_nothing(tmp_path):
 
 
 def test_micro_batches_of_ranks_take_turns(tmp_path):
-    """Also where the number of ranks changed, and the batches' numbers have moved ahead of the updates'."""
+    """Also where the number of ranks changed, and a skipped update has moved the batch and not the step."""
     for rank in range(2):
         write_line(tmp_path, 5, rank, 2, [[10 + rank], [20 + rank]])
-    write_line(tmp_path, 6, 0, 1, [[1], [2], [3], [4]], batch=8)
-    assert consumed_rows(tmp_path) == [10, 11, 20, 21, 1, 2, 3, 4]
+    write_line(tmp_path, 6, 0, 1, [[1], [2], [3], [4]])
+    write_line(tmp_path, 6, 0, 1, [[5], [6], [7], [8]], batch=7)
+    assert consumed_rows(tmp_path) == [10, 11, 20, 21, 1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_files_of_all_ranks_are_cut_back_with_their_broken_lines(tmp_path):
@@ -71,12 +72,12 @@ def test_an_unfinished_line_counts_as_not_written(tmp_path):
 
 
 @pytest.mark.parametrize("lost", [(1, 0), (1, 1), (1, None)])
-def test_an_update_that_is_not_whole_is_named(tmp_path, lost):
+def test_a_batch_that_is_not_whole_is_named(tmp_path, lost):
     for step in range(3):
         for rank in range(2):
             if lost not in ((step, rank), (step, None)):
                 write_line(tmp_path, step, rank, 2, [[step]])
-    with pytest.raises(ValueError, match="of step 1 there are lines of ranks"):
+    with pytest.raises(ValueError, match="of batch 1 there are lines of ranks"):
         consumed_rows(tmp_path)
 
 

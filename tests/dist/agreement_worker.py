@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ofa import dist
-from ofa.checkpoint import Checkpoints, load
+from ofa.checkpoint import Checkpoints
 from ofa.config import CheckpointConfig
 from ofa.engine.engine import Engine
 from ofa.engine.process import start
@@ -59,10 +59,10 @@ def choose(case: Case, folder: Path) -> dict:
         masks.replace({name: keep_largest(w.abs(), recipe.at(step).sparsity) for name, w in given.items()})
         sorted_[step] = masks.hash()
     other, pruner, _ = assembled(case, seed=1)
-    step, state = load(other, checkpoints.at(SAVED))
-    pruner.load_state_dict(state["pruner"], recipe.at(step))
+    state = other.load(folder, checkpoints.at(SAVED).name)
+    pruner.load_state_dict(state["pruner"], recipe.at(SAVED))
     continued = {}
-    for later in grid[grid.index(step) :]:
+    for later in grid[grid.index(SAVED) :]:
         pruner.before_step(recipe.at(later))
         continued[later] = pruner.state_dict()["mask_hash"]
     return {"found": found, "continued": continued, "sorted": sorted_}

@@ -56,8 +56,8 @@ def test_one_rank_trains_on_every_row_once_an_epoch_in_the_order_of_the_plan(pla
 
 
 def test_two_ranks_killed_in_an_epoch_and_continued_train_on_the_same_rows(place):
-    """OFA-28: SIGKILL between two checkpoints, in the middle of the third epoch; lines of updates that were lost are
-    gone, and none is there twice."""
+    """OFA-28, OFA-13: SIGKILL between two checkpoints, in the middle of the third epoch; lines of updates that were
+    lost are gone, none is there twice, and every update has the rate that it has in the run left alone."""
     folder = place / "killed"
     group = on_two(place, folder)
     group.wait_for(at_step(folder, 12))
@@ -75,6 +75,8 @@ def test_two_ranks_killed_in_an_epoch_and_continued_train_on_the_same_rows(place
     rows = consumed_rows(folder / "samples")
     check_epochs(rows)
     assert rows == consumed_rows(place / "alone" / "samples")
+    rates = [[line["lr"] for line in metrics(place / name) if "lr" in line] for name in ("killed", "alone")]
+    assert rates[0] == rates[1] and len(set(rates[0])) > STEPS / 2, "OFA-13"
 
 
 @pytest.mark.slow

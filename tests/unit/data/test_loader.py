@@ -1,5 +1,7 @@
 """The loader: what a rank reads at a step, and that nothing but the step decides it."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -96,6 +98,28 @@ def test_resume_reads_no_more_than_the_windows_of_its_first_step(make_corpus, ru
         read.clear()
         next(Loader(corpus, run_config()).batches(step))
         assert 0 < len(read) <= 3 * 3
+
+
+def test_resume_plans_as_little_at_ten_times_the_position(make_corpus, run_config, monkeypatch):
+    """PERF-22: within the first epoch, at its end, and at 10 and 100 times these steps the first batch reads a few
+    records and plans a few windows of one or two epochs, however many lie before."""
+    corpus, counts = make_corpus(), Counter()
+    size, rows = 16, 300
+
+    def counting(name):
+        compute = getattr(Plan, name)
+        monkeypatch.setattr(Plan, name, lambda *args: counts.update([name]) or compute(*args))
+
+    counting("_compute_epoch_order")
+    counting("_compute_window_rows")
+    monkeypatch.setattr(ofa.data.rows, "read_record", lambda record: counts.update(["read"]) or read_record(record))
+    for step in (rows // 2 // size, rows // size):
+        for times in (1, 10, 100):
+            counts.clear()
+            next(Loader(corpus, run_config(size=size)).batches(times * step))
+            assert 1 <= counts["_compute_epoch_order"] <= 2, "an epoch's order, and the next one's at its end"
+            assert 1 <= counts["_compute_window_rows"] <= 4 < len(corpus.split("train").records) // 3
+            assert 1 <= counts["read"] <= 4 * 3
 
 
 def test_a_window_is_read_once_and_few_records_stay(make_corpus, run_config, monkeypatch):

@@ -21,7 +21,7 @@ HOW = {KILL_ALL: 4, KILL_ONE: 2, SIGTERM: 1, SIGUSR2: 1, STOP_FILE: 1}
 """What is done, and how often in relation to the others. Signals go to one rank."""
 
 START_UP, STEP, REFRESH, SAVE, EXPORT = "start-up", "step", "refresh", "save", "export"
-WHEN = {START_UP: 1, STEP: 3, REFRESH: 3, SAVE: 3, EXPORT: 2}
+WHEN = {START_UP: 1, STEP: 3, REFRESH: 3, SAVE: 3, EXPORT: 1}
 """What is waited for, and how often in relation to the others, among those that can be; the export ends the run, which
 may be anywhere."""
 
@@ -31,7 +31,7 @@ REACH = 10
 ROOM = 4
 """Steps before the end of training after which nobody is asked to stop: the answer may be that all is done."""
 
-LENGTHS = {STEP: 0.05, REFRESH: 0.03, SAVE: 0.06, EXPORT: 0.08}
+LENGTHS = {STEP: 0.05, REFRESH: 0.03, SAVE: 0.04, EXPORT: 0.08}
 """Seconds that each moment takes at least, as a run of this size on one idle core has shown."""
 
 

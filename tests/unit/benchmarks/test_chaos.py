@@ -300,8 +300,8 @@ def campaign(monkeypatch, capsys, folder, *arguments):
 
 def test_a_run_hurt_in_a_save_in_a_step_and_in_the_export_ends_with_the_same_bytes(monkeypatch, capsys, tmp_path):
     """OFA-29: SIGKILL inside a save, SIGTERM on the ramp, SIGKILL inside the export, each followed by a start that
-    continues: seed 1499 draws just these, and others only where a moment is missed on a busy machine."""
-    status, found = campaign(monkeypatch, capsys, tmp_path, "--kills", "3", "--seed", "1499", "--lanes", "one")
+    continues: seed 445 draws just these, and others only where a moment is missed on a busy machine."""
+    status, found = campaign(monkeypatch, capsys, tmp_path, "--kills", "3", "--seed", "445", "--lanes", "one")
     assert status == 0 and found["lost"] == found["hung"] == 0, found
     assert found["kills"] == sum(found["injuries"]["by_place"].values()) == 3
     assert found["lanes"]["one"]["starts"] == found["lanes"]["one"]["runs"] + 3

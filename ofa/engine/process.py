@@ -6,6 +6,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
+from datetime import timedelta
 
 import torch
 
@@ -18,6 +19,10 @@ os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
 
 import deepspeed  # noqa: E402  (reads the environment set above)
 from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
+
+COLLECTIVE = timedelta(hours=1)
+"""How long ranks wait for each other: while rank 0 converts a checkpoint, checks records or flushes a save they all do.
+DeepSpeed's own 10 minutes are too short for that; who is dead or hangs is found out by `ofa.watch`."""
 
 
 def start(config: RunConfig) -> None:
@@ -34,7 +39,8 @@ def start(config: RunConfig) -> None:
         # Its shared-memory collectives are compiled at first use, which needs a compiler; gloo serves without.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not torch.distributed.is_initialized():
-        deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=COLLECTIVE)
 
 
 @contextlib.contextmanager

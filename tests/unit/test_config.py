@@ -71,6 +71,9 @@ def test_overrides_win_and_are_json_or_else_strings():
         ("objective.kd_positions=some", ["objective.kd_positions", '"some"']),
         ("teacher=null", ["kd_weight is above 0 but there is no teacher"]),
         ("engine.zero_stage=0", ["regrow needs dense fp32 masters", "zero_stage 1"]),
+        ("engine.precision=fp16", ["engine.precision", "'fp32' or 'bf16'", '"fp16"']),
+        ("optimizer.spike_ratio=1.0", ["optimizer.spike_ratio", "greater than 1"]),
+        ("engine.patience=1", ["engine.patience", "greater than or equal to 3"]),
         ("optimizer", ["expected section.key=value"]),
         ("batch.micro_size.x=1", ["micro_size is not a section"]),
     ],
@@ -80,6 +83,18 @@ def test_a_wrong_value_is_refused_with_its_key_and_what_would_be_right(override,
     with pytest.raises(ConfigError) as refused:
         load(RunConfig, "tiny/ofa_90.json", [override, *extra])
     assert all(word in str(refused.value) for word in words), refused.value
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["engine.zero_stage=0", "engine.precision=bf16"], "zero_stage 0 with bf16 hides DeepSpeed's masters"),
+        (["engine.zero_stage=3", "engine.compile=true"], "gathers weights in hooks, which break a compiled layer"),
+    ],
+)
+def test_what_cannot_go_together_is_refused_with_the_reason(overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        load(RunConfig, "tiny/ofa_90.json", ["pruning.regrow=false", *overrides])
 
 
 @pytest.mark.parametrize(

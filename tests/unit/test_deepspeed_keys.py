@@ -12,7 +12,12 @@ from ofa.sections.deepspeed_keys import DECIDED, REFUSED, ZERO, PassedOn, ZeroOp
 REASONS = [
     ("optimizer.type=Lamb", "LAMB"),
     ("optimizer.type=OneBitAdam", "1-bit"),
+    ("optimizer.type=Muon", "Muon"),
     ("zero_allow_untested_optimizer=true", "AdamW"),
+    ("zero_optimization.mics_shard_size=2", "removed"),
+    ("aio.block_size=8", "where masks do not reach"),
+    ("expert_parallel.size=2", "whole weights"),
+    ("gradient_predivide_factor=2", "scale gradients once more"),
     ("zero_optimization.offload_optimizer.device=cpu", "where masks do not reach"),
     ("zero_optimization.offload_param.device=cpu", "where masks do not reach"),
     ("zero_optimization.zenflow.topk_ratio=0.1", "where masks do not reach"),

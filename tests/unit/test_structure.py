@@ -177,7 +177,7 @@ def test_code_is_ascii_and_public_things_have_docstrings(path):
             assert ast.get_docstring(node), f"{path}: {node.name}"
 
 
-LINKED = [path for path in CHECKOUT.glob("*.md")] + sorted((CHECKOUT / "docs").rglob("*.md"))
+LINKED = [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("ofa/*.md")] + sorted((CHECKOUT / "docs").rglob("*.md"))
 
 
 @pytest.mark.parametrize("path", LINKED, ids=lambda p: p.name)
@@ -185,6 +185,15 @@ def test_relative_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
         if "://" not in target:
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_the_tests_that_the_guarantees_name_are_there():
+    named = re.findall(
+        r"`((?:unit|dist|e2e|parity|benchmarks)/[\w/]+\.py)`", (CHECKOUT / "ofa" / "README.md").read_text()
+    )
+    assert len(named) > 20
+    roots = {name: CHECKOUT if name.startswith("benchmarks") else CHECKOUT / "tests" for name in named}
+    assert not [name for name, root in roots.items() if not (root / name).is_file()]
 
 
 def test_no_folder_of_tests_is_skipped(pytestconfig):

@@ -1,12 +1,16 @@
 """One run continued on other numbers of ranks and at other ZeRO stages, without anyone converting anything by hand."""
 
 import json
+import os
 import shutil
+import signal
+import time
 
 import pytest
 
 from ofa.export.masks_file import read_masks
 from tests import processes
+from tests.commands import flip
 from tests.run_files import metrics
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -23,6 +27,15 @@ def cut(folder, step):
     for made_later in ("result.json", "report.html"):
         (folder / made_later).unlink()
     shutil.rmtree(folder / "model")
+
+
+def check_metrics(folder, alone):
+    """The lines of another division: the same steps and schedules, losses to 1e-5."""
+    whole, changed = metrics(alone), metrics(folder)
+    assert [line["step"] for line in changed] == [line["step"] for line in whole]
+    for one, other in zip(whole, changed, strict=True):
+        for key in one.keys() & {"loss", "validation_loss", "lr", "target_sparsity"}:
+            assert other[key] == pytest.approx(one[key], rel=1e-5), (one["step"], key)
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +84,41 @@ def test_a_run_changes_its_ranks_and_stage_as_it_goes(project, alone, chain):
             cut(folder, step)
     assert said.count("converting it") == len(CHAINS[chain]) - 1
     assert not (folder / "checkpoints" / "universal").exists(), "a state that has been passed stays on the disk"
-    whole, changed = metrics(alone), metrics(folder)
-    assert [line["step"] for line in changed] == [line["step"] for line in whole]
-    for one, other in zip(whole, changed, strict=True):
-        for key in one.keys() & {"loss", "validation_loss", "lr", "target_sparsity"}:
-            assert other[key] == pytest.approx(one[key], rel=1e-5), (one["step"], key)
+    check_metrics(folder, alone)
     theirs = read_masks(folder / "model" / "masks.safetensors")
     for name, keep in read_masks(alone / "model" / "masks.safetensors").items():
         assert theirs[name].sum() == keep.sum()
         assert (theirs[name] == keep).float().mean() >= 0.999, name
+
+
+def started_until(project, folder, reached):
+    """Start one rank on a run and kill it as soon as `reached()`."""
+    arguments = ("--config", "smooth.json", "--run-dir", str(folder))
+    process = processes.start_script("pretrain.py", *arguments, cwd=project, output=project / "converted.out")
+    while not reached():
+        assert process.poll() is None, (project / "converted.out").read_text()
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+def test_a_conversion_that_is_killed_is_made_again_and_one_that_is_whole_is_used_again(project, alone):
+    """OFA-29: killed while DeepSpeed converts; killed before the first save; the converted state damaged on disk."""
+    folder = project / "elastic" / "converted"
+    run = ("pretrain.py", "--config", "smooth.json", "--run-dir", str(folder))
+    processes.script(*run, cwd=project, ranks=2)
+    cut(folder, CUT[0])
+    universal = folder / "checkpoints" / "universal"
+    state = universal / f"step-{CUT[0]:08d}"
+    started_until(project, folder, lambda: list(universal.glob(".writing-*/zero")))
+    assert not state.exists() and (folder / "checkpoints" / "latest").read_text() == f"step-{CUT[0]:08d}\n"
+    started_until(project, folder, lambda: "continuing from" in (project / "converted.out").read_text())
+    made = (state / "checkpoint.json").stat().st_mtime_ns
+    (project / "converted.out").unlink()
+    started_until(project, folder, lambda: "continuing from" in (project / "converted.out").read_text())
+    assert (state / "checkpoint.json").stat().st_mtime_ns == made, "converted again without need"
+    flip(state / "zero" / "optimizer_state.pt", -200)
+    processes.script(*run, cwd=project)
+    assert not universal.exists()
+    check_metrics(folder, alone)

@@ -41,7 +41,6 @@ from benchmarks.chaos_lanes import (
     Lane,
     arguments,
     first_start,
-    logs_samples,
     make_project,
     times_of,
 )
@@ -59,7 +58,7 @@ class ChaosRun:
     difference: Difference | None
     """From the undisturbed run; None if it did not finish."""
     samples_once: bool | None
-    """Whether every row was read once per epoch; None where runs do not say what they read."""
+    """Whether every row was read once per epoch; None if it did not finish."""
 
     @property
     def kills(self) -> int:
@@ -90,7 +89,7 @@ def run_lane(project: Path, lane: Lane, kills: int, seed: int, say: Callable[[st
         folder = project / "chaos" / lane.name / f"run-{len(runs) + 1}"
         ended = attempts[-1].finished
         differs = difference(folder, alone) if ended else None
-        once = read_once(folder, campaign.times.total) if ended and logs_samples() else None
+        once = read_once(folder, campaign.times.total) if ended else None
         runs.append(ChaosRun(lane, attempts, differs, once))
         say(f"{lane.name} {len(runs)}: {describe(runs[-1])}")
     return runs

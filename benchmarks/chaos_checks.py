@@ -143,8 +143,9 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
 def samples_once(lines: Iterable[dict[str, Any]], *, rows: int, global_size: int, steps: int) -> bool:
     """Whether every step was made by each of its ranks once, and every row was read once per epoch.
 
-    A line is what one rank has read in one step: `step`, its batch's number `batch`, `rank`, `world_size`, and the
-    row ids of each of its micro-batches, of which number m stands at m * world_size + rank in the batch.
+    It counts by itself and not through `ofa.samples`, which takes the last of two lines for the right one. A line is
+    what one rank has read in one step: `step`, its batch's number `batch`, `rank`, `world_size`, and the row ids of
+    each of its micro-batches, of which number m stands at m * world_size + rank in the batch.
     """
     batches: dict[int, dict[int, list[int]]] = {}
     ranks: dict[int, list[tuple[int, int]]] = {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from ofa.config import LogConfig, RunConfig, load
+from ofa.config import RunConfig, load
 from ofa.recipe import Recipe
 from tests import processes
 from tests.corpora import write_corpus
@@ -132,13 +132,6 @@ def first_start(lane: Lane) -> Start:
 
 def arguments(lane: Lane, start: Start, run_dir: Path) -> list[str]:
     """The command line behind `launch/pretrain.py`."""
-    settings = [*lane.settings, f"engine.zero_stage={start.stage}"]
-    if logs_samples():
-        settings.append("log.samples=true")
+    settings = [*lane.settings, f"engine.zero_stage={start.stage}", "log.samples=true"]
     overrides = [word for setting in settings for word in ("--set", setting)]
     return ["--config", "sparse.json", "--run-dir", str(run_dir), *overrides]
-
-
-def logs_samples() -> bool:
-    """Whether runs can write which rows each step has read."""
-    return "samples" in LogConfig.model_fields

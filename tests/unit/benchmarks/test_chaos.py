@@ -83,6 +83,8 @@ def test_kills_are_divided_among_lanes():
 class Files:
     """What an engine writes, without an engine."""
 
+    layout = {"world_size": 1, "zero_stage": 1}
+
     def save(self, folder, tag, client_state):
         """One file."""
         (folder / tag).mkdir()

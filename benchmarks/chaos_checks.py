@@ -16,8 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.chaos_lanes import SPARSITY
-from ofa.checkpoint import Checkpoints, check
-from ofa.config import CheckpointConfig
+from ofa.checkpoint import check
 from ofa.export.masks_file import MASKS_FILE, read_masks
 from ofa.export.verify import verify_folder
 from ofa.metrics import read_metrics
@@ -56,9 +55,19 @@ class Difference:
 
 
 def step_in_force(folder: RunFolder) -> int:
-    """The step of the checkpoint from which the next start must continue; 0 if there is none yet."""
-    latest = Checkpoints(folder.checkpoints, CheckpointConfig()).latest()
-    return int(latest.name.removeprefix("step-")) if latest else 0
+    """The step of the checkpoint from which the next start must continue; 0 if there is none yet.
+
+    Raises:
+        ValueError: `latest` names one that is not there; a run would go back to the one before, and may not have to.
+    """
+    pointer = folder.checkpoints / "latest"
+    if pointer.is_file():
+        path = folder.checkpoints / pointer.read_text().strip()
+        if not path.is_dir():
+            raise ValueError(f"latest names {path.name}, which is not there")
+    else:
+        path = max(folder.checkpoints.glob("step-*"), default=None)
+    return int(path.name.removeprefix("step-")) if path else 0
 
 
 def folder_problems(folder: RunFolder) -> list[str]:

@@ -132,7 +132,7 @@ class RunFolder:
         """
         recorded = self.recorded()
         old = parse(RunConfig, recorded["config"], origin=str(self.config))
-        changed = differences(old.lasting(), config.lasting())
+        changed = differences(old.decisive(), config.decisive())
         if changed:
             raise RunFolderError(
                 f"{self.path} was started with another config: {'; '.join(changed)}. "

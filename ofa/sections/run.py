@@ -141,17 +141,14 @@ class RunConfig(Section):
         """sha256 of everything that decides the result."""
         return _digest(self.decisive())
 
-    def lasting(self) -> dict[str, Any]:
-        """The values that may not change while a run goes on: those that decide more of its result than last bits."""
-        values = self.decisive()
+    def decisive(self) -> dict[str, Any]:
+        """The values that decide more of the result than its last bits: they may not change while a run goes on. The
+        data has a fingerprint of its own, so its place may change."""
+        aside = {"log": True, "checkpoint": True, "data": {"path", "workers"}, "engine": {"threads", "patience"}}
+        values = self.model_dump(mode="json", exclude=aside)
         for section, key in DIVISION:
             del values[section][key]
         return values
-
-    def decisive(self) -> dict[str, Any]:
-        """The values that decide the result. The data has a fingerprint of its own, so its place may change."""
-        aside = {"log": True, "checkpoint": True, "data": {"path", "workers"}, "engine": {"threads", "patience"}}
-        return self.model_dump(mode="json", exclude=aside)
 
 
 def division(dumped: dict[str, Any]) -> dict[str, Any]:

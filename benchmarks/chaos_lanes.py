@@ -58,6 +58,10 @@ SPARSE = {
 """Dropout stays at the architecture's 0.1 and weights may return, so that more has to be resumed."""
 
 
+PATIENCE = "engine.patience=10"
+"""Ranks come together within fifty seconds, or end."""
+
+
 @dataclass(frozen=True)
 class Lane:
     """A kind of run, and what every start of it may be drawn from; the undisturbed run takes the first of each."""
@@ -132,6 +136,6 @@ def first_start(lane: Lane) -> Start:
 
 def arguments(lane: Lane, start: Start, run_dir: Path) -> list[str]:
     """The command line behind `launch/pretrain.py`."""
-    settings = [*lane.settings, f"engine.zero_stage={start.stage}", "log.samples=true"]
+    settings = [*lane.settings, f"engine.zero_stage={start.stage}", "log.samples=true", PATIENCE]
     overrides = [word for setting in settings for word in ("--set", setting)]
     return ["--config", "sparse.json", "--run-dir", str(run_dir), *overrides]

@@ -38,7 +38,7 @@ from ofa.pruning.pruner import MaskChurn
 from ofa.recipe import Knobs
 from ofa.run_folder import RunFolder
 from ofa.stop import StopAgreement, StopRequest
-from ofa.watch import Watch
+from ofa.watch import Watch, together
 
 LOG = logging.getLogger(__name__)
 
@@ -63,9 +63,10 @@ def pretrain(
     """
     folder = RunFolder(run_dir)
     request = StopRequest(folder.stop, time_limit)
-    start(config)
-    board = open_board()
-    watch = Watch(board, config.engine.patience)
+    with together(config.engine.patience):
+        start(config)
+        board = open_board()
+        watch = Watch(board, config.engine.patience)
     try:
         beginning = dist.on_rank_zero(lambda: _open(folder, config, resume))
         if beginning.finished:

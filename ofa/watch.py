@@ -25,6 +25,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
@@ -48,6 +49,9 @@ UNKNOWN = 20.0
 
 GRACE = 2.0
 """Seconds in which a rank may end in its own way after another's error, as all ranks do where they agreed on it."""
+
+START = 5
+"""How many times the patience ranks get to come together."""
 
 BETWEEN_LOOKS = 0.1
 """Seconds between two looks whether they have left."""
@@ -73,6 +77,43 @@ class Failure:
     """What became of this rank: the end of a sentence."""
     is_error: bool = False
     """It said so itself."""
+
+
+@contextlib.contextmanager
+def together(patience: float | None) -> Iterator[None]:
+    """Around the start of a run, before any rank can be watched: ends the process if not all ranks come.
+
+    Args:
+        patience: as that of `Watch`. Ranks get `START` times as long, because a slow disk gives them their programs one
+            after the other.
+
+    Raises:
+        ConnectionError: another rank came and went.
+    """
+    bound = None if patience is None or dist.world_size() == 1 else START * patience
+    timer = None if bound is None else threading.Timer(bound, _end_start, [bound])
+    if timer is not None:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_broken_connection(error):
+            raise
+        raise ConnectionError(f"another rank ended while this one was starting: {AGAIN}") from error
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+def _end_start(seconds: float) -> None:
+    line = (
+        f"error: {dist.world_size()} ranks did not all come within {seconds:.0f} s (engine.patience times {START}): one"
+    )
+    line += f" ended while it was starting, or was never started; {AGAIN}\n"
+    with contextlib.suppress(OSError):  # nobody reads any more
+        os.write(STDERR, line.encode())
+    os._exit(1)
 
 
 class Watch:

@@ -28,7 +28,8 @@ class EngineConfig(Section):
 
     patience: float | None = Field(default=120.0, ge=3.0)
     """Seconds without a sign of life after which a rank is taken to hang, and the others end and name it; null: never.
-    A rank that computes, reads or writes for long gives signs of life all the while."""
+    A rank that computes, reads or writes for long gives signs of life all the while. To come together at the start
+    ranks get five times as long."""
 
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """Further DeepSpeed keys, passed on: buckets, overlap, logging and profiling. Any other key is refused."""

@@ -42,6 +42,21 @@ def test_the_other_rank_of_a_killed_one_ends_and_names_it(project):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_dies_while_it_starts_is_not_waited_for_long(project, rank):
+    """Before the ranks have met, so nobody can say which one it was."""
+    folder = project / "dying" / f"starting-{rank}"
+    with group_of_two(project, "--run-dir", str(folder), "--set", "engine.patience=4") as group:
+        time.sleep(1.0)
+        group.processes[rank].kill()
+        assert group.statuses(without=rank) == [1], group.said()
+        said = group.out[1 - rank].read_text()
+    assert "error: 2 ranks did not all come within 20 s (engine.patience times 5)" in said and AGAIN in said
+    assert "Traceback" not in said and "frame #" not in said
+    assert not folder.exists()
+
+
+@pytest.mark.slow
 def test_the_rank_that_serves_the_board_is_named_too(project):
     disturb(project, project / "dying" / "killed-0", 0, signal.SIGKILL, 6)
 

@@ -1,6 +1,8 @@
 """Real processes for tests: entry scripts, and groups of ranks over gloo."""
 
+import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -39,9 +41,7 @@ def start_script(name, *arguments, cwd, output):
 def start_ranks(program, *arguments, cwd, outputs):
     """Start a Python file on as many ranks as there are output files, without a launcher, in a process group of their
     own whose number is the first one's pid; the caller ends them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     command = [sys.executable, str(program), *map(str, arguments)]
     world = {"WORLD_SIZE": str(len(outputs)), "LOCAL_WORLD_SIZE": str(len(outputs))}
     started = []
@@ -60,6 +60,16 @@ def start_ranks(program, *arguments, cwd, outputs):
             process.kill()
         raise
     return started
+
+
+def free_port():
+    """A port that nobody listens at, below those that the system gives to connections: one of these may be taken before
+    the ranks come to listen at it."""
+    while True:
+        port = random.SystemRandom().randrange(20000, 32000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def ranks(program, *arguments, number, cwd):

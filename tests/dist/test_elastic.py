@@ -45,6 +45,7 @@ def test_masters_moments_and_masks_arrive_bit_for_bit_and_training_goes_on(conti
         assert report["masters"] < (1e-5 if "fp32" in pair else 2e-2)
 
 
+@pytest.mark.slow
 def test_the_same_ranks_and_stage_load_what_was_saved_without_converting_it(saved):
     pairs = [f"{stage} {kind} -> {stage}" for kind in SOURCES for stage in STAGES]
     processes.ranks(WORKER, "continue", *pairs, number=SAVED_BY, cwd=saved)

@@ -148,6 +148,7 @@ def test_a_killed_export_is_made_up_for_by_another_number_of_ranks(place):
     assert {path.name: path.read_bytes() for path in (run / "model").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_distilbert_at_every_position_under_the_deepspeed_launcher(place):
     """OFA-8, OFA-22: ZeRO 0, hard masks, hidden states distilled too; the launcher's --local_rank is tolerated."""
     run_distilbert(place)

@@ -105,6 +105,7 @@ def test_another_config_is_refused_with_the_keys_that_differ(undisturbed, projec
     assert "pruning.sparsity (0.9 -> 0.8); seed (42 -> 1)" in done.stderr
 
 
+@pytest.mark.slow
 def test_another_runs_checkpoint_is_continued_only_with_its_own_config(undisturbed, project):
     """`--resume DIR`: into a fresh folder, from the middle of the other run, to the same end."""
     source = undisturbed["sparse"] / "checkpoints" / "step-00000020"

@@ -82,8 +82,10 @@ def adam_states(path):
     ("name", "policy", "ranks", "settings"),
     [
         ("weights", "weights", 1, ()),
-        ("weights", "weights", 2, ("engine.precision=bf16", "engine.zero_stage=2")),
-        ("imp", "learning_rate", 1, ()),
+        pytest.param(
+            *("weights", "weights", 2, ("engine.precision=bf16", "engine.zero_stage=2")), marks=pytest.mark.slow
+        ),
+        pytest.param("imp", "learning_rate", 1, (), marks=pytest.mark.slow),
     ],
 )
 def test_a_round_begins_with_old_or_trained_weights_under_masks_chosen_from_the_trained(
@@ -159,8 +161,8 @@ def unfinished(run, folder, step):
 
 
 def contents(folder):
-    """Every file's bytes, but for the lock, which names its last holder."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
+    """Every file's bytes, but for the lock, which names its last holder, and the log, which tells of an attempt."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("lock", "log.txt"))
     return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
@@ -181,6 +183,7 @@ def test_a_run_without_the_weights_it_goes_back_to_is_refused_before_it_continue
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_after_the_last_refresh_the_old_weights_are_not_asked_for(place, undisturbed):
     folder = unfinished(undisturbed["late"], place / "without" / "need", 15)
     shutil.rmtree(folder / "checkpoints" / "step-00000002")
@@ -188,6 +191,7 @@ def test_after_the_last_refresh_the_old_weights_are_not_asked_for(place, undistu
     assert model_bytes(folder) == model_bytes(undisturbed["late"])
 
 
+@pytest.mark.slow
 def test_a_branch_takes_the_old_weights_over_from_the_run_that_it_continues(place, undisturbed):
     """`--resume DIR` into a fresh folder from the state before a refresh; without what it needs it is refused."""
     source = undisturbed["late"] / "checkpoints"

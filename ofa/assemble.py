@@ -104,7 +104,8 @@ def assemble(config: RunConfig, folder: RunFolder, start: Start | None, *, name:
     if start is not None:
         step, state = load(engine, start)
         _check_parents(state["parents"], parents)
-        _warn_of_other_surroundings(folder, config)
+        if rank == 0:
+            _warn_of_other_surroundings(folder, config)
         pruner.load_state_dict(state["pruner"], recipe.at(step))
         guard.load_state_dict(state["guard"])
         batch = state["batch"]

@@ -12,6 +12,7 @@ betrays. DeepSpeed's files hold pickles: load only checkpoints that you trust.
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import zlib
 from collections.abc import Mapping
@@ -27,10 +28,13 @@ from ofa.run_folder import RunFolderError, read_json, write_json
 LOG = logging.getLogger(__name__)
 
 INDEX = "checkpoint.json"
+DAMAGED = ".damaged-"
+"""Begins the names of checkpoints that were passed over."""
+
 UNIVERSAL = "universal"
 """Folder of converted states. A state is written once more while it is converted."""
 
-USE_OLDER = "launch/pretrain.py --resume DIR, launch/export.py --checkpoint DIR"
+ADVICE = "; take an older one (launch/pretrain.py --resume DIR, launch/export.py --checkpoint DIR)"
 FREE_SPACE = "free space and start the same command again: it continues from the newest checkpoint that is there"
 
 
@@ -69,6 +73,7 @@ class Checkpoints:
     def __init__(self, folder: Path, config: CheckpointConfig):
         self.folder = folder
         self._config = config
+        self._passed_over: list[Path] = []
 
     def at(self, step: int) -> Path:
         """Where the checkpoint of a step stands, if there is one."""
@@ -89,7 +94,8 @@ class Checkpoints:
                     replace_folder(partial, final)  # one may be there that a killed run did not come to name
                     self.point_latest(final)
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)  # above all on a full disk
+            if dist.rank() == 0:  # who alone knows that it has no name yet
+                shutil.rmtree(partial, ignore_errors=True)  # above all on a full disk
             raise
         if dist.rank() == 0:
             self._remove_old(final, needed={final} if pinned is None else {final, self.at(pinned)})
@@ -99,8 +105,9 @@ class Checkpoints:
     def _make_room(self, step: int) -> None:
         """Remove what a killed save left; refuse to begin one that would not fit, going by the newest (one rank)."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob(beside(Path("step-*")).name):
-            shutil.rmtree(leftover)
+        for left in (beside(Path("step-*")).name, ".replaced-step-*", f"{DAMAGED}step-*"):
+            for leftover in self.folder.glob(left):
+                shutil.rmtree(leftover)
         newest = max(self.folder.glob("step-*"), default=None)
         if newest is not None:
             needed = sum(file.stat().st_size for file in newest.rglob("*") if file.is_file())
@@ -114,21 +121,50 @@ class Checkpoints:
         Raises:
             CheckpointError: none is intact.
         """
-        pointer = self.folder / "latest"
         there = sorted(self.folder.glob("step-*"), reverse=True)
-        if pointer.is_file():
-            named = self.folder / pointer.read_text().strip()
+        named = self._named()
+        if named is not None:
             there = [named, *(path for path in there if path < named)]
-        for number, path in enumerate(there):
+        for number, path in enumerate(there, start=1):
             try:
                 check(path)
             except (CheckpointError, RunFolderError) as error:
-                if number == len(there) - 1:
-                    raise
-                LOG.warning("%s. Going back to the checkpoint before", error)
+                found = str(error).removesuffix(ADVICE)
+                if number == len(there):
+                    raise CheckpointError(
+                        f"{self.folder} holds no intact checkpoint, {number} looked at, the last: {found}. Put back a "
+                        "copy, or start anew in another --run-dir"
+                    ) from None
+                LOG.warning("%s. Going back to the checkpoint before", found)
+                self._passed_over.append(path)
             else:
                 return path
         return None
+
+    def set_aside(self, newest: Path) -> None:
+        """Take the name from what `latest` has passed over, so that it counts as a checkpoint no longer; it is removed
+        when the next one is saved (one rank)."""
+        for path in self._passed_over:
+            if path.is_dir():
+                path.rename(path.with_name(f"{DAMAGED}{path.name}"))
+        if self._passed_over:
+            self.point_latest(newest)
+        self._passed_over = []
+
+    def _named(self) -> Path | None:
+        """What the pointer names; None if it is lost or says nothing."""
+        pointer = self.folder / "latest"
+        if not pointer.is_file():
+            return None
+        name = pointer.read_bytes().decode(errors="replace").strip()
+        if re.fullmatch(r"step-\d+", name):
+            return self.folder / name
+        LOG.warning("%s is damaged: it names no checkpoint. Taking the newest", pointer)
+        return None
+
+    def forget_converted(self) -> None:
+        """Remove states that were converted: this run has saved one of its own layout, or has ended (one rank)."""
+        shutil.rmtree(self.folder / UNIVERSAL, ignore_errors=True)
 
     def for_layout(self, path: Path, layout: Mapping[str, int]) -> Start | None:
         """What an engine of this layout loads to continue from a checkpoint, which is converted if it has another (one
@@ -182,7 +218,7 @@ class Checkpoints:
         damaged, and no reason to give up an intact one."""
         steps = sorted(path for path in self.folder.glob("step-*") if path <= newest)
         every = self._config.keep_every
-        shutil.rmtree(self.folder / UNIVERSAL, ignore_errors=True)  # this run has saved a state of its own layout
+        self.forget_converted()
         for path in steps[: -self._config.keep_last]:
             if path not in needed and not (every and int(path.name.removeprefix("step-")) % every == 0):
                 shutil.rmtree(path.rename(beside(path)))  # a kill in here leaves no half folder under its name
@@ -203,16 +239,15 @@ def check(path: Path) -> dict[str, Any]:
     index = read_json(path / INDEX)
     numbers = (index.get("step"), index.get("world_size"))
     if not (isinstance(index.get("files"), dict) and all(type(number) is int and number >= 0 for number in numbers)):
-        raise CheckpointError(f"checkpoint {path}: {INDEX} is damaged; take an older one ({USE_OLDER})")
+        raise CheckpointError(f"checkpoint {path}: {INDEX} is damaged{ADVICE}")
     for name, expected in index["files"].items():
         file = path / name
         if not file.is_file():
-            raise CheckpointError(f"checkpoint {path} lacks {name}; take an older one ({USE_OLDER})")
+            raise CheckpointError(f"checkpoint {path} lacks {name}{ADVICE}")
         found = _describe(file)
         if found != expected:
             raise CheckpointError(
-                f"checkpoint {path}: {name} is damaged (size and crc32 {found}, written as {expected}); "
-                f"take an older one ({USE_OLDER})"
+                f"checkpoint {path}: {name} is damaged (size and crc32 {found}, written as {expected}){ADVICE}"
             )
     return index
 

@@ -12,6 +12,7 @@ from collections import deque
 from statistics import median
 from typing import Any
 
+from ofa import dist
 from ofa.config import OptimizerConfig
 
 LOG = logging.getLogger(__name__)
@@ -66,11 +67,16 @@ class UpdateGuard:
         if self._in_a_row > self._limit:
             raise TooManySkips(
                 f"{self._in_a_row} updates in a row were skipped at step {step}, the last with a gradient norm of "
-                f"{norm}: the run has diverged and was stopped; the last checkpoint is kept. Lower optimizer.lr, raise "
-                "schedule.warmup_steps, or allow more with optimizer.max_skipped"
+                f"{norm}: the run has diverged and was stopped; its checkpoints are kept. Go on with a larger "
+                "optimizer.max_skipped, or start anew in another --run-dir with a lower optimizer.lr or a longer "
+                "schedule.warmup_steps"
             )
-        LOG.warning("step %d: update skipped, its gradient norm is %s; going on with the next batch", step, norm)
-        LOG.debug("step %d: the batch that was skipped is number %d", step, batch)
+        if dist.rank() == 0:
+            why = f"its gradient norm {norm:.4g} is " if norm is not None else "its gradient is "
+            spike = norm is not None and math.isfinite(norm)
+            why += f"above {self._ratio} times the median of the last {WINDOW}" if spike else "not finite"
+            LOG.warning("step %d: update skipped, %s; going on with the next batch", step, why)
+            LOG.debug("step %d: the batch that was skipped is number %d", step, batch)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold; it is written after an applied update."""

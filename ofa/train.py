@@ -274,7 +274,11 @@ def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
     known = [path for path in (own.latest(), chosen) if path is not None]
     checkpoint = max(known, key=lambda path: path.name, default=None)  # a branch may have ended before its first save
     if checkpoint is None:
+        if folder.has_started():
+            LOG.warning("%s holds no checkpoint: the run begins at step 0 again", folder.path)
         return _Beginning()
+    if checkpoint.parent == own.folder:
+        own.set_aside(checkpoint)
     old = _rewind_checkpoint(checkpoint, config)
     if old is not None and old.resolve().parent != own.folder.resolve():
         own.take_over(old)

@@ -13,7 +13,6 @@ zero behind the masks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -73,19 +72,19 @@ def copies_of(engine: Any) -> Copies:
     """The class for the stage of a DeepSpeed engine."""
     stage = engine.zero_optimization_stage()
     if stage == 0:
-        return Unpartitioned(engine.optimizer.state)
+        return Unpartitioned(engine.optimizer)
     return (PartitionedWeights if stage == 3 else PartitionedStates)(engine.optimizer)
 
 
 class Unpartitioned:
     """ZeRO 0 in fp32: every rank holds everything."""
 
-    def __init__(self, state: Mapping[nn.Parameter, Mapping[str, Tensor]]):
+    def __init__(self, optimizer: torch.optim.Optimizer):
         """
         Args:
-            state: of the optimizer.
+            optimizer: whose state is looked for at each use, because loading a checkpoint puts another in its place.
         """
-        self._state = state
+        self._optimizer = optimizer
 
     def shape(self, parameter: nn.Parameter) -> torch.Size:
         """Of the whole parameter."""
@@ -97,7 +96,7 @@ class Unpartitioned:
 
     def held(self, parameter: nn.Parameter) -> Held:
         """All of it."""
-        state = self._state.get(parameter, {})
+        state = self._optimizer.state.get(parameter, {})
         return Held(0, parameter.detach().view(-1), [state[key].view(-1) for key in MOMENTS if key in state])
 
     def read(self, parameter: nn.Parameter) -> Held | None:

@@ -127,8 +127,10 @@ class Engine:
         if path is None:
             raise ValueError(f"DeepSpeed could not read the checkpoint {folder / tag}")
         for state in self._optimizer_states():
-            # The universal loader of ZeRO 3 gives one step counter to all groups, and each would count it up.
-            state["step"] = state["step"].clone()
+            # The universal loader of ZeRO 3 gives one step counter to all groups, and each would count it up; and it
+            # leaves it on the CPU, where a fused optimizer does not look for it.
+            device = self.device if torch.cuda.is_available() else state["step"].device
+            state["step"] = state["step"].to(device, copy=True)
         return client_state
 
     def rewind(self, checkpoint: Path) -> None:

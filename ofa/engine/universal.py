@@ -8,6 +8,7 @@ Writing the form ourselves was left aside: the converter knows every layout that
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +67,7 @@ def _complete(folder: Path) -> None:
             path.unlink()  # those of other ranks hold the same
     for name in MODEL_FILES:
         if name != there.name:
-            os.link(there, folder / name)
+            shutil.copy2(there, folder / name)
 
 
 def _step_and_groups(states: Path) -> tuple[torch.Tensor, int]:

@@ -145,6 +145,7 @@ class RunConfig(Section):
         """The values that decide more of the result than its last bits: they may not change while a run goes on. The
         data has a fingerprint of its own, so its place may change."""
         aside = {"log": True, "checkpoint": True, "data": {"path", "workers"}, "engine": {"threads", "patience"}}
+        aside["optimizer"] = {"max_skipped"}  # how long a run is given before it is given up
         values = self.model_dump(mode="json", exclude=aside)
         for section, key in DIVISION:
             del values[section][key]

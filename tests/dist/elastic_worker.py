@@ -59,7 +59,7 @@ class Training:
             found[f"master {name}"] = self.engine.weights.gather(parameter).clone()
             for number, key in enumerate(MOMENTS):
                 if self.config.engine.zero_stage == 0:
-                    whole = held.moments[number]
+                    whole = held.moments[number].view(parameter.shape)
                 else:
                     whole = deepspeed.utils.safe_get_full_optimizer_state(parameter, key)
                 found[f"{key} {name}"] = whole.clone()
@@ -132,6 +132,12 @@ def go_on(pair: str) -> dict:
     training.run(step, LAST)
     last = training.state()
     report["last_settings"] = training.settings() == then["last settings"]
+    report["behind"] = sum(
+        int(torch.count_nonzero(last[f"{kind} {name}"][~keep]))
+        for name, keep in training.pruner.keep.items()
+        for kind in ("master", *MOMENTS)
+        if case.mode == "hard"
+    )
     masks = [(name, value) for name, value in then["last"].items() if name.startswith("keep")]
     report["zeros"] = all(int(last[name].sum()) == int(value.sum()) for name, value in masks)
     report["places"] = min(float((last[name] == value).float().mean()) for name, value in masks)

@@ -20,7 +20,7 @@ PAIRS = [pair if pair in QUICK else pytest.param(pair, marks=pytest.mark.slow) f
 def saved(tmp_path_factory):
     """A folder with what two ranks saved at every stage."""
     folder = tmp_path_factory.mktemp("elastic")
-    cases = [f"{stage} {kind}" for kind in SOURCES for stage in STAGES]
+    cases = ["0 fp32 hard", *(f"{stage} {kind}" for kind in SOURCES for stage in STAGES)]
     processes.ranks(WORKER, "train", *cases, number=SAVED_BY, cwd=folder)
     return folder
 
@@ -43,6 +43,16 @@ def test_masters_moments_and_masks_arrive_bit_for_bit_and_training_goes_on(conti
         assert report["settings"] and report["last_settings"] and report["live_is_masked"]
         assert report["zeros"] and report["places"] >= 0.999
         assert report["masters"] < (1e-5 if "fp32" in pair else 2e-2)
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(SAVED_BY, marks=pytest.mark.slow)])
+def test_zero_0_goes_on_on_any_number_of_ranks_as_it_is(saved, ranks):
+    """OFA-23: nothing comes back behind the masks at the refresh after it, in the moments neither."""
+    pair = "0 fp32 hard -> 0"
+    processes.ranks(WORKER, "continue", pair, number=ranks, cwd=saved)
+    report = json.loads((saved / f"continued-on-{ranks}-rank-0.json").read_text())[pair]
+    assert not report["universal"] and report["differs"] == [] and report["last_settings"]
+    assert report["places"] == 1.0 and report["masters"] < 1e-5 and report["behind"] == 0
 
 
 @pytest.mark.slow

@@ -85,6 +85,34 @@ def test_a_pointer_to_nothing_leads_to_the_one_before_with_a_warning(saved, capl
     assert "step-00000009 is no checkpoint" in caplog.text and "Going back to the checkpoint before" in caplog.text
 
 
+@pytest.mark.parametrize("content", [b"", b"\n", b"\0\0", b"\xff\xfe", b"a step-00000002", b"nonsense"])
+def test_a_pointer_that_says_nothing_is_a_lost_one(saved, caplog, content):
+    (saved.folder / "latest").write_bytes(content)
+    assert saved.latest() == saved.at(5)
+    assert "latest is damaged: it names no checkpoint" in caplog.text
+
+
+def test_what_was_passed_over_loses_its_name_and_does_not_push_out_an_intact_one(tmp_path):
+    """Also before the step that is saved next."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointConfig(keep_last=2))
+    for step in (5, 7):
+        checkpoints.save(Files(), step, {"step": step})
+    (checkpoints.at(7) / "weights.pt").write_bytes(b"")
+    checkpoints.set_aside(checkpoints.latest())
+    assert names(checkpoints) == ["step-00000005"] and (checkpoints.folder / ".damaged-step-00000007").is_dir()
+    assert (checkpoints.folder / "latest").read_text() == "step-00000005\n"
+    checkpoints.save(Files(), 10, {"step": 10})
+    assert names(checkpoints) == ["step-00000005", "step-00000010"]
+    assert not list(checkpoints.folder.glob(".*"))
+
+
+def test_nothing_intact_is_an_error_that_counts_what_was_looked_at(saved):
+    for path in saved.folder.glob("step-*"):
+        (path / "weights.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="no intact checkpoint, 3 looked at, the last: .*step-00000002.*another"):
+        saved.latest()
+
+
 def test_an_older_one_that_was_chosen_is_not_passed_over_for_a_newer_one(saved):
     saved.point_latest(saved.at(4))
     assert saved.latest() == saved.at(4)

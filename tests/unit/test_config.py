@@ -153,6 +153,7 @@ def test_only_what_decides_the_result_is_in_the_fingerprint():
     config = load(RunConfig, "tiny/ofa_90.json")
     same = ["log.every=1", "checkpoint.every=7", "data.workers=3", "engine.threads=1", "data.path=elsewhere"]
     same += ["engine.patience=9", "engine.zero_stage=2", "batch.micro_size=2", "evaluate.micro_size=3"]
+    same += ["optimizer.max_skipped=1"]
     for override in same:
         assert load(RunConfig, "tiny/ofa_90.json", [override]).fingerprint() == config.fingerprint(), override
     for override in ["seed=1", "optimizer.lr=1e-4", "pruning.sparsity=0.8", "data.mask_probability=0.2"]:

@@ -20,7 +20,7 @@ import torch
 from ofa import dist
 from ofa.assemble import Run, assemble
 from ofa.board import open_board
-from ofa.checkpoint import CheckpointError, Checkpoints, Start, check
+from ofa.checkpoint import INDEX, CheckpointError, Checkpoints, Start, check
 from ofa.config import RunConfig
 from ofa.data.batches import MicroBatch, Totals
 from ofa.data.counter import key
@@ -36,7 +36,7 @@ from ofa.models.compile import check_compiler
 from ofa.progress import start_logging, stop_logging
 from ofa.pruning.pruner import MaskChurn
 from ofa.recipe import Knobs
-from ofa.run_folder import RunFolder
+from ofa.run_folder import RunFolder, read_json
 from ofa.stop import StopAgreement, StopRequest
 from ofa.watch import Watch, together
 
@@ -286,8 +286,8 @@ def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
 
 
 def _rewind_checkpoint(continued: Path, config: RunConfig) -> Path | None:
-    """The older checkpoint whose weights the steps after `continued` go back to, found beside it; None if they never
-    do.
+    """The older checkpoint whose weights the steps after `continued`, which has been checked, go back to, found beside
+    it; None if they never do.
 
     Raises:
         CheckpointError: it is missing or damaged, which is said now and not at the next refresh, hours later.
@@ -295,7 +295,7 @@ def _rewind_checkpoint(continued: Path, config: RunConfig) -> Path | None:
     target = config.schedule.rewind_target
     if target is None or config.pruning is None:
         return None
-    if not target < check(continued)["step"] <= config.pruning.last_refresh:
+    if not target < read_json(continued / INDEX)["step"] <= config.pruning.last_refresh:
         return None
     path = Checkpoints(continued.parent, config.checkpoint).at(target)
     if not path.is_dir():
@@ -310,9 +310,10 @@ def _rewind_checkpoint(continued: Path, config: RunConfig) -> Path | None:
 
 def _chosen(path: Path, config: RunConfig, corpus: Corpus) -> Path:
     """The checkpoint that `--resume DIR` means: a step-* folder, or a run folder's newest; held against its run."""
-    if (path / "checkpoints").is_dir():
-        path = Checkpoints(path / "checkpoints", config.checkpoint).latest() or path
-    check(path)
+    newest = Checkpoints(path / "checkpoints", config.checkpoint).latest() if (path / "checkpoints").is_dir() else None
+    if newest is None:
+        check(path)  # `latest` has looked through what it gives
+    path = newest or path
     RunFolder(path.resolve().parents[1]).check(config, corpus.fingerprint)
     _rewind_checkpoint(path, config)
     return path

@@ -1,6 +1,7 @@
 """Real processes for tests: entry scripts, and groups of ranks over gloo."""
 
 import contextlib
+import json
 import os
 import random
 import socket
@@ -76,6 +77,14 @@ def ranks(program, *arguments, number, cwd):
     """Run a Python file on `number` ranks."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
     return finished([*command, str(program), *map(str, arguments)], cwd=cwd)
+
+
+def reports(program, *cases, number, cwd):
+    """Run a Python file on `number` ranks, each of which writes a list with a report of each case to rank-N.json; what
+    each rank reports, by case."""
+    ranks(program, *cases, number=number, cwd=cwd)
+    of_ranks = [json.loads((cwd / f"rank-{rank}.json").read_text()) for rank in range(number)]
+    return {case: [of_rank[place] for of_rank in of_ranks] for place, case in enumerate(cases)}
 
 
 class Group:

@@ -21,9 +21,7 @@ WORLDS = (2, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 4)
 def reports(request, tmp_path_factory):
     """What each rank chose in each case: {case: [report of rank 0, ...]}."""
     folder = tmp_path_factory.mktemp("ranks")
-    processes.ranks(WORKER, *CASES, number=request.param, cwd=folder)
-    of_ranks = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(request.param)]
-    return {case: [reports[i] for reports in of_ranks] for i, case in enumerate(CASES)}
+    return processes.reports(WORKER, *CASES, number=request.param, cwd=folder)
 
 
 @pytest.mark.parametrize("case", CASES)

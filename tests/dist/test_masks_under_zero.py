@@ -22,9 +22,7 @@ ZEROS = int(0.9 * 66 * 129)
 def reports(request, tmp_path_factory):
     """What each rank saw in each case: {case: [report of rank 0, ...]}."""
     folder = tmp_path_factory.mktemp("ranks")
-    processes.ranks(WORKER, *CASES, number=request.param, cwd=folder)
-    of_ranks = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(request.param)]
-    return {case: [reports[i] for reports in of_ranks] for i, case in enumerate(CASES)}
+    return processes.reports(WORKER, *CASES, number=request.param, cwd=folder)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -30,7 +30,7 @@ from ofa.pruning.pruner import NoPruner, Pruner
 from ofa.recipe import Recipe
 from ofa.run_folder import RunFolder, hardware, read_json, versions
 from ofa.samples import SampleLog
-from ofa.sections.run import division
+from ofa.sections.training import division
 
 LOG = logging.getLogger(__name__)
 

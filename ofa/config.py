@@ -23,9 +23,11 @@ from ofa.sections.base import Section, nearest
 from ofa.sections.data import BatchConfig, DataConfig
 from ofa.sections.data_prep import CleanConfig, DataPrepConfig, SourceConfig, TokenizerConfig
 from ofa.sections.engine import EngineConfig
+from ofa.sections.finetune import FinetuneConfig, TaskConfig
 from ofa.sections.model import ModelConfig, ObjectiveConfig, TeacherConfig
-from ofa.sections.run import CheckpointConfig, EvaluateConfig, LogConfig, RunConfig
+from ofa.sections.run import EvaluateConfig, RunConfig
 from ofa.sections.schedule import OptimizerConfig, OverrideConfig, PruningConfig, RewindConfig, ScheduleConfig
+from ofa.sections.training import CheckpointConfig, LogConfig, TrainingConfig
 
 __all__ = [
     "BatchConfig",
@@ -38,6 +40,7 @@ __all__ = [
     "DataPrepConfig",
     "EngineConfig",
     "EvaluateConfig",
+    "FinetuneConfig",
     "LogConfig",
     "ModelConfig",
     "ObjectiveConfig",
@@ -49,8 +52,10 @@ __all__ = [
     "ScheduleConfig",
     "Section",
     "SourceConfig",
+    "TaskConfig",
     "TeacherConfig",
     "TokenizerConfig",
+    "TrainingConfig",
     "command_that_makes",
     "differences",
     "find",

@@ -10,8 +10,7 @@ that stock models do not call.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from ofa.data.fit import PAIRS
 from ofa.data.masking import MaskedRows, MaskingRules, distilled_counts, mask_rows, prediction_counts, sample_positions
 from ofa.data.rows import PackedRows, RowReader
 from ofa.data.shards import Corpus
+from ofa.data.tensors import Tensors
 
 
 class BatchError(ValueError):
@@ -43,7 +43,7 @@ class Totals:
 
 
 @dataclass
-class MicroBatch:
+class MicroBatch(Tensors):
     """Rows of one forward on one rank: B rows, S = sequence length. All int64; flat indices run over B * S."""
 
     input_ids: Tensor
@@ -66,23 +66,6 @@ class MicroBatch:
     """[M], 1 for a random next sentence; None without pairs."""
     row_ids: Tensor
     """[B] numbers of the rows within their split."""
-
-    def to(self, device: torch.device | str) -> MicroBatch:
-        """The batch on `device`; from pinned memory the copy does not block."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin(self) -> MicroBatch:
-        """The batch in page-locked memory."""
-        return self._each(Tensor.pin_memory)
-
-    def tensors(self) -> list[Tensor]:
-        """Those that are present."""
-        values = (getattr(self, one.name) for one in fields(self))
-        return [value for value in values if value is not None]
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> MicroBatch:
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return replace(self, **{name: change(value) for name, value in values.items() if value is not None})
 
 
 class Batcher:

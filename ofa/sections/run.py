@@ -1,47 +1,16 @@
-"""One training run: all its sections, and what must hold between them."""
+"""One pre-training run: all its sections, and what must hold between them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from ofa.sections.base import Section
-from ofa.sections.data import BatchConfig, DataConfig
-from ofa.sections.engine import EngineConfig
+from ofa.sections.data import DataConfig
 from ofa.sections.model import ModelConfig, ObjectiveConfig, TeacherConfig
-from ofa.sections.schedule import OptimizerConfig, PruningConfig, ScheduleConfig
-
-DIVISION = (("batch", "micro_size"), ("evaluate", "micro_size"), ("engine", "zero_stage"))
-"""How the work of a step is divided. Sums are over the global batch, so this decides their last bits only."""
-
-
-class CheckpointConfig(Section):
-    """Where a killed run continues."""
-
-    every: int = Field(default=1000, gt=0)
-    """Steps between two checkpoints; one is always written at the end."""
-
-    keep_last: int = Field(default=2, gt=0)
-    """Newest checkpoints that stay on disk."""
-
-    keep_every: int | None = Field(default=None, gt=0)
-    """Checkpoints whose step is a multiple of this stay for good."""
-
-
-class LogConfig(Section):
-    """metrics.jsonl and what mirrors it."""
-
-    every: int = Field(default=10, gt=0)
-    """Steps between two metrics lines; mask refreshes always get a line."""
-
-    tensorboard: bool = True
-    """Also write TensorBoard event files."""
-
-    samples: bool = False
-    """Also write, on every rank, which rows each update trained on: see `ofa.samples`. Reads the device once a step."""
+from ofa.sections.schedule import ScheduleConfig
+from ofa.sections.training import TrainingConfig
 
 
 class EvaluateConfig(Section):
@@ -57,24 +26,17 @@ class EvaluateConfig(Section):
     """Rows of one forward; null: batch.micro_size."""
 
 
-class RunConfig(Section):
-    """One training run: teacher preparation, sparse pre-training, or one-shot pruning."""
-
-    seed: int = Field(default=42, ge=0)
-    """Fresh weights, sample order, token masks and dropout all derive from it."""
+class RunConfig(TrainingConfig):
+    """One pre-training run: teacher preparation, sparse pre-training, or one-shot pruning."""
 
     model: ModelConfig
     teacher: TeacherConfig | None = None
     data: DataConfig
-    batch: BatchConfig
     objective: ObjectiveConfig = ObjectiveConfig()
-    optimizer: OptimizerConfig
     schedule: ScheduleConfig
-    pruning: PruningConfig | None = None
-    engine: EngineConfig = EngineConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    log: LogConfig = LogConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    PLACES: ClassVar[dict[str, Any]] = {"data": {"path", "workers"}}
 
     @model_validator(mode="before")
     @classmethod
@@ -100,12 +62,6 @@ class RunConfig(Section):
                 f"pruning may refresh until step {self.pruning.last_allowed}, after total_steps "
                 f"{self.schedule.total_steps}; set pruning.end"
             )
-        if self.engine.zero_stage == 0 and self.engine.precision == "bf16":
-            raise ValueError("zero_stage 0 with bf16 hides DeepSpeed's masters and moments: use zero_stage 1")
-        if self.pruning and self.pruning.regrow and self.engine.zero_stage == 0:
-            raise ValueError("pruning.regrow needs dense fp32 masters, which ZeRO 0 does not keep: use zero_stage 1")
-        if self.engine.zero_stage == 3 and self.engine.compile:
-            raise ValueError("zero_stage 3 gathers weights in hooks, which break a compiled layer: use zero_stage 1")
         return self
 
     @model_validator(mode="after")
@@ -136,26 +92,3 @@ class RunConfig(Section):
                 "(set pruning.begin, frequency and end; begin and end are ramp_start and ramp_end if not given)"
             )
         return self
-
-    def fingerprint(self) -> str:
-        """sha256 of everything that decides the result."""
-        return _digest(self.decisive())
-
-    def decisive(self) -> dict[str, Any]:
-        """The values that decide more of the result than its last bits: they may not change while a run goes on. The
-        data has a fingerprint of its own, so its place may change."""
-        aside = {"log": True, "checkpoint": True, "data": {"path", "workers"}, "engine": {"threads", "patience"}}
-        aside["optimizer"] = {"max_skipped"}  # how long a run is given before it is given up
-        values = self.model_dump(mode="json", exclude=aside)
-        for section, key in DIVISION:
-            del values[section][key]
-        return values
-
-
-def division(dumped: dict[str, Any]) -> dict[str, Any]:
-    """How a dumped config divides the work of a step, by dotted key."""
-    return {f"{section}.{key}": dumped.get(section, {}).get(key) for section, key in DIVISION}
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

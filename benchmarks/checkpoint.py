@@ -35,13 +35,14 @@ import torch
 from benchmarks.gpu_common import write_data
 from benchmarks.pairs import interleaved, ratios, timed
 from benchmarks.step import architecture_of
-from ofa.assemble import Run, assemble
+from ofa.assemble import PretrainingRun, assemble
 from ofa.config import ObjectiveConfig, RunConfig, load, parse
 from ofa.engine.process import start, stop
 from ofa.models.build import build_model
+from ofa.pretrain import pretrain
 from ofa.run_folder import RunFolder, commit, hardware, versions
 from ofa.tables import table
-from ofa.train import pretrain, save, update
+from ofa.train import save, update
 
 LOSSES = 10
 """Compared after a restart, and updates before it."""
@@ -167,19 +168,19 @@ def timings(config: RunConfig, place: Path, rounds: int) -> dict[str, Any]:
     }
 
 
-def assembled(config: RunConfig, path: Path) -> Run:
+def assembled(config: RunConfig, path: Path) -> PretrainingRun:
     """The parts of a run in a folder of its own."""
     path.mkdir()
     return assemble(config, RunFolder(path), None, name="benchmark")
 
 
-def works_of(pruned: Run, dense: Run) -> dict[str, Callable[[int], object]]:
+def works_of(pruned: PretrainingRun, dense: PretrainingRun) -> dict[str, Callable[[int], object]]:
     """What takes turns; each is called with the number of its round."""
     totals, micro = pruned.loader.global_batch(0)
     micro = [batch.to(pruned.engine.device) for batch in micro]
     grid = [step for step in range(2 * LOSSES) if pruned.recipe.at(step).update_mask and step]
 
-    def trained(run: Run, _: int) -> None:
+    def trained(run: PretrainingRun, _: int) -> None:
         update(run, run.recipe.at(1), totals, micro)
         run.pruner.after_step(run.recipe.at(2))
 
@@ -199,7 +200,7 @@ def works_of(pruned: Run, dense: Run) -> dict[str, Callable[[int], object]]:
     }
 
 
-def saved_bytes(run: Run) -> int:
+def saved_bytes(run: PretrainingRun) -> int:
     """Of the newest checkpoint."""
     newest = run.checkpoints.folder / (run.checkpoints.folder / "latest").read_text().strip()
     return sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())

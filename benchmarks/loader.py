@@ -30,7 +30,7 @@ import torch
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
 from benchmarks.pairs import interleaved, ratios, timed
-from ofa.assemble import Run, assemble
+from ofa.assemble import PretrainingRun, assemble
 from ofa.config import RunConfig, load
 from ofa.data.loader import Loader
 from ofa.data.masking import MaskedRows, MaskingRules, mask_rows
@@ -92,7 +92,7 @@ def is_right(found: Mapping[str, float], device: str) -> bool:
     return all(holds for _, holds in verdicts(found, device).values())
 
 
-def measure(run: Run, turns: int) -> dict[str, float]:
+def measure(run: PretrainingRun, turns: int) -> dict[str, float]:
     """Rates of the loader and of training in real tokens per second, and their ratios."""
     device = str(run.engine.device)
     kept = run.loader.global_batch(0)
@@ -124,7 +124,7 @@ def measure(run: Run, turns: int) -> dict[str, float]:
     }
 
 
-def updates(run: Run, batches: Sequence) -> None:
+def updates(run: PretrainingRun, batches: Sequence) -> None:
     """One update on each batch, at the start of the recipe."""
     for batch in batches:
         update(run, run.recipe.at(0), *batch)

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from ofa import dist
-from ofa.assemble import Run, assemble
+from ofa.assemble import PretrainingRun, assemble
 from ofa.board import open_board
 from ofa.config import RunConfig, parse
 from ofa.engine.process import start, stop
@@ -101,7 +101,7 @@ def worker(stage: str, precision: str, mode: str) -> None:
     stop()
 
 
-def alive_in_a_forward(run: Run) -> int:
+def alive_in_a_forward(run: PretrainingRun) -> int:
     """Weights outside the masks that are not zero while a forward uses them, whoever gathers them for it."""
     alive = 0
 

@@ -62,6 +62,6 @@ if __name__ == "__main__":
         RUN_DIR = Path(OPTIONS.run_dir or FOLDER)
         if not (RUN_DIR / "result.json").is_file():  # a finished run needs its inputs no more
             inputs.check_inputs(CONFIG, OPTIONS.resume)
-    from ofa.train import pretrain  # after the checks: it takes seconds to import
+    from ofa.pretrain import pretrain  # after the checks: it takes seconds to import
 
     common.main_wrapper(run)

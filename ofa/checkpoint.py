@@ -15,7 +15,7 @@ import logging
 import re
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -79,9 +79,9 @@ class Checkpoints:
         """Where the checkpoint of a step stands, if there is one."""
         return self.folder / f"step-{step:08d}"
 
-    def save(self, engine: Saves, step: int, client_state: dict[str, Any], *, pinned: int | None = None) -> Path:
+    def save(self, engine: Saves, step: int, client_state: dict[str, Any], *, needed: Collection[int] = ()) -> Path:
         """Write the state with `step` updates applied (a collective call); old ones beyond the limits are removed,
-        but not the one of step `pinned`."""
+        but not those of the `needed` steps."""
         final = self.at(step)
         partial = beside(final)
         dist.on_rank_zero(lambda: self._make_room(step))
@@ -98,7 +98,7 @@ class Checkpoints:
                 shutil.rmtree(partial, ignore_errors=True)  # above all on a full disk
             raise
         if dist.rank() == 0:
-            self._remove_old(final, needed={final} if pinned is None else {final, self.at(pinned)})
+            self._remove_old(final, needed={final, *map(self.at, needed)})
         dist.barrier()
         return final
 

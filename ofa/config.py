@@ -23,7 +23,15 @@ from ofa.sections.base import Section, nearest
 from ofa.sections.data import BatchConfig, DataConfig
 from ofa.sections.data_prep import CleanConfig, DataPrepConfig, SourceConfig, TokenizerConfig
 from ofa.sections.engine import EngineConfig
-from ofa.sections.finetune import FinetuneConfig, TaskConfig
+from ofa.sections.finetune import (
+    FinetuneConfig,
+    TaskConfig,
+    TaskEvaluateConfig,
+    TaskModelConfig,
+    TaskObjectiveConfig,
+    TaskScheduleConfig,
+    TaskTeacherConfig,
+)
 from ofa.sections.model import ModelConfig, ObjectiveConfig, TeacherConfig
 from ofa.sections.run import EvaluateConfig, RunConfig
 from ofa.sections.schedule import OptimizerConfig, OverrideConfig, PruningConfig, RewindConfig, ScheduleConfig
@@ -53,6 +61,11 @@ __all__ = [
     "Section",
     "SourceConfig",
     "TaskConfig",
+    "TaskEvaluateConfig",
+    "TaskModelConfig",
+    "TaskObjectiveConfig",
+    "TaskScheduleConfig",
+    "TaskTeacherConfig",
     "TeacherConfig",
     "TokenizerConfig",
     "TrainingConfig",

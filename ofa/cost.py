@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, PreTrainedModel
 
 from ofa import flops
-from ofa.config import ModelConfig, OverrideConfig, RunConfig
+from ofa.config import ModelConfig, OverrideConfig, RunConfig, TrainingConfig
 from ofa.data.plan import accumulation
 from ofa.data.shards import Corpus
 from ofa.models.adapters import scope, shape
@@ -75,16 +75,16 @@ def rank_memory(config: RunConfig, size: Size, ranks: int) -> float:
     return 2 * live * size.parameters + masters * size.parameters / shares + masks + teacher
 
 
-def checkpoint_bytes(config: RunConfig, size: Size) -> float:
+def checkpoint_bytes(config: TrainingConfig, size: Size) -> float:
     """Bytes on disk of one checkpoint, over all ranks: live weights, optimizer state, one bit a mask."""
     live = 2 if config.engine.precision == "bf16" else 4
     masters = MASTER_AND_MOMENTS if config.engine.zero_stage else 8
     return (live + masters) * size.parameters + (size.scoped / 8 if config.pruning else 0)
 
 
-def disk_bytes(config: RunConfig, size: Size) -> float:
+def disk_bytes(config: TrainingConfig, size: Size) -> float:
     """Bytes that a run folder needs at least: the newest checkpoints, one that is being written, and the fp32 model."""
-    checkpoints = config.checkpoint.keep_last + 1 + (config.schedule.rewind_target is not None)
+    checkpoints = config.checkpoint.keep_last + 1 + (config.rewind_target is not None)
     masks = size.scoped / 8 if config.pruning else 0
     return checkpoints * checkpoint_bytes(config, size) + 4 * size.parameters + masks
 

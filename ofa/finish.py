@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from ofa import dist
-from ofa.assemble import Run
+from ofa.assemble import PretrainingRun
 from ofa.evaluate import masked_lm_score, reference_rows
 from ofa.export.from_state import fill
 from ofa.export.hf import export_model
@@ -23,7 +24,7 @@ from ofa.tables import result_table
 LOG = logging.getLogger(__name__)
 
 
-def finish(run: Run) -> None:
+def finish(run: PretrainingRun) -> None:
     """Export, score and report (a collective call); prints the table on rank 0."""
     state = run.engine.full_state_dict(run.module.model)
     keep = {name: mask.cpu() for name, mask in run.pruner.keep.items()}
@@ -31,11 +32,11 @@ def finish(run: Run) -> None:
     rows = [*_references(run), _own_row(run, exported)]
     if dist.rank() == 0:
         recipe = describe_run(
-            run.config,
+            run.run_config,
             name=run.name,
             steps=run.recipe.total_steps,
             parents=run.parents,
-            data_fingerprint=run.corpus.fingerprint,
+            data={"name": Path(run.run_config.data.path).name, "fingerprint": run.data_fingerprint},
             versions=versions(),
         )
         export_model(run.folder.model, exported.cpu(), run.corpus.tokenizer_path, keep, recipe)
@@ -54,9 +55,9 @@ def show_result(folder: RunFolder) -> None:
     print(result_table(read_json(folder.result)))
 
 
-def _references(run: Run) -> list[dict[str, Any]]:
+def _references(run: PretrainingRun) -> list[dict[str, Any]]:
     """What a pruned run came from: its teacher, its dense start, that pruned in one shot, and the floor."""
-    config, rows = run.config, []
+    config, rows = run.run_config, []
     start = "dense teacher" if config.teacher and config.teacher.init == config.model.init else "dense start"
     if config.teacher is not None and start != "dense teacher":
         rows.append(_score(run, "dense teacher", load_teacher(config.teacher, config.model)))
@@ -73,21 +74,23 @@ def _references(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def _own_row(run: Run, exported: PreTrainedModel) -> dict[str, Any]:
+def _own_row(run: PretrainingRun, exported: PreTrainedModel) -> dict[str, Any]:
     """The exported weights, in fp32 as the references are, whatever precision the run had."""
-    pruned = "sparse student" if run.config.schedule.total_steps else "one-shot model"
+    pruned = "sparse student" if run.recipe.total_steps else "one-shot model"
     return _score(run, pruned if run.config.pruning else "trained model", exported)
 
 
-def _score(run: Run, name: str, model: PreTrainedModel) -> dict[str, Any]:
-    module = MaskedLanguageModeling(model, run.config.objective).to(dist.device())
+def _score(run: PretrainingRun, name: str, model: PreTrainedModel) -> dict[str, Any]:
+    module = MaskedLanguageModeling(model, run.run_config.objective).to(dist.device())
     return {"name": name, **masked_lm_score(module, run.validation()), **sparsities(model)}
 
 
-def _result(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _result(run: PretrainingRun, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "rows": rows,
         "steps": run.recipe.total_steps,
+        "seconds": round(run.total_seconds(), 1),
+        "device_hours": round(run.total_seconds() * dist.world_size() / 3600, 4),
         "tokens_per_second": run.journal.meter.mean_rate(),
         "peak_tflops": run.journal.meter.peak_flops / 1e12,
         "model": str(run.folder.model),

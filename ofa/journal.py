@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ofa import dist
-from ofa.data.batches import Totals
 from ofa.metrics import MetricsLog
 from ofa.progress import Progress
 from ofa.pruning.pruner import MaskChurn
@@ -39,11 +38,15 @@ class Meter:
         self._tokens = 0
         self._all_tokens = 0
         self._all_seconds = 0.0
-        self._since = time.perf_counter()
+        self._since = self._began = time.perf_counter()
 
-    def count(self, totals: Totals) -> None:
-        """One step of the global batch."""
-        self._tokens += totals.tokens
+    def elapsed(self) -> float:
+        """Seconds since it was made, pauses counted."""
+        return time.perf_counter() - self._began
+
+    def count(self, tokens: int) -> None:
+        """The tokens of one step's global batch."""
+        self._tokens += tokens
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -104,23 +107,38 @@ class MaskedShare:
 class Journal:
     """Writes the training loop's lines."""
 
-    def __init__(self, metrics: MetricsLog, progress: Progress, meter: Meter, masked: MaskedShare):
+    def __init__(
+        self, metrics: MetricsLog, progress: Progress, meter: Meter, masked: MaskedShare, *, accuracy: str | None
+    ):
+        """
+        Args:
+            accuracy: name in a line of the share of right predictions; None: there is none.
+        """
         self.metrics = metrics
         self.meter = meter
         self.masked = masked
         self._progress = progress
+        self._accuracy = accuracy
 
     def log(
         self,
         knobs: Knobs,
         terms: Mapping[str, Tensor],
-        totals: Totals,
+        counted: int,
         *,
         churn: MaskChurn | None,
         grad_norm: float | None,
         skipped: int,
     ) -> None:
-        """Write the line of step knobs.step (a collective call); `skipped` are the updates not applied so far.
+        """Write the line of step knobs.step (a collective call).
+
+        Args:
+            knobs: of the step.
+            terms: this rank's sums of the loss terms, `loss` and, for an accuracy, `correct` among them.
+            counted: predictions of the global batch.
+            churn: of the masks, if they were refreshed.
+            grad_norm: of the update.
+            skipped: updates not applied so far.
 
         Raises:
             NotFinite: the loss is NaN or infinite.
@@ -132,7 +150,8 @@ class Journal:
                 "checkpoint is kept. Lower optimizer.lr or raise schedule.warmup_steps"
             )
         line: dict[str, Any] = {"step": knobs.step, "lr": knobs.lr, "loss": summed.pop("loss")}
-        line["train_masked_accuracy"] = summed.pop("correct") / totals.predicted
+        if self._accuracy is not None:
+            line[self._accuracy] = summed.pop("correct") / counted
         line |= summed
         line |= {"target_sparsity": knobs.sparsity, **self.masked.counted(), **asdict(churn or MaskChurn())}
         line |= {"grad_norm": grad_norm, "skipped": skipped, **self.meter.read()}

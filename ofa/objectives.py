@@ -243,7 +243,7 @@ def _as_dtype(array: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum of -log softmax(logits)[label] over rows: logits [M, C], labels [M]."""
+    """Sum of -log softmax(logits)[label] over rows: logits [M, C], labels [M]; rows labelled -100 count nothing."""
     return functional.cross_entropy(logits.float(), labels, reduction="sum")
 
 

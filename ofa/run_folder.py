@@ -23,7 +23,7 @@ from typing import Any, TextIO
 
 import torch
 
-from ofa.config import CHECKOUT, RunConfig, differences, parse
+from ofa.config import CHECKOUT, TrainingConfig, differences, parse
 from ofa.cost import Size, checkpoint_bytes, disk_bytes
 from ofa.files import check_space, megabytes, write_text
 
@@ -99,7 +99,7 @@ class RunFolder:
         for folder in self._made:
             folder.rmdir()
 
-    def check_space(self, config: RunConfig, size: Size) -> None:
+    def check_space(self, config: TrainingConfig, size: Size) -> None:
         """Refuse a run whose newest checkpoints and model do not fit on the disk.
 
         Raises:
@@ -124,14 +124,14 @@ class RunFolder:
         """Whether a run has written its config here."""
         return self.config.is_file()
 
-    def check(self, config: RunConfig, data_fingerprint: str | None = None) -> None:
+    def check(self, config: TrainingConfig, data_fingerprint: str | None = None) -> None:
         """Refuse to continue with another config or other data.
 
         Raises:
             RunFolderError: naming the keys that differ.
         """
         recorded = self.recorded()
-        old = parse(RunConfig, recorded["config"], origin=str(self.config))
+        old = parse(type(config), recorded["config"], origin=str(self.config))
         changed = differences(old.decisive(), config.decisive())
         if changed:
             raise RunFolderError(
@@ -141,7 +141,7 @@ class RunFolder:
         if data_fingerprint is not None and recorded["data_fingerprint"] != data_fingerprint:
             raise RunFolderError(
                 f"{self.path} was started on other data: fingerprint {str(recorded['data_fingerprint'])[:12]}, "
-                f"{config.data.path} now has {data_fingerprint[:12]}. Restore the data, or choose another --run-dir"
+                f"there is now {data_fingerprint[:12]}. Restore the data, or choose another --run-dir"
             )
 
     def recorded(self) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class RunFolder:
             raise RunFolderError(f"{self.config} is no run's record: it lacks {', '.join(sorted(missing))}")
         return found
 
-    def record(self, config: RunConfig, data_fingerprint: str, world_size: int) -> None:
+    def record(self, config: TrainingConfig, data_fingerprint: str, world_size: int, total_steps: int) -> None:
         """Write config.json: what was asked for, with what, on what."""
         write_json(
             self.config,
@@ -168,6 +168,7 @@ class RunFolder:
                 "commit": commit(),
                 "versions": versions(),
                 "world_size": world_size,
+                "total_steps": total_steps,
                 "hardware": hardware(),
             },
         )

@@ -14,13 +14,20 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import torch
 
 from ofa import dist
-from ofa.data.batches import MicroBatch
 from ofa.files import write_text
+
+
+class Batch(Protocol):
+    """Rows of one forward on one rank."""
+
+    row_ids: torch.Tensor
+    """[B] numbers of the rows within their split."""
+
 
 FIELDS = {"step", "batch", "rank", "world_size", "rows"}
 
@@ -33,7 +40,7 @@ class SampleLog:
         self._active = active
         self._file: TextIO | None = None
 
-    def append(self, step: int, batch: int, micro_batches: Sequence[MicroBatch]) -> None:
+    def append(self, step: int, batch: int, micro_batches: Sequence[Batch]) -> None:
         """Write the line of an update that was made, so that a killed process leaves it behind; reads the device
         once."""
         if not self._active:

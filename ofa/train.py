@@ -1,5 +1,5 @@
-"""One training run: assemble its parts, then the loop. Teacher preparation, sparse pre-training and one-shot pruning
-are the same loop with other parts; there are no callbacks and no trainer classes.
+"""One training run: its parts are assembled, then the loop. Teacher preparation, sparse pre-training, one-shot pruning
+and fine-tuning are the same loop with other parts; there are no callbacks and no trainer classes.
 
 The order of things at step t, which makes a resumed run repeat exactly what its checkpoint does not hold: save the
 state with t updates; refresh the masks; under them rewind the weights, where the recipe says so; validate; then the
@@ -11,31 +11,28 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from ofa import dist
-from ofa.assemble import Run, assemble
 from ofa.board import open_board
 from ofa.checkpoint import INDEX, CheckpointError, Checkpoints, Start, check
-from ofa.config import RunConfig
-from ofa.data.batches import MicroBatch, Totals
+from ofa.config import TrainingConfig
 from ofa.data.counter import key
-from ofa.data.shards import Corpus
 from ofa.engine.process import start, stop
 from ofa.engine.settings import layout
-from ofa.evaluate import masked_lm_score
 from ofa.export.hf import OF_A_RUN, check_replaceable
-from ofa.finish import finish, show_result
-from ofa.inputs import RESUME_WORDS, check_inputs
+from ofa.inputs import RESUME_WORDS
 from ofa.journal import NotFinite
 from ofa.models.compile import check_compiler
 from ofa.progress import start_logging, stop_logging
 from ofa.pruning.pruner import MaskChurn
 from ofa.recipe import Knobs
+from ofa.run import Run, Totals
 from ofa.run_folder import RunFolder, read_json
 from ofa.stop import StopAgreement, StopRequest
 from ofa.watch import Watch, together
@@ -46,12 +43,54 @@ DONE, STOPPED_AND_SAVED = 0, 75
 """Exit statuses; 75 asks whoever started the run to start it again."""
 
 
-def pretrain(
-    config: RunConfig, run_dir: Path, *, name: str, resume: str = "auto", time_limit: float | None = None
+class Data(Protocol):
+    """What a run trains on, opened."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of everything that decides what is read."""
+        ...
+
+    def check_records(self) -> None:
+        """Look through all of it, once, before a run begins.
+
+        Raises:
+            ValueError: something is damaged.
+        """
+        ...
+
+
+ConfigT = TypeVar("ConfigT", bound=TrainingConfig)
+RunT = TypeVar("RunT", bound=Run)
+
+
+@dataclass(frozen=True)
+class Kind(Generic[ConfigT, RunT]):
+    """What pre-training and fine-tuning do in their own way around the one loop."""
+
+    check: Callable[[ConfigT, str], Data]
+    """Open what a run needs; is given the config and `--resume`, and raises ValueError for what does not fit."""
+    assemble: Callable[..., RunT]
+    """From (config, folder, start, name=...) to the parts of the run (a collective call)."""
+    finish: Callable[[RunT], None]
+    """Export, score and report (a collective call)."""
+    show: Callable[[RunFolder], None]
+    """Print what a finished run has to say."""
+
+
+def run_to_end(
+    kind: Kind[ConfigT, RunT],
+    config: ConfigT,
+    run_dir: Path,
+    *,
+    name: str,
+    resume: str = "auto",
+    time_limit: float | None = None,
 ) -> int:
     """Do one run, from its start or from its newest checkpoint, and return the process's exit status.
 
     Args:
+        kind: of run.
         config: what to run.
         run_dir: its folder; made if it is not there.
         name: what people call the run; stands in the exported model, so the folder's place does not show in its bytes.
@@ -68,19 +107,19 @@ def pretrain(
         board = open_board()
         watch = Watch(board, config.engine.patience)
     try:
-        beginning = dist.on_rank_zero(lambda: _open(folder, config, resume))
+        beginning = dist.on_rank_zero(lambda: _open(kind, folder, config, resume))
         if beginning.finished:
             if dist.rank() == 0:
                 print(f"{folder.path}: already finished")
-                show_result(folder)
+                kind.show(folder)
             return DONE
         if dist.rank() != 0:
             start_logging(folder.log, active=False)
-        run = assemble(config, folder, beginning.start, name=name)
+        run = kind.assemble(config, folder, beginning.start, name=name)
         if run.start_step == run.recipe.total_steps > 0:
             LOG.warning("nothing is left to train: the checkpoint is that of the last step; exporting it")
         if dist.rank() == 0 and not folder.has_started():
-            folder.record(config, run.corpus.fingerprint, dist.world_size())
+            folder.record(config, run.data_fingerprint, dist.world_size(), run.recipe.total_steps)
         request.install()
         try:
             ended = train(run, StopAgreement(request, board))
@@ -91,7 +130,7 @@ def pretrain(
             request.done()
             LOG.info("stopped and saved: start the same command again to continue")
             return STOPPED_AND_SAVED
-        finish(run)
+        kind.finish(run)
         return DONE
     except BaseException as error:
         LOG.debug("the run ended with an error", exc_info=True)  # for log.txt; the terminal gets its one line
@@ -118,7 +157,7 @@ def train(run: Run, stop: StopAgreement) -> bool:
             run.journal.masked.recount(run.pruner.keep)
         if knobs.rewind_to is not None:
             rewind(run, knobs.rewind_to)
-        if step == total or step % run.config.evaluate.every == 0:
+        if run.validates_at(step):
             validate(run, knobs, churn if step == total else None)
         if step == total:
             batches.close()
@@ -129,7 +168,7 @@ def train(run: Run, stop: StopAgreement) -> bool:
 
         if churn is not None or step % run.config.log.every == 0 or step == total - 1:
             norm, skipped = run.engine.grad_norm(), run.guard.total
-            run.journal.log(knobs, terms, totals, churn=churn, grad_norm=norm, skipped=skipped)
+            run.journal.log(knobs, terms, totals.counted, churn=churn, grad_norm=norm, skipped=skipped)
         step += 1
         if stop.is_due(step):
             save(run, step)
@@ -138,7 +177,7 @@ def train(run: Run, stop: StopAgreement) -> bool:
 
 
 def applied_update(
-    run: Run, knobs: Knobs, batches: Iterator[tuple[Totals, list[MicroBatch]]]
+    run: Run, knobs: Knobs, batches: Iterator[tuple[Totals, list[Any]]]
 ) -> tuple[Totals, dict[str, torch.Tensor]]:
     """The update knobs.step -> knobs.step + 1 on the first global batch on which it is not skipped.
 
@@ -156,7 +195,7 @@ def applied_update(
         run.pruner.enforce()  # where weights may return, DeepSpeed has copied dense masters over the live ones
 
 
-def update(run: Run, knobs: Knobs, totals: Totals, micro_batches: list[MicroBatch]) -> dict[str, torch.Tensor]:
+def update(run: Run, knobs: Knobs, totals: Totals, micro_batches: list[Any]) -> dict[str, torch.Tensor]:
     """Try the update knobs.step -> knobs.step + 1; returns this rank's sums of the loss terms, still on the device."""
     sums: dict[str, torch.Tensor] = {}
     run.engine.set_lr(knobs.lr)
@@ -170,7 +209,7 @@ def update(run: Run, knobs: Knobs, totals: Totals, micro_batches: list[MicroBatc
             sums[name] = sums[name] + value if name in sums else value
     run.samples.append(knobs.step, run.batch, micro_batches)
     run.batch += 1
-    run.journal.meter.count(totals)
+    run.journal.meter.count(totals.tokens)
     return sums
 
 
@@ -201,13 +240,12 @@ def validate(run: Run, knobs: Knobs, churn: MaskChurn | None) -> None:
     """
     step = knobs.step
     with run.journal.meter.pause():
-        score = masked_lm_score(run.module, run.validation())
+        scores = run.scores()
         run.engine.train()
     changed = {"target_sparsity": knobs.sparsity, **asdict(churn)} if churn else {}
-    run.journal.metrics.append({"step": step, **score, **run.journal.masked.counted(), **changed})
-    LOG.info("step %d: validation loss %.4f, masked accuracy %.2f %%", step, *_two(score))
-    if not math.isfinite(score["validation_loss"]):
-        raise NotFinite(f"the validation loss of step {step} is {score['validation_loss']}: the run has diverged")
+    run.journal.metrics.append({"step": step, **scores, **run.journal.masked.counted(), **changed})
+    LOG.info("step %d: %s", step, run.in_words(scores))
+    run.take_note(step, scores)
 
 
 def save(run: Run, step: int) -> None:
@@ -223,22 +261,15 @@ def save(run: Run, step: int) -> None:
         run.loss_since_save.zero_()
         run.journal.metrics.sync()
         run.samples.sync()
-        parents = [asdict(parent) for parent in run.parents]
-        state = {"step": step, "batch": run.batch, "name": run.name, "parents": parents}
-        state |= {"pruner": run.pruner.state_dict(), "guard": run.guard.state_dict()}
-        run.checkpoints.save(run.engine, step, state, pinned=run.config.schedule.rewind_target)
+        state = {"step": step, **run.state_dict()}
+        run.checkpoints.save(run.engine, step, state, needed=run.needed_steps())
 
 
 def _save_is_due(run: Run, step: int) -> bool:
     """A run begins with its state on disk, but for a fresh one that will go back to its first weights."""
-    rewind_target = run.config.schedule.rewind_target
     if step == run.start_step:
-        return step == rewind_target and not dist.on_rank_zero(run.checkpoints.at(step).is_dir)
-    return step % run.config.checkpoint.every == 0 or step in (rewind_target, run.recipe.total_steps)
-
-
-def _two(score: dict[str, float]) -> tuple[float, float]:
-    return score["validation_loss"], 100 * score["masked_accuracy"]
+        return step == run.config.rewind_target and not dist.on_rank_zero(run.checkpoints.at(step).is_dir)
+    return run.saves_at(step)
 
 
 @dataclass(frozen=True)
@@ -248,7 +279,7 @@ class _Beginning:
     """The state to continue from; None: the run begins."""
 
 
-def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
+def _open(kind: Kind[ConfigT, RunT], folder: RunFolder, config: ConfigT, resume: str) -> _Beginning:
     """Take the folder and decide where to begin; what is wrong with the inputs is said here, before anything is
     written."""
     if folder.has_started() and resume == "never":
@@ -258,16 +289,16 @@ def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
     if folder.is_finished():
         return _Beginning(finished=True)
     check_replaceable(folder.model, OF_A_RUN.occupied)
-    corpus = check_inputs(config, resume)
+    data = kind.check(config, resume)
     if config.engine.compile:
         check_compiler(dist.device().type)
     if not folder.has_started():
-        corpus.check_records()
-    chosen = _chosen(Path(resume), config, corpus) if resume not in RESUME_WORDS else None
+        data.check_records()
+    chosen = _chosen(Path(resume), config, data) if resume not in RESUME_WORDS else None
     folder.acquire()
     start_logging(folder.log, active=True)  # before warnings of damaged checkpoints
     if folder.has_started():
-        folder.check(config, corpus.fingerprint)
+        folder.check(config, data.fingerprint)
     own = Checkpoints(folder.checkpoints, config.checkpoint)
     if chosen is not None and chosen.resolve().parent == own.folder.resolve():
         own.point_latest(chosen)  # so that a later `auto` continues from it, and not from what it leaves behind
@@ -285,14 +316,14 @@ def _open(folder: RunFolder, config: RunConfig, resume: str) -> _Beginning:
     return _Beginning(start=own.for_layout(checkpoint, layout(config, dist.world_size())))
 
 
-def _rewind_checkpoint(continued: Path, config: RunConfig) -> Path | None:
+def _rewind_checkpoint(continued: Path, config: TrainingConfig) -> Path | None:
     """The older checkpoint whose weights the steps after `continued`, which has been checked, go back to, found beside
     it; None if they never do.
 
     Raises:
         CheckpointError: it is missing or damaged, which is said now and not at the next refresh, hours later.
     """
-    target = config.schedule.rewind_target
+    target = config.rewind_target
     if target is None or config.pruning is None:
         return None
     if not target < read_json(continued / INDEX)["step"] <= config.pruning.last_refresh:
@@ -308,12 +339,12 @@ def _rewind_checkpoint(continued: Path, config: RunConfig) -> Path | None:
     return path
 
 
-def _chosen(path: Path, config: RunConfig, corpus: Corpus) -> Path:
+def _chosen(path: Path, config: TrainingConfig, data: Data) -> Path:
     """The checkpoint that `--resume DIR` means: a step-* folder, or a run folder's newest; held against its run."""
     newest = Checkpoints(path / "checkpoints", config.checkpoint).latest() if (path / "checkpoints").is_dir() else None
     if newest is None:
         check(path)  # `latest` has looked through what it gives
     path = newest or path
-    RunFolder(path.resolve().parents[1]).check(config, corpus.fingerprint)
+    RunFolder(path.resolve().parents[1]).check(config, data.fingerprint)
     _rewind_checkpoint(path, config)
     return path

@@ -41,6 +41,11 @@ class Totals:
     pairs: int
     """Segments with a next-sentence label; 0 without pairs."""
 
+    @property
+    def counted(self) -> int:
+        """What accuracy divides by."""
+        return self.predicted
+
 
 @dataclass
 class MicroBatch(Tensors):

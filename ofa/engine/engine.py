@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ofa import dist
-from ofa.config import RunConfig
+from ofa.config import TrainingConfig
 from ofa.data.plan import accumulation
 from ofa.engine.checkpoint_files import read_checkpoint
 from ofa.engine.master_weights import MasterWeights
@@ -26,7 +26,7 @@ class Engine:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: TrainingConfig,
         module: nn.Module,
         scoped: Mapping[str, nn.Parameter],
         *,

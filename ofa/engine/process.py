@@ -11,7 +11,7 @@ from datetime import timedelta
 import torch
 
 from ofa import dist
-from ofa.config import RunConfig
+from ofa.config import TrainingConfig
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -25,7 +25,7 @@ COLLECTIVE = timedelta(hours=1)
 DeepSpeed's own 10 minutes are too short for that; who is dead or hangs is found out by `ofa.watch`."""
 
 
-def start(config: RunConfig) -> None:
+def start(config: TrainingConfig) -> None:
     """Start the process group and set this process's threads; call once, before anything collective."""
     dist.set_environment()
     os.environ.setdefault("MKL_DYNAMIC", "FALSE")

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ofa.config import RunConfig
+from ofa.config import TrainingConfig
 from ofa.data.plan import accumulation
 
 REDUCE_BUCKET = 25_000_000
 """Elements reduced together: small enough that BERT-base has several buckets to overlap with the backward."""
 
 
-def deepspeed_config(config: RunConfig, world_size: int, *, universal: bool = False) -> dict[str, Any]:
+def deepspeed_config(config: TrainingConfig, world_size: int, *, universal: bool = False) -> dict[str, Any]:
     """DeepSpeed's own config, generated from ours plus the pass-through section.
 
     Args:
@@ -49,12 +49,12 @@ def deepspeed_config(config: RunConfig, world_size: int, *, universal: bool = Fa
     }
 
 
-def layout(config: RunConfig, world_size: int) -> dict[str, int]:
+def layout(config: TrainingConfig, world_size: int) -> dict[str, int]:
     """How the files of a checkpoint are divided; others have to be converted before they are loaded."""
     return {"world_size": world_size, "zero_stage": config.engine.zero_stage}
 
 
-def divides_by_ranks(config: RunConfig) -> bool:
+def divides_by_ranks(config: TrainingConfig) -> bool:
     """Whether DeepSpeed divides gradients by the number of ranks, which its ZeRO 3 cannot be told to leave; then losses
     must be multiplied by it, and a bf16 backward rounds alike for powers of two only. Below, it adds and does not
     divide: ZeRO 2 would do so in bf16, before it adds."""

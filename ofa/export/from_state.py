@@ -75,7 +75,7 @@ def export_checkpoint(run_folder: Path, output: Path, checkpoint: Path | None = 
         name=client["name"],
         steps=client["step"],
         parents=[Parent(**parent) for parent in client["parents"]],
-        data_fingerprint=corpus.fingerprint,
+        data={"name": Path(config.data.path).name, "fingerprint": corpus.fingerprint},
         versions=recorded["versions"],
     )
     return export_model(output, fill(model, state, keep), corpus.tokenizer_path, keep, recipe, OF_A_COMMAND)

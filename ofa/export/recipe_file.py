@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ofa.config import RunConfig
+from ofa.config import TrainingConfig
 from ofa.export.count import ELEMENT_BITS, TensorCount
 
 RECIPE_FILE = "recipe.json"
@@ -49,12 +49,12 @@ def parameters_fingerprint(parameters: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def describe_run(
-    config: RunConfig,
+    config: TrainingConfig,
     *,
     name: str,
     steps: int,
     parents: Iterable[Parent],
-    data_fingerprint: str,
+    data: Mapping[str, str],
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
     """The part of a recipe that a run knows: what was asked for and from what.
@@ -64,7 +64,7 @@ def describe_run(
         name: the run's name, for people ("tiny/ofa_90").
         steps: updates that were applied.
         parents: models that it started from or learned from.
-        data_fingerprint: of the shards' manifest.
+        data: name and fingerprint of what was trained on.
         versions: of Python and the distributions that decide a result.
     """
     return {
@@ -73,7 +73,7 @@ def describe_run(
         "target_sparsity": config.pruning.sparsity if config.pruning else None,
         "allocation": config.pruning.allocation if config.pruning else None,
         "parents": [without_machine_paths(asdict(parent)) for parent in parents],
-        "data": {"name": Path(config.data.path).name, "fingerprint": data_fingerprint},
+        "data": dict(data),
         "versions": dict(versions),
         "config_fingerprint": config.fingerprint(),
         "config": without_machine_paths(config.decisive()),

@@ -61,6 +61,8 @@ class Adapter:
     """Config key of the feed-forward size; the other sizes have one name in all configs."""
     dropout_keys: tuple[str, ...]
     """Config keys of the dropout probabilities that act in pre-training."""
+    head_dropout_keys: tuple[str, ...]
+    """Those of task heads."""
 
     def position_offset(self, config: PreTrainedConfig) -> int:
         """Embedding index of a segment's first token."""
@@ -107,6 +109,7 @@ ADAPTERS = (
         positions_follow_padding=False,
         intermediate_key="intermediate_size",
         dropout_keys=("hidden_dropout_prob", "attention_probs_dropout_prob"),
+        head_dropout_keys=("classifier_dropout",),
     ),
     Adapter(
         model_type="roberta",
@@ -121,6 +124,7 @@ ADAPTERS = (
         positions_follow_padding=True,
         intermediate_key="intermediate_size",
         dropout_keys=("hidden_dropout_prob", "attention_probs_dropout_prob"),
+        head_dropout_keys=("classifier_dropout",),
     ),
     Adapter(
         model_type="distilbert",
@@ -142,6 +146,7 @@ ADAPTERS = (
         positions_follow_padding=False,
         intermediate_key="hidden_dim",
         dropout_keys=("dropout", "attention_dropout"),
+        head_dropout_keys=("seq_classif_dropout", "qa_dropout"),
     ),
 )
 

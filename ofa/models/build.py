@@ -16,7 +16,15 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from ofa.config import ModelConfig, ObjectiveConfig, TeacherConfig
 from ofa.data.shards import Corpus, tokenizer_fingerprint
@@ -45,7 +53,7 @@ def build_config(model: ModelConfig) -> PreTrainedConfig:
             encoder.
     """
     wanted = dict(model.architecture)
-    config = _read_config(model.init) if model.init is not None else None
+    config = read_config(model.init) if model.init is not None else None
     model_type = wanted.setdefault("model_type", config.model_type if config else "")
     adapter = adapter_for(model_type)
     _refuse_unknown_keys(wanted)
@@ -93,7 +101,12 @@ def _refuse_disagreement(config: PreTrainedConfig, wanted: dict[str, Any], init:
         raise ModelError(f"model.init {init} is another architecture: {'; '.join(different)}")
 
 
-def _read_config(init: str) -> PreTrainedConfig:
+def read_config(init: str) -> PreTrainedConfig:
+    """The transformers config of a folder or hub id.
+
+    Raises:
+        ModelError: there is none.
+    """
     with _explained(init):
         return AutoConfig.from_pretrained(**_place(init))
 
@@ -112,12 +125,12 @@ def build_model(model: ModelConfig, *, seed: int) -> PreTrainedModel:
     """
     config = build_config(model)
     kind = _auto_class(model.task)
-    with _seeded(seed), _explained_architecture():
+    with seeded(seed), _explained_architecture():
         if model.init is None:
             built = kind.from_config(config, dtype=torch.float32, attn_implementation=model.attention)
             report = None
         else:
-            built, report = _load(kind, model.init, config, model.attention)
+            built, report = load_model(kind, model.init, config, model.attention)
     scope(built)
     if report is not None:
         _check_report(built, report, model.init or "", complete=False)
@@ -131,9 +144,9 @@ def load_teacher(teacher: TeacherConfig, model: ModelConfig) -> PreTrainedModel:
     Raises:
         ModelError: `init` cannot be read or lacks any weight; a drawn head would teach noise.
     """
-    config = _read_config(teacher.init)
+    config = read_config(teacher.init)
     adapter_for(config.model_type)
-    built, report = _load(_auto_class(model.task), teacher.init, config, model.attention)
+    built, report = load_model(_auto_class(model.task), teacher.init, config, model.attention)
     scope(built)
     _check_report(built, report, teacher.init, complete=True)
     _check_tie(built, teacher.init)
@@ -144,15 +157,43 @@ def _auto_class(task: Literal["mlm", "mlm_nsp"]) -> Any:
     return AutoModelForPreTraining if task == "mlm_nsp" else AutoModelForMaskedLM
 
 
-def _load(kind: Any, init: str, config: PreTrainedConfig, attention: str) -> tuple[PreTrainedModel, dict[str, Any]]:
+def load_model(
+    kind: Any, init: str, config: PreTrainedConfig, attention: str, *, other_sizes: bool = False
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A stock model in fp32, and transformers' report of missing, unexpected and mismatched keys.
+
+    Args:
+        kind: an Auto class.
+        init: a folder or hub id.
+        config: of the model to build.
+        attention: implementation.
+        other_sizes: draw tensors anew that have another shape in the file; otherwise that is an error.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
     with _explained(init), _quiet():
         return kind.from_pretrained(
             config=config,
             dtype=torch.float32,
             attn_implementation=attention,
             output_loading_info=True,
+            ignore_mismatched_sizes=other_sizes,
             **_place(init),
         )
+
+
+def load_tokenizer(init: str) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a folder or hub id.
+
+    Raises:
+        ModelError: there is none, or no fast one.
+    """
+    with _explained(init), _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(**_place(init))
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelError(f"{init} has no fast tokenizer (tokenizer.json): character offsets need one")
+    return tokenizer
 
 
 def _check_report(model: PreTrainedModel, report: dict[str, Any], init: str, *, complete: bool) -> None:
@@ -287,7 +328,8 @@ def _explained_architecture() -> Iterator[None]:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers of a seed inside; those of the caller go on after it."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

@@ -91,6 +91,9 @@ class TaskModelConfig(Section):
     init: str
     """A local folder or a hub id. Heads that it lacks are drawn from `seed`."""
 
+    new_head: bool = False
+    """Draw the head anew where `init` has one for other classes or another task; otherwise that is an error."""
+
     dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
     """Overrides every dropout probability of the architecture."""
 
@@ -103,6 +106,9 @@ class TaskTeacherConfig(Section):
 
     init: str
     """A local folder or a hub id; its classes are put in the student's order, or refused."""
+
+    labels: list[str] | None = None
+    """Names of its classes in the order of its ids, where its config.json has none; they are those of the task."""
 
     cache: bool | None = None
     """Ask it once for every training row and keep its answers in the run folder; null: where they take less than 256 MB

@@ -38,6 +38,11 @@ class RunConfig(TrainingConfig):
 
     PLACES: ClassVar[dict[str, Any]] = {"data": {"path", "workers"}}
 
+    @property
+    def rewind_target(self) -> int | None:
+        """As the schedule says."""
+        return self.schedule.rewind_target
+
     @model_validator(mode="before")
     @classmethod
     def _weights_follow_the_teacher(cls, values: Any) -> Any:

@@ -69,6 +69,11 @@ class TrainingConfig(Section):
             raise ValueError("zero_stage 3 gathers weights in hooks, which break a compiled layer: use zero_stage 1")
         return self
 
+    @property
+    def rewind_target(self) -> int | None:
+        """Step whose weights come back at every refresh; None: they never do."""
+        return None
+
     def fingerprint(self) -> str:
         """sha256 of everything that decides the result."""
         return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()

@@ -11,7 +11,7 @@ from ofa import dist
 from ofa.config import RunConfig, load
 from ofa.pruning.mask_set import MasksDiffer
 from ofa.pruning.ranking import Ranking
-from ofa.train import pretrain
+from ofa.pretrain import pretrain
 
 
 class FaultyMemory:

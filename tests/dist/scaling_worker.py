@@ -11,7 +11,7 @@ from pathlib import Path
 from torch.utils.flop_counter import FlopCounterMode
 
 from ofa import dist
-from ofa.assemble import Run, assemble
+from ofa.assemble import PretrainingRun, assemble
 from ofa.config import RunConfig, parse
 from ofa.engine.process import start
 from ofa.evaluate import masked_lm_score
@@ -58,7 +58,7 @@ def measure(case: str, number: int) -> dict:
     return {**found, **validation(run)}
 
 
-def validation(run: Run) -> dict:
+def validation(run: PretrainingRun) -> dict:
     """The score, and which rows and how many predictions went into it on this rank."""
     rows, predicted = [], 0
     passed = run.validation()

@@ -38,7 +38,7 @@ def make_recipe():
         name="tiny/ofa_90",
         steps=1000,
         parents=[Parent("init", "/somewhere/runs/tiny/teacher/model", "ab" * 32)],
-        data_fingerprint="cd" * 32,
+        data={"name": "docstrings", "fingerprint": "cd" * 32},
         versions={"torch": torch.__version__},
     )
 

@@ -48,7 +48,7 @@ def test_the_newest_and_the_multiples_are_kept(saved):
 def test_a_pinned_step_stays_while_its_neighbours_go(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointConfig(keep_last=1))
     for step in range(6):
-        checkpoints.save(Files(), step, {"step": step}, pinned=3)
+        checkpoints.save(Files(), step, {"step": step}, needed={3})
     assert names(checkpoints) == ["step-00000003", "step-00000005"]
     checkpoints.save(Files(), 6, {"step": 6})
     assert names(checkpoints) == ["step-00000006"]

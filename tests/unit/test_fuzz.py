@@ -298,7 +298,7 @@ def test_a_record_with_a_right_sum_and_wrong_arrays_is_refused(good, tmp_path):
 def test_a_runs_record_with_one_thing_changed_is_the_same_run_or_refused(tmp_path):
     config = load(RunConfig, "tiny/ofa_90.json")
     folder = RunFolder(tmp_path)
-    folder.record(config, "data", 1)
+    folder.record(config, "data", 1, 10)
     original = json.loads(folder.config.read_text())
     refusals = []
 

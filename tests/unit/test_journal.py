@@ -5,14 +5,13 @@ import time
 import pytest
 import torch
 
-from ofa.data.batches import Totals
 from ofa.journal import Journal, MaskedShare, Meter, NotFinite
 from ofa.metrics import MetricsLog, read_metrics
 from ofa.progress import Progress
 from ofa.pruning.pruner import MaskChurn
 from ofa.recipe import Knobs
 
-TOTALS = Totals(predicted=10, distilled=10, tokens=100, pairs=0)
+COUNTED, TOKENS = 10, 100
 KNOBS = Knobs(step=3, lr=0.1, sparsity=0.5, update_mask=True, last_update=False)
 
 
@@ -22,7 +21,8 @@ def parts(tmp_path):
     masked = MaskedShare(["a"], model_size=20)
     meter = Meter(flops_per_token=2.0, peak_flops=1000.0)
     log = MetricsLog(tmp_path, tensorboard=False)
-    return Journal(log, Progress(10, active=False), meter, masked), tmp_path / "metrics.jsonl"
+    progress = Progress(10, active=False)
+    return Journal(log, progress, meter, masked, accuracy="train_masked_accuracy"), tmp_path / "metrics.jsonl"
 
 
 def terms(loss=2.0):
@@ -33,8 +33,8 @@ def terms(loss=2.0):
 def test_a_line_holds_the_schedule_the_terms_and_the_counted_masks(parts):
     journal, path = parts
     journal.masked.recount({"a": torch.tensor([True, False, False, True]), "pooler": torch.tensor([False] * 4)})
-    journal.meter.count(TOTALS)
-    journal.log(KNOBS, terms(), TOTALS, churn=MaskChurn(6, 1), grad_norm=0.7, skipped=2)
+    journal.meter.count(TOKENS)
+    journal.log(KNOBS, terms(), COUNTED, churn=MaskChurn(6, 1), grad_norm=0.7, skipped=2)
     line = read_metrics(path)[0]
     assert (line["encoder_sparsity"], line["scope_sparsity"], line["model_sparsity"]) == (0.5, 0.75, 0.3)
     assert (line["step"], line["lr"], line["loss"], line["target_sparsity"]) == (3, 0.1, 2.0, 0.5)
@@ -46,7 +46,7 @@ def test_a_line_holds_the_schedule_the_terms_and_the_counted_masks(parts):
 def test_a_loss_that_is_no_number_stops_the_run(parts, loss):
     journal, path = parts
     with pytest.raises(NotFinite, match="step 3.*diverged"):
-        journal.log(KNOBS, terms(loss), TOTALS, churn=None, grad_norm=1.0, skipped=0)
+        journal.log(KNOBS, terms(loss), COUNTED, churn=None, grad_norm=1.0, skipped=0)
     assert not path.exists()
 
 
@@ -55,5 +55,5 @@ def test_pauses_do_not_count_as_training_time():
     meter.read()
     with meter.pause():
         time.sleep(0.2)
-    meter.count(TOTALS)
+    meter.count(TOKENS)
     assert meter.read()["tokens_per_second"] > 100 / 0.15

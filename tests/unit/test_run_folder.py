@@ -38,7 +38,7 @@ def test_a_second_run_is_refused_while_the_first_lives_and_not_after_it_was_kill
 
 def test_what_decides_the_result_may_not_change_and_the_rest_may(tmp_path):
     folder, config = RunFolder(tmp_path), load(RunConfig, "tiny/ofa_90.json")
-    folder.record(config, "data", 1)
+    folder.record(config, "data", 1, 10)
     folder.check(load(RunConfig, "tiny/ofa_90.json", ["log.every=1", "data.workers=0"]), "data")
     with pytest.raises(RunFolderError, match=r"optimizer.lr \(0.001 -> 0.002\)"):
         folder.check(load(RunConfig, "tiny/ofa_90.json", ["optimizer.lr=2e-3"]), "data")
@@ -47,7 +47,7 @@ def test_what_decides_the_result_may_not_change_and_the_rest_may(tmp_path):
 
 
 def test_the_record_says_what_was_run_with_what(tmp_path):
-    RunFolder(tmp_path).record(load(RunConfig, "tiny/ofa_90.json"), "data", 2)
+    RunFolder(tmp_path).record(load(RunConfig, "tiny/ofa_90.json"), "data", 2, 10)
     record = read_json(tmp_path / "config.json")
     assert record["world_size"] == 2 and record["config"]["pruning"]["sparsity"] == 0.9
     assert record["versions"].keys() >= {"python", "torch", "deepspeed", "transformers"}
@@ -79,7 +79,7 @@ def test_a_run_that_is_refused_before_it_began_leaves_its_folder_as_found(tmp_pa
 def test_a_run_that_has_begun_stays_and_its_lock_is_free(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.acquire()
-    folder.record(load(RunConfig, "tiny/ofa_90.json"), "data", 1)
+    folder.record(load(RunConfig, "tiny/ofa_90.json"), "data", 1, 10)
     folder.release()
     files = {path.name: path.stat().st_size > 0 for path in folder.path.iterdir()}
     assert files == {"config.json": True, "lock": False}

@@ -27,9 +27,11 @@ FLOORS = [
     {"checkpoint"},
     {"export"},
     {"evaluate", "report_data", "report_figures", "report"},
+    {"parts", "run"},
+    {"train"},
     {"assemble"},
     {"finish"},
-    {"train"},
+    {"pretrain"},
 ]
 """Rooms of `ofa` from the ground up: a room imports its own floor and those below."""
 

@@ -25,7 +25,9 @@ def made(tmp_path, sparse_model, tokenizer_folder):
         model, keep = sparse_model(sparsity=sparsity)
         run = load(RunConfig, config, list(overrides))
         steps = run.schedule.total_steps if steps is None else steps
-        recipe = describe_run(run, name="a/run", steps=steps, parents=[], data_fingerprint="ab", versions={})
+        recipe = describe_run(
+            run, name="a/run", steps=steps, parents=[], data={"name": "text", "fingerprint": "ab"}, versions={}
+        )
         keep = keep if run.pruning else {}
         with torch.no_grad():
             export_model(tmp_path / "model", model, tokenizer_folder, keep, recipe)

@@ -50,7 +50,9 @@ def pruned(tmp_path, sparse_model, tokenizer_folder):
         with torch.no_grad():
             for name, weight in weights.items():
                 weight.mul_(keep[name])
-        recipe = describe_run(config, name="test", steps=steps, parents=[], data_fingerprint="ab", versions={})
+        recipe = describe_run(
+            config, name="test", steps=steps, parents=[], data={"name": "text", "fingerprint": "ab"}, versions={}
+        )
         export_model(tmp_path / "model", model, tokenizer_folder, keep, recipe)
         return tmp_path / "model"
 

@@ -1,0 +1,226 @@
+"""Models with a task head: stock classes, from a folder or the hub, and what of them was drawn anew.
+
+In: where weights come from, the task's kind and its class names. Out: a stock transformers model in fp32, the names of
+the parameters that the files did not give, and for a teacher the order in which its classes have to be read.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from ofa.config import TaskModelConfig, TaskTeacherConfig
+from ofa.data.tasks import Kind, Task
+from ofa.models.adapters import adapter_for, scope
+from ofa.models.build import load_model, load_tokenizer, read_config, seeded
+from ofa.models.place import ModelError
+
+LOG = logging.getLogger(__name__)
+
+AUTO_CLASSES: dict[Kind, Any] = {
+    "classification": AutoModelForSequenceClassification,
+    "regression": AutoModelForSequenceClassification,
+    "tokens": AutoModelForTokenClassification,
+    "questions": AutoModelForQuestionAnswering,
+}
+"""The stock class of each kind of task."""
+
+UNNAMED = re.compile(r"label_\d+|\d+")
+"""What a class is called whose name nobody gave."""
+
+
+@dataclass(frozen=True)
+class TaskModel:
+    """A model with a task head, and what its files did not hold."""
+
+    model: PreTrainedModel
+    drawn: frozenset[str]
+    """Parameters that were drawn from the seed."""
+
+
+def build_task_model(settings: TaskModelConfig, task: Task, labels: Sequence[str], *, seed: int) -> TaskModel:
+    """The student: fp32, in training mode, its classes named.
+
+    Raises:
+        ModelError: `init` cannot be read, lacks encoder weights, or has a head for another task or other classes.
+    """
+    config = read_config(settings.init)
+    adapter = adapter_for(config.model_type)
+    found = head_of(config)
+    wanted = class_of(config, task.kind)
+    if found is not None and found != wanted and not settings.new_head:
+        raise ModelError(
+            f"model.init {settings.init} is a {found}, and {task.name} needs a {wanted}: give the pre-trained model, "
+            "or set model.new_head to true to keep its encoder and draw a new head"
+        )
+    same_head = found == wanted
+    if same_head and task.kind != "questions" and not settings.new_head:
+        _check_classes(config, task, labels, settings.init)
+    name_classes(config, task, labels)
+    if settings.dropout is not None:
+        for key in (*adapter.dropout_keys, *adapter.head_dropout_keys):
+            if hasattr(config, key):
+                setattr(config, key, settings.dropout)
+    with seeded(seed):
+        model, report = load_model(
+            AUTO_CLASSES[task.kind], settings.init, config, settings.attention, other_sizes=settings.new_head
+        )
+    scope(model)
+    drawn = frozenset(report["missing_keys"]) | {name for name, *_ in report["mismatched_keys"]}
+    lacking = sorted(n for n in drawn if n.startswith(f"{adapter.base}.") and f"{adapter.pooler}." not in n)
+    if lacking:
+        raise ModelError(
+            f"{settings.init}: {len(lacking)} weights are missing: {', '.join(lacking[:4])}; it is no pre-trained "
+            f"{adapter.model_type}"
+        )
+    if drawn:
+        LOG.info("%s has no %s: drawn from the seed", settings.init, ", ".join(sorted(drawn)))
+    return TaskModel(model.train(), drawn)
+
+
+def load_task_model(init: str, kind: Kind, *, attention: str = "sdpa") -> PreTrainedModel:
+    """A finished task model: complete, frozen, in evaluation mode.
+
+    Raises:
+        ModelError: it cannot be read, lacks weights, or has the head of another kind of task.
+    """
+    config = read_config(init)
+    adapter_for(config.model_type)
+    found, wanted = head_of(config), class_of(config, kind)
+    if found != wanted:
+        what = f"a {found}" if found else "no task model"
+        raise ModelError(f"{init} is {what}; this task needs a {wanted}: give a model that was fine-tuned on it")
+    model, report = load_model(AUTO_CLASSES[kind], init, config, attention)
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(f"{init}: {len(missing)} weights are missing: {', '.join(missing[:4])}; it must be complete")
+    return model.eval().requires_grad_(False)
+
+
+def load_task_teacher(
+    settings: TaskTeacherConfig, task: Task, labels: Sequence[str], tokenizer: PreTrainedTokenizerFast, attention: str
+) -> tuple[PreTrainedModel, list[int] | None]:
+    """A teacher, and the order in which its logits are those of the student's classes (None: as they are).
+
+    Raises:
+        ModelError: it cannot be read, is of another kind, has other classes or another vocabulary.
+    """
+    model = load_task_model(settings.init, task.kind, attention=attention)
+    theirs = load_tokenizer(settings.init)
+    if theirs.get_vocab() != tokenizer.get_vocab():
+        raise ModelError(
+            f"teacher {settings.init} has another vocabulary than the student's tokenizer ({len(theirs.get_vocab())} "
+            f"and {len(tokenizer.get_vocab())} entries), so the same ids mean other words: give a teacher of the same "
+            "base model"
+        )
+    if task.kind == "questions":
+        return model, None
+    if task.kind == "regression":
+        if model.config.num_labels != 1:
+            raise ModelError(f"teacher {settings.init} has {model.config.num_labels} outputs, {task.name} needs one")
+        return model, None
+    return model, class_order(labels, settings.labels or class_names(model.config), f"teacher {settings.init}")
+
+
+def class_order(ours: Sequence[str], theirs: Sequence[str], who: str) -> list[int] | None:
+    """Position among `theirs` of each of our classes; None where the order is the same (OFA-20).
+
+    Names are compared without case, spaces, hyphens and underscores. Classes that nobody has named (LABEL_0) are taken
+    in the order of their ids, with a warning.
+
+    Raises:
+        ModelError: other classes.
+    """
+    if len(theirs) != len(ours):
+        raise ModelError(f"{who} has {len(theirs)} classes ({', '.join(theirs)}), expected {len(ours)}: {_list(ours)}")
+    if _unnamed(theirs) and not _same(ours, theirs):
+        LOG.warning(
+            "%s has classes without names: taken in the order %s; say otherwise with teacher.labels", who, _list(ours)
+        )
+        return None
+    places = {_plain(name): place for place, name in enumerate(theirs)}
+    unknown = [name for name in ours if _plain(name) not in places]
+    if unknown or len(places) < len(theirs):
+        raise ModelError(
+            f"{who} has the classes {_list(theirs)}, expected {_list(ours)}: no {_list(unknown or ours)} among them. "
+            "If they only have other names, give them in the order of its ids as teacher.labels"
+        )
+    order = [places[_plain(name)] for name in ours]
+    if order == list(range(len(ours))):
+        return None
+    LOG.info("%s has its classes in the order %s: read in the order %s", who, _list(theirs), _list(ours))
+    return order
+
+
+def class_names(config: PreTrainedConfig) -> list[str]:
+    """Names of a model's classes in the order of their ids."""
+    names: dict[Any, str] = config.id2label or {}
+    return [str(names[number]) for number in sorted(names)]
+
+
+def name_classes(config: PreTrainedConfig, task: Task, labels: Sequence[str]) -> None:
+    """Write a task's outputs into a config."""
+    if task.kind == "questions":
+        return
+    if task.kind == "regression":
+        config.num_labels = 1
+        config.problem_type = "regression"
+        return
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: number for number, name in enumerate(labels)}
+    config.problem_type = "single_label_classification" if task.kind == "classification" else None
+
+
+def head_of(config: PreTrainedConfig) -> str | None:
+    """The task class that a config.json names; None for encoders and pre-training models."""
+    name = (config.architectures or [""])[0]
+    heads = {class_of(config, kind) for kind in AUTO_CLASSES}
+    return name if name in heads else None
+
+
+def class_of(config: PreTrainedConfig, kind: Kind) -> str:
+    """Name of the stock class of an architecture for a kind of task."""
+    return AUTO_CLASSES[kind]._model_mapping[type(config)].__name__
+
+
+def _check_classes(config: PreTrainedConfig, task: Task, labels: Sequence[str], init: str) -> None:
+    """Refuse to go on with a head whose outputs mean something else."""
+    theirs = class_names(config)
+    if task.kind == "regression":
+        fits = len(theirs) == 1
+    else:
+        fits = len(theirs) == len(labels) and (_same(labels, theirs) or _unnamed(theirs))
+    if not fits:
+        wanted = "one number" if task.kind == "regression" else _list(labels)
+        raise ModelError(
+            f"model.init {init} has a head for {_list(theirs)}, and {task.name} needs one for {wanted}: give the "
+            "pre-trained model, put task.labels in that order, or set model.new_head to true"
+        )
+
+
+def _same(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+    return [_plain(name) for name in ours] == [_plain(name) for name in theirs]
+
+
+def _unnamed(names: Sequence[str]) -> bool:
+    return all(UNNAMED.fullmatch(name.lower()) for name in names)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name.lower())
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names)

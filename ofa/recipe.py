@@ -35,10 +35,20 @@ class Recipe:
     """`Recipe(config).at(step)` for 0 <= step <= total_steps."""
 
     def __init__(self, config: RunConfig):
-        self.total_steps = config.schedule.total_steps
-        self._peak = config.optimizer.lr
-        self._schedule = config.schedule
-        self._pruning = config.pruning
+        self._take(config.schedule, config.optimizer.lr, config.pruning)
+
+    @classmethod
+    def of(cls, schedule: ScheduleConfig, peak_lr: float, pruning: PruningConfig | None = None) -> Recipe:
+        """The same clock from its sections alone, for a loop that has no run's config."""
+        recipe = cls.__new__(cls)
+        recipe._take(schedule, peak_lr, pruning)
+        return recipe
+
+    def _take(self, schedule: ScheduleConfig, peak_lr: float, pruning: PruningConfig | None) -> None:
+        self.total_steps = schedule.total_steps
+        self._peak = peak_lr
+        self._schedule = schedule
+        self._pruning = pruning
 
     def at(self, step: int) -> Knobs:
         """The knobs of the update `step` -> `step` + 1."""

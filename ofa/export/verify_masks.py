@@ -19,10 +19,8 @@ from ofa.export.masks_file import MASKS_FILE
 from ofa.export.stage import Stage, percent, recorded_stage
 from ofa.export.targets import recorded_groups, recorded_pruning
 from ofa.pruning.allocation import RankingGroup
+from ofa.pruning.lock import CHANCE
 from ofa.pruning.pattern import PatternError, Unstructured, make_pattern
-
-CHANCE = 1e-3
-"""Share of zeros up to which a model is dense: trained weights are exactly zero by accident only."""
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,8 @@ class MagnitudePruner:
         """
         if not state:
             raise ValueError("this run prunes but the checkpoint holds no masks")
+        if state.get("lock"):
+            raise ValueError("this run prunes but the checkpoint is of a run that keeps the zeros it began with (lock)")
         self._masks.load_packed(state["masks"])
         if self._masks.hash() != state["mask_hash"]:
             raise ValueError("the masks of the checkpoint do not match their hash: it is damaged, use an older one")

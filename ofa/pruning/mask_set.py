@@ -80,10 +80,11 @@ class MaskSet:
             self.keep[name].copy_(unpack(bits, self.keep[name].shape))
 
 
-def check_agreement(masks: MaskSet, ranks: dist.Ranks) -> None:
+def check_agreement(masks: MaskSet, ranks: dist.Ranks, when: str = "after a refresh") -> None:
     """Hold the masks of all ranks against each other (a collective call: one gather of 32 bytes a tensor).
 
-    They are equal by construction; a fault of memory or network is not, and every later step would spread it.
+    They are equal by construction; a fault of memory or network is not, and every later step would spread it. `when`
+    is for the error.
 
     Raises:
         MasksDiffer: on every rank alike, naming the first tensor and which ranks hold the same.
@@ -101,7 +102,7 @@ def check_agreement(masks: MaskSet, ranks: dist.Ranks) -> None:
         alike.setdefault(bytes(digest.tolist()), []).append(str(rank))
     sides = " against ".join(f"rank{'s' * (len(held) > 1)} {', '.join(held)}" for held in alike.values())
     raise MasksDiffer(
-        f"ranks hold different masks of {int(differs.sum())} tensors after a refresh, first {list(masks.keep)[first]}: "
+        f"ranks hold different masks of {int(differs.sum())} tensors {when}, first {list(masks.keep)[first]}: "
         f"{sides}. A fault of hardware or network is likely; start the same command again: it continues from the last "
         "checkpoint"
     )

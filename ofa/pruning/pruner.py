@@ -113,6 +113,6 @@ class NoPruner:
         return {}
 
     def load_state_dict(self, state: dict[str, Any], knobs: Knobs) -> None:
-        """Refuse a pruned run's state."""
+        """Refuse the state of a run that prunes or keeps zeros."""
         if state:
-            raise ValueError("the checkpoint holds masks but this run does not prune")
+            raise ValueError("the checkpoint holds masks but this run neither prunes nor keeps zeros (lock)")

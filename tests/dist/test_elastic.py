@@ -10,9 +10,10 @@ from tests import processes
 WORKER = Path(__file__).with_name("elastic_worker.py")
 SAVED_BY = 2
 STAGES = (1, 2, 3)
-SOURCES = ("fp32 retain", "bf16 hard")
+SOURCES = ("fp32 retain", "bf16 hard", "bf16 lock")
 ALL = [f"{one} {kind} -> {other}" for kind in SOURCES for one in STAGES for other in STAGES]
 QUICK = ["1 fp32 retain -> 1", "1 fp32 retain -> 3", "3 fp32 retain -> 1", "3 fp32 retain -> 3", "1 bf16 hard -> 2"]
+QUICK += ["1 bf16 lock -> 3"]
 PAIRS = [pair if pair in QUICK else pytest.param(pair, marks=pytest.mark.slow) for pair in ALL]
 
 

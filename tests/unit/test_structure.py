@@ -27,6 +27,7 @@ FLOORS = [
     {"checkpoint"},
     {"export"},
     {"evaluate", "report_data", "report_figures", "report"},
+    {"downstream"},
     {"assemble"},
     {"finish"},
     {"train"},

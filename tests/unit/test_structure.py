@@ -31,7 +31,7 @@ FLOORS = [
     {"train"},
     {"assemble"},
     {"finish"},
-    {"pretrain"},
+    {"pretrain", "downstream"},
 ]
 """Rooms of `ofa` from the ground up: a room imports its own floor and those below."""
 

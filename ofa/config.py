@@ -70,6 +70,7 @@ __all__ = [
     "TokenizerConfig",
     "TrainingConfig",
     "command_that_makes",
+    "config_that_makes",
     "differences",
     "find",
     "load",
@@ -82,6 +83,16 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 """The folder that holds `ofa/`, `launch/` and `configs/`, whatever the working directory is."""
 
 CONFIGS = CHECKOUT / "configs"
+
+USES: dict[type[Section], str] = {
+    RunConfig: "pre-trains a model: use it with launch/pretrain.py",
+    FinetuneConfig: "fine-tunes a model: use it with launch/finetune.py",
+    DataPrepConfig: "prepares data: use it with python -m data_prep",
+}
+"""What configs of each kind do, and by what."""
+
+KEYS: dict[str, type[Section]] = {"task": FinetuneConfig, "source": DataPrepConfig, "data": RunConfig}
+"""Sections that configs of one kind alone have."""
 
 
 DEEPEST = 20
@@ -132,10 +143,14 @@ def load(kind: type[ConfigT], name: str | Path, overrides: list[str] | None = No
 
 def _refuse_another_kind(kind: type[Section], values: dict[str, Any], path: Path) -> None:
     """A config of the other kind would give an error for each of its keys."""
-    if kind is RunConfig and "source" in values:
-        raise ConfigError(f"{path} prepares data: use it with python -m data_prep --config")
-    if kind is DataPrepConfig and "schedule" in values:
-        raise ConfigError(f"{path} trains a model: use it with launch/pretrain.py --config")
+    found = _kind_of(values)
+    if found is not None and issubclass(kind, Section) and kind in USES and found is not kind:
+        raise ConfigError(f"{path} {USES[found]} --config")
+
+
+def _kind_of(values: dict[str, Any]) -> type[Section] | None:
+    """What a config is for, by the section that only its kind has; None where it has none of them."""
+    return next((kind for key, kind in KEYS.items() if key in values), None)
 
 
 def parse(kind: type[ConfigT], values: dict[str, Any], *, origin: str) -> ConfigT:
@@ -162,7 +177,7 @@ def run_folder(name: str | Path) -> Path:
 
 def schema() -> dict[str, Any]:
     """JSON schema of config files, for editors."""
-    kinds = {"run": RunConfig, "data_prep": DataPrepConfig}
+    kinds = {"run": RunConfig, "finetune": FinetuneConfig, "data_prep": DataPrepConfig}
     either = {"title": "sparse-ofa config", "anyOf": [], "$defs": {}}
     for name, kind in kinds.items():
         one = kind.model_json_schema(ref_template="#/$defs/{model}")
@@ -190,17 +205,26 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 
 def command_that_makes(path: str) -> str | None:
     """The command whose output is `path`, if a shipped config makes it: a run's model or prepared data."""
+    name = config_that_makes(path)
+    if name is not None:
+        tuned = _kind_of(_read_with_bases(CONFIGS / name, seen=())) is FinetuneConfig
+        return f"{'python launch/finetune.py' if tuned else 'deepspeed launch/pretrain.py'} --config {name}"
     parts = Path(path).parts
-    if parts[:1] == ("runs",) and parts[-1:] == ("model",):
-        name = Path(*parts[1:-1]).with_suffix(".json")
-        if (CONFIGS / name).is_file():
-            return f"deepspeed launch/pretrain.py --config {name}"
     if parts[:1] == ("data",):
         for folder in ("data", "tiny"):
             name = Path(folder, *parts[1:]).with_suffix(".json")
             if (CONFIGS / name).is_file():
                 return f"python -m data_prep --config {name}"
     return None
+
+
+def config_that_makes(path: str) -> str | None:
+    """Name of the shipped config whose run exports its model to `path`; None if there is none."""
+    parts = Path(path).parts
+    if parts[:1] != ("runs",) or parts[-1:] != ("model",) or len(parts) < 3:
+        return None
+    name = Path(*parts[1:-1]).with_suffix(".json")
+    return str(name) if (CONFIGS / name).is_file() else None
 
 
 def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

@@ -6,10 +6,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ofa.config import RunConfig
+from ofa.config import FinetuneConfig, RunConfig, TrainingConfig
 from ofa.data.fit import check_corpus, check_run
 from ofa.data.plan import accumulation
 from ofa.data.shards import Corpus
+from ofa.data.task_files import check_files
+from ofa.data.tasks import task_for
 from ofa.models.place import check_place
 
 RESUME_WORDS = ("auto", "never")
@@ -26,12 +28,28 @@ def check_inputs(config: RunConfig, resume: str) -> Corpus:
     Raises:
         ValueError: of many kinds, each saying what is wrong and what would be right.
     """
-    if resume not in RESUME_WORDS and not Path(resume).is_dir():
-        raise ValueError(f"--resume {resume}: expected auto, never, or a checkpoint folder, and no such folder exists")
-    accumulation(config.batch, int(os.environ.get("WORLD_SIZE", "1")))
+    _check_start(config, resume)
     corpus = Corpus.open(config.data.path)
     check_corpus(corpus, config.data)
     check_run(corpus, config)
     check_place(config.model.init)
     check_place(config.teacher.init if config.teacher else None)
     return corpus
+
+
+def check_task_inputs(config: FinetuneConfig, resume: str) -> None:
+    """The same for fine-tuning, as far as it can be said without a tokenizer.
+
+    Raises:
+        ValueError: as `check_inputs`.
+    """
+    _check_start(config, resume)
+    check_files(task_for(config.task), config.task)
+    check_place(config.model.init)
+    check_place(config.teacher.init if config.teacher else None)
+
+
+def _check_start(config: TrainingConfig, resume: str) -> None:
+    if resume not in RESUME_WORDS and not Path(resume).is_dir():
+        raise ValueError(f"--resume {resume}: expected auto, never, or a checkpoint folder, and no such folder exists")
+    accumulation(config.batch, int(os.environ.get("WORLD_SIZE", "1")))

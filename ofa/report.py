@@ -17,7 +17,7 @@ from ofa import report_figures as figures
 from ofa.export.words import pruning_method, pruning_target
 from ofa.files import write_text
 from ofa.report_data import ReportData, read_report_data
-from ofa.tables import RESULT_COLUMNS, result_cells
+from ofa.tables import Columns, result_cells, result_columns
 
 REPORT_FILE = "report.html"
 
@@ -26,6 +26,9 @@ NOT_TERMS = {
     "target_sparsity", "sparsity", "encoder_sparsity", "scope_sparsity", "model_sparsity",
 }  # fmt: skip
 """Keys of a training line that are not loss terms."""
+
+NOT_SCORES = NOT_TERMS | {"validation_loss"}
+"""Keys of a validation line that are no metrics."""
 
 STYLE = """
 :root { color-scheme: light; }
@@ -117,19 +120,40 @@ def what_it_is(config: dict[str, Any]) -> str:
     """One sentence on the kind of run, from its config."""
     if not config:
         return "A model folder without its run."
-    architecture, pruning = config["model"]["architecture"].get("model_type", "model"), config.get("pruning")
-    steps = config["schedule"]["total_steps"]
+    pruning = config.get("pruning")
+    if is_task(config):
+        return task_words(config)
+    architecture, steps = config["model"]["architecture"].get("model_type", "model"), config["schedule"]["total_steps"]
     teacher = " with a dense teacher" if config.get("teacher") else ""
     if not pruning:
         return f"Dense pre-training of {architecture}{teacher}, {steps:,} steps."
     return f"{pruning_method(config)} of {architecture}{teacher}: {pruning_target(pruning)}. {steps:,} steps."
 
 
+def is_task(config: dict[str, Any]) -> bool:
+    """Whether the run fine-tunes."""
+    return "task" in config
+
+
+def task_words(config: dict[str, Any]) -> str:
+    """One sentence on a fine-tuning run."""
+    zeros = "every zero of the base kept" if config["lock"] else "all weights trained"
+    if config.get("pruning"):
+        zeros = f"{pruning_method(config)} on the way: {pruning_target(config['pruning'])}"
+    teacher = f", with the task teacher {config['teacher']['init']}" if config.get("teacher") else ""
+    return f"Fine-tuning of {config['model']['init']} on {config['task']['name']}{teacher}; {zeros}."
+
+
+def scores_in(line: dict[str, Any]) -> list[str]:
+    """Names of a task's metrics in a validation line."""
+    return [key for key in line if key not in NOT_SCORES and "sparsity" not in key]
+
+
 def progress(data: ReportData) -> tuple[str, bool]:
     """How far the run is, and whether it is still open."""
     if not data.record:
         return "exported model", False
-    total = data.config["schedule"]["total_steps"]
+    total = data.record.get("total_steps") or data.config["schedule"]["total_steps"]
     if data.result is not None:
         return f"finished: {total:,} steps", False
     if not data.train_lines:
@@ -144,8 +168,12 @@ def result_section(data: ReportData) -> str:
             return none("The final table is made when the run ends; there is no validation yet.")
         last = data.validation_lines[-1]
         newest = {**last, "name": f"this run at step {last['step']:,}"}
-        return none("The run has not ended; its newest validation:") + html_table([result_cells(newest)])
-    text = html_table([result_cells(row) for row in data.result["rows"]])
+        columns = result_columns({"rows": [newest], **({"metrics": scores_in(last)} if is_task(data.config) else {})})
+        return none("The run has not ended; its newest validation:") + html_table(
+            [result_cells(newest, columns)], columns
+        )
+    columns = result_columns(data.result)
+    text = html_table([result_cells(row, columns) for row in data.result["rows"]], columns)
     rate = data.result.get("tokens_per_second")
     more = [("tokens per second", f"{rate:,.0f}" if rate else ""), ("model", data.result.get("model", ""))]
     return text + definitions([(label, str(value)) for label, value in more if value])
@@ -211,9 +239,9 @@ def config_section(data: ReportData) -> str:
     return "\n".join(parts)
 
 
-def html_table(rows: Iterable[Sequence[str]]) -> str:
+def html_table(rows: Iterable[Sequence[str]], columns: Columns) -> str:
     """The result's columns as a table."""
-    head = "".join(f"<th>{escape(title)}</th>" for title in ["", *(title for title, _, _ in RESULT_COLUMNS)])
+    head = "".join(f"<th>{escape(title)}</th>" for title in ["", *(title for title, _, _ in columns)])
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 

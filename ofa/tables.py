@@ -18,6 +18,8 @@ RESULT_COLUMNS = (
 )
 """Heading, key of a row of result.json, format."""
 
+SPARSITY_COLUMNS = RESULT_COLUMNS[2:]
+
 RESULT_PLACES = (("model", "model"), ("report", "report"), ("tensorboard", "event files"))
 """Key of result.json, what it is called."""
 
@@ -32,18 +34,33 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def result_table(result: Mapping[str, Any]) -> str:
     """The final table of a run: one row a model, then the rate and where things are."""
-    head = ["", *(heading for heading, _, _ in RESULT_COLUMNS)]
-    parts = [table(head, [result_cells(row) for row in result["rows"]]), ""]
+    columns = result_columns(result)
+    head = ["", *(heading for heading, _, _ in columns)]
+    parts = [table(head, [result_cells(row, columns) for row in result["rows"]]), ""]
     if result.get("tokens_per_second"):
         parts.append(f"{result['tokens_per_second']:,.0f} tokens per second over {result.get('steps', 0):,} steps")
     parts += [f"{label}: {result[key]}" for key, label in RESULT_PLACES if result.get(key)]
     return "\n".join(parts)
 
 
-def result_cells(row: Mapping[str, Any]) -> list[str]:
+Columns = Sequence[tuple[str, str, str]]
+"""Heading, key of a row, format; of each column."""
+
+
+def result_columns(result: Mapping[str, Any]) -> Columns:
+    """Columns of a result: those of pre-training, or of a task the metrics that its rows have."""
+    if "metrics" not in result:
+        return RESULT_COLUMNS
+    found = {key for row in result["rows"] for key in row}
+    names = [name for metric in result["metrics"] for name in sorted(found) if name.split("_mismatched")[0] == metric]
+    scores = [(name.replace("_", " "), name, "{:.4f}") for name in names]
+    return [("validation loss", "validation_loss", "{:.4f}"), *scores, *SPARSITY_COLUMNS]
+
+
+def result_cells(row: Mapping[str, Any], columns: Columns = RESULT_COLUMNS) -> list[str]:
     """One row of `result["rows"]` as text; a value that it does not have is a dash."""
     cells = [row["name"]]
-    for _, key, form in RESULT_COLUMNS:
+    for _, key, form in columns:
         value = row.get(key)
         cells.append("-" if value is None else form.format(value))
     return cells

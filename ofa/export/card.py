@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ofa.data.tasks import TASKS
 from ofa.export.stage import Stage, recorded_stage
 from ofa.export.words import pruning_method, pruning_target
+from ofa.models.task_models import AUTO_CLASSES
 
 CARD_FILE = "README.md"
 
@@ -34,6 +36,18 @@ DENSE_TEXT = """
 A dense language encoder, trained on the corpus of the sparse models that have it as their teacher and their start.
 """
 
+TASK_TITLE = "# {name}: {task}, {model_type}, {percent:g} % zeros{origin}"
+
+TASK_TEXT = """
+A model for `{task}`, fine-tuned from `{init}`{zeros}.
+
+| | zeros |
+|---|---|
+| encoder layers | {encoder_sparsity:.2%} |
+| the encoder's Linear weights and the pooler ({tensors} tensors, {weights:,} weights) | {scope_sparsity:.2%} |
+| whole model with embeddings, without task head | {model_sparsity:.2%} |
+"""
+
 LOAD_TEXT = """
 ## Load
 
@@ -44,7 +58,9 @@ folder = "path/to/this/folder"
 model = {auto}.from_pretrained(folder)
 tokenizer = AutoTokenizer.from_pretrained(folder)
 ```
+"""
 
+OTHER_TEXT = """
 `AutoModelForSequenceClassification`, `AutoModelForQuestionAnswering` and the other stock classes load it too.
 """
 
@@ -89,13 +105,23 @@ def model_card(recipe: dict[str, Any]) -> str:
     sparse = recipe["pattern"] != "dense"
     values = _values(recipe, stage)
     title, text = (SPARSE_TITLE, SPARSE_TEXT) if sparse else (DENSE_TITLE, DENSE_TEXT)
-    with_pairs = config.get("model", {}).get("task") == "mlm_nsp"
-    auto = "AutoModelForPreTraining" if with_pairs else "AutoModelForMaskedLM"
+    if "task" in config:
+        title, text = TASK_TITLE, TASK_TEXT
     parts = [title.format(**values), "\n", stage_text(stage), text.format(**values)]
-    parts += ["\n## Recipe\n\n", "\n".join(recipe_lines(recipe)), "\n", LOAD_TEXT.format(auto=auto)]
+    parts += ["\n## Recipe\n\n", "\n".join(recipe_lines(recipe)), "\n", LOAD_TEXT.format(auto=_auto_class(config))]
+    if "task" not in config:
+        parts.append(OTHER_TEXT)
     if sparse:
         parts.append(KEEP_TEXT)
     return "".join(parts)
+
+
+def _auto_class(config: dict[str, Any]) -> str:
+    """Name of the stock class that loads the model with its head."""
+    if "task" in config:
+        return AUTO_CLASSES[TASKS[config["task"]["name"]].kind].__name__
+    pairs = config.get("model", {}).get("task") == "mlm_nsp"
+    return "AutoModelForPreTraining" if pairs else "AutoModelForMaskedLM"
 
 
 def _values(recipe: dict[str, Any], stage: Stage | None) -> dict[str, Any]:
@@ -110,6 +136,9 @@ def _values(recipe: dict[str, Any], stage: Stage | None) -> dict[str, Any]:
         "percent": round(100 * (target or recipe["sparsity"]["scope_sparsity"]), 4 if target else 1),
         "pattern": pruning.get("pattern", "unstructured"),
         "origin": f", from {stage.origin}" if stage and not stage.finished else "",
+        "task": recipe["data"]["name"] if "data" in recipe else "",
+        "init": (recipe.get("config") or {}).get("model", {}).get("init"),
+        "zeros": " with every zero of it kept" if recipe.get("lock") else "",
         "tensors": len(scope["tensors"]),
         "weights": scope["weights"],
         **recipe["sparsity"],
@@ -133,13 +162,13 @@ def recipe_lines(recipe: dict[str, Any]) -> list[str]:
     config, stage = recipe.get("config", {}), recorded_stage(recipe)
     lines = []
     if recipe.get("steps") is not None and config:
-        rows, length = config["batch"]["global_size"], config["data"]["sequence_length"]
-        data = recipe["data"]["name"]
+        rows, data = config["batch"]["global_size"], recipe["data"]["name"]
+        length = f" of {config['data']['sequence_length']} tokens" if "data" in config else ""
         total = f" of {stage.total:,}" if stage and not stage.finished else ""
-        lines.append(f"* {recipe['steps']:,}{total} steps of {rows:,} rows of {length} tokens, data `{data}`")
+        lines.append(f"* {recipe['steps']:,}{total} steps of {rows:,} rows{length}, data `{data}`")
         lines.append(f"* AdamW, peak learning rate {config['optimizer']['lr']:g}, {config['schedule']['decay']} decay")
     for parent in recipe.get("parents", []):
-        meaning = {"init": "started from", "teacher": "learned from the dense teacher"}[parent["role"]]
+        meaning = {"init": "started from", "teacher": "learned from the teacher"}[parent["role"]]
         lines.append(f"* {meaning} `{parent['name']}` (sha256 of its weights {parent['fingerprint'][:16]})")
     pruning = config.get("pruning")
     if pruning:

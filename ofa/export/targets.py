@@ -61,8 +61,9 @@ def recorded_patterns(recipe: Mapping[str, Any], shapes: Mapping[str, torch.Size
         TargetError: as `recorded_groups`.
     """
     pruning = recorded_pruning(recipe)
-    if pruning is None:
-        return dict.fromkeys(shapes, "unstructured")
+    if pruning is None:  # zeros that were locked have the pattern of the base
+        locked = (recipe.get("lock") or {}).get("patterns") or {}
+        return {name: locked.get(name, "unstructured") for name in shapes}
     return {name: group.pattern.text for group in recorded_groups(pruning, shapes) for name in group.names}
 
 

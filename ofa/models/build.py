@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import cached_file
 
 from ofa.config import ModelConfig, ObjectiveConfig, TeacherConfig
 from ofa.data.shards import Corpus, tokenizer_fingerprint
@@ -286,6 +287,24 @@ def check_teacher(student: PreTrainedModel, teacher: PreTrainedModel, objective:
 
 
 # ---- where weights come from --------------------------------------------------------------------------------------
+
+
+def side_file(init: str, name: str) -> Path | None:
+    """A file that stands beside a model's weights, in its folder or on the hub; None if there is none.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    with _explained(init), _quiet():
+        found = cached_file(init if not is_local(init) else str(Path(init).expanduser()), name, **_OPTIONAL)
+    return None if found is None else Path(found)
+
+
+_OPTIONAL = {
+    "_raise_exceptions_for_missing_entries": False,
+    "_raise_exceptions_for_gated_repo": False,
+    "_raise_exceptions_for_connection_errors": False,
+}
 
 
 def _place(init: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,13 +42,14 @@ class TaskTraining(nn.Module):
         self._objective = objective
 
     def forward(
-        self, batch: TaskBatch, totals: TaskTotals, targets: Tensor | None = None, scale: float = 1.0
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self, batch: TaskBatch, totals: TaskTotals | None = None, targets: Tensor | None = None, scale: float = 1.0
+    ) -> Any:
         """Loss of one micro-batch times `scale`, which undoes what the engine divides by, and its terms.
 
         Args:
             batch: with labels.
-            totals: of the global batch.
+            totals: of the global batch; None: the logits are wanted, and nothing else (under ZeRO 3 they have to come
+                out of the module that the engine wraps).
             targets: the teacher's logits, shaped like `logits`.
             scale: factor of the loss.
 
@@ -55,8 +57,9 @@ class TaskTraining(nn.Module):
             The loss, and detached terms without weights and scale, which add up over micro-batches and ranks to means
             over the global batch: `label_loss`, `kd` with a teacher, and `correct`, a count (not for regression).
         """
-        assert batch.labels is not None, "a split without labels cannot be trained on"
         logits = task_logits(self.model, self.kind, batch)
+        if totals is None:
+            return logits
         counted, labels, taught = comparable(self.kind, logits, batch, targets)
         label_loss = label_loss_sum(self.kind, counted, labels) / totals.counted
         terms = {"label_loss": label_loss.detach()}
@@ -131,6 +134,7 @@ class TaskTeacher:
         """
         self.model = model.eval().requires_grad_(False)
         self._kind: Kind = kind
+        self.order = order
         self._order = None if order is None else torch.tensor(order)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TaskTeacher:

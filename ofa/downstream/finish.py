@@ -1,0 +1,175 @@
+"""The end of a fine-tuning run: export the best checkpoint, score it beside what it came from, write predictions,
+result.json, results.jsonl and the report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ofa import dist
+from ofa.downstream.assemble import FinetuningRun
+from ofa.downstream.evaluation import Scored, evaluate_split, scored
+from ofa.downstream.results import device_hours_of, result_row, table_row, write_row
+from ofa.downstream.task_data import Split, tokenizer_folder
+from ofa.downstream.write_predictions import write_predictions
+from ofa.engine.checkpoint_files import read_checkpoint
+from ofa.export.from_state import fill
+from ofa.export.hf import export_model
+from ofa.export.recipe_file import describe_run
+from ofa.models.adapters import scope
+from ofa.models.task_training import TaskTeacher, TaskTraining
+from ofa.pruning.mask_set import MaskSet
+from ofa.report import build_report
+from ofa.run_folder import RunFolder, read_json, versions, write_json
+from ofa.tables import result_table
+
+LOG = logging.getLogger(__name__)
+
+TOKENIZER = "tokenizer"
+"""Folder of a run with the tokenizer of a base model from the hub."""
+
+
+def finish(run: FinetuningRun) -> None:
+    """Export, score and report (a collective call); prints the table on rank 0."""
+    step, state = _best_state(run)
+    keep = {name: mask.cpu() for name, mask in run.pruner.keep.items()}
+    exported = fill(run.module.model, state, keep)
+    splits = [run.data.validation, *run.data.others()]
+    own = {split.name: _score(run, exported, split) for split in splits}
+    rows = [*_references(run, exported), table_row("fine-tuned model", own, exported)]
+    if dist.rank() == 0:
+        export_model(
+            run.folder.model,
+            exported.cpu(),
+            tokenizer_folder(run.settings.model.init, run.data.tokenizer, run.folder.path / TOKENIZER),
+            keep,
+            _recipe(run, step, keep),
+        )
+        for split in splits:
+            write_predictions(run.folder.path / "predictions", run.data, split, own[split.name])
+        run.journal.metrics.close()
+        result = _result(run, rows, step)
+        write_json(run.folder.result, result)
+        write_row(run.folder.path, result_row(run.settings, run.name, result, rows[-1], run.data.task))
+        run.checkpoints.forget_converted()
+        build_report(run.folder.path)
+        show_result(run.folder)
+    dist.barrier()
+
+
+def show_result(folder: RunFolder) -> None:
+    """Print a finished run's table; its report is made if it is not there yet."""
+    if not folder.report.is_file():
+        build_report(folder.path)
+    print(result_table(read_json(folder.result)))
+
+
+def _best_state(run: FinetuningRun) -> tuple[int, dict[str, Tensor]]:
+    """The step with the best score and its fp32 weights; the last one where no step was scored."""
+    last = run.recipe.total_steps
+    step = run.best[0] if run.best else last
+    path = run.checkpoints.at(step)
+    if step == last or not dist.on_rank_zero(path.is_dir):
+        if step != last:
+            LOG.warning("%s with the best score is gone: exporting the last step", path)
+        return last, run.engine.full_state_dict(run.module.model)
+    LOG.info("step %d of %d has the best %s: exporting it", step, last, run.data.task.best)
+    state, _ = dist.on_every_rank(lambda: read_checkpoint(path, prefix="model."))
+    return step, state
+
+
+def _references(run: FinetuningRun, exported: PreTrainedModel) -> list[dict[str, Any]]:
+    """What a task model is held against: its teacher; always the most frequent answer; itself with its scope all zero."""
+    rows = []
+    split = run.data.validation
+    if run.dense_teacher is not None:
+        asked = TaskTeacher(run.dense_teacher.float().to(dist.device()), run.data.task.kind, run.teacher_order)
+        rows.append(table_row("teacher", {split.name: _score(run, asked, split)}, run.dense_teacher))
+    constant = _constant(run)
+    if constant is not None:
+        rows.append(table_row("floor: one answer for all", {split.name: scored(run.data, split, constant)}, None))
+    nothing = fill(exported, exported.state_dict(), {})
+    with torch.no_grad():
+        for weight in scope(nothing).values():
+            weight.zero_()
+    rows.append(table_row("floor: scope all zero", {split.name: _score(run, nothing, split)}, nothing))
+    return rows
+
+
+def _constant(run: FinetuningRun) -> np.ndarray | None:
+    """Outputs that give every row the training split's most frequent class, or its mean; None for questions."""
+    kind, labels, rows = run.data.task.kind, run.data.train.rows.labels, run.data.validation.rows
+    assert labels is not None
+    if kind == "questions":
+        return None
+    if kind == "regression":
+        return np.full(len(rows), labels.mean(), dtype=np.float32)
+    shares = np.bincount(labels[labels >= 0], minlength=len(run.data.labels)).astype(np.float64)
+    outputs = np.log((shares + 1) / (shares + 1).sum()).astype(np.float32)
+    return np.tile(outputs, (len(rows.tokens) if kind == "tokens" else len(rows), 1))
+
+
+def _score(run: FinetuningRun, model: PreTrainedModel | TaskTeacher, split: Split) -> Scored:
+    """The fp32 weights of a stock model on a split, whatever precision the run had."""
+    kind = run.data.task.kind
+    module = _Asked(model) if isinstance(model, TaskTeacher) else TaskTraining(model, kind, run.settings.objective)
+    return evaluate_split(module.to(dist.device()), kind, run.data, split, micro_size=run.micro_size)
+
+
+class _Asked(nn.Module):
+    """A teacher as something that is scored: its classes are in the student's order."""
+
+    def __init__(self, teacher: TaskTeacher):
+        super().__init__()
+        self._teacher = teacher
+
+    def forward(self, batch: Any) -> Tensor:
+        return self._teacher.targets(batch)
+
+
+def _recipe(run: FinetuningRun, step: int, keep: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What recipe.json says: the steps that the epochs came to, and what is locked."""
+    asked = run.settings.schedule.model_copy(update={"epochs": None, "total_steps": run.recipe.total_steps})
+    recipe = describe_run(
+        run.settings.model_copy(update={"schedule": asked}),
+        name=run.name,
+        steps=run.recipe.total_steps,
+        parents=run.parents,
+        data={"name": run.data.task.name, "fingerprint": run.data_fingerprint},
+        versions=versions(),
+    )
+    recipe["best_step"] = step
+    if run.settings.lock:
+        masks = MaskSet({name: mask.shape for name, mask in keep.items()})
+        masks.replace(keep)
+        recipe["lock"] = {"mask_hash": masks.hash(), "patterns": run.patterns}
+    return recipe
+
+
+def _result(run: FinetuningRun, rows: list[dict[str, Any]], step: int) -> dict[str, Any]:
+    seconds, ranks = run.total_seconds(), dist.world_size()
+    own = seconds * ranks / 3600
+    parents = device_hours_of(run.settings)
+    best = run.data.task.best
+    return {
+        "rows": rows,
+        "task": run.data.task.name,
+        "metrics": list(run.data.task.metrics),
+        "metric": best,
+        "steps": run.recipe.total_steps,
+        "best_step": step,
+        "seconds": round(seconds, 1),
+        "device_hours": round(own, 4),
+        "device_hours_with_parents": None if parents is None else round(own + parents, 4),
+        "tokens_per_second": run.journal.meter.mean_rate(),
+        "peak_tflops": run.journal.meter.peak_flops / 1e12,
+        "model": str(run.folder.model),
+        "report": str(run.folder.report),
+        "tensorboard": str(run.folder.tensorboard),
+    }

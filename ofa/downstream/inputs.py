@@ -1,0 +1,17 @@
+"""What a fine-tuning run needs, held against what is there before anything is written."""
+
+from __future__ import annotations
+
+from ofa.config import FinetuneConfig
+from ofa.downstream.task_data import TaskData, open_task_data
+from ofa.inputs import check_task_inputs
+
+
+def check_inputs(config: FinetuneConfig, resume: str) -> TaskData:
+    """Open the task of a run whose batch divides, whose files and folders are there, and whose labels are known.
+
+    Raises:
+        ValueError: of many kinds, each saying what is wrong and what would be right.
+    """
+    check_task_inputs(config, resume)
+    return open_task_data(config)

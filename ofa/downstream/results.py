@@ -1,0 +1,86 @@
+"""Rows of `results.jsonl`: what a task model scored, and everything that a reader needs to trust the number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ofa.config import FinetuneConfig
+from ofa.data.tasks import Task
+from ofa.downstream.evaluation import Scored
+from ofa.files import write_text
+from ofa.models.adapters import sparsities
+from ofa.run_folder import commit, hardware, read_json, versions
+
+RESULTS_FILE = "results.jsonl"
+
+
+def table_row(name: str, own: Mapping[str, Scored], model: PreTrainedModel | None) -> dict[str, Any]:
+    """A row of result.json: scores by metric, those of further splits with the split's name behind it."""
+    row: dict[str, Any] = {"name": name}
+    for split, found in own.items():
+        suffix = split.removeprefix("validation")
+        row |= {f"{key}{suffix}": value for key, value in found.scores.items()}
+    return row | (sparsities(model) if model is not None else {})
+
+
+def result_row(
+    config: FinetuneConfig, name: str, result: Mapping[str, Any], row: Mapping[str, Any], task: Task
+) -> dict[str, Any]:
+    """A line of results.jsonl, from a run's result and the row of its own model."""
+    places = {"name", "encoder_sparsity", "scope_sparsity", "model_sparsity"}
+    return {
+        "name": name,
+        "model": config.model.init,
+        "task": task.name,
+        "metric": task.best,
+        "metrics": {key: value for key, value in row.items() if key not in places},
+        **{key: row[key] for key in sorted(places - {"name"})},
+        "seed": config.seed,
+        "steps": result["steps"],
+        "best_step": result["best_step"],
+        "lock": config.lock,
+        "distilled": bool(config.objective.kd_weight),
+        "teacher": config.teacher.init if config.teacher else None,
+        **{key: result[key] for key in ("seconds", "device_hours", "device_hours_with_parents")},
+        **surroundings(),
+    }
+
+
+def surroundings() -> dict[str, Any]:
+    """Versions, commit and hardware."""
+    return {"versions": versions(), "commit": commit(), "hardware": hardware()}
+
+
+def write_row(folder: Path, row: Mapping[str, Any]) -> None:
+    """The only line of a run's own results.jsonl."""
+    write_text(folder / RESULTS_FILE, json.dumps(row) + "\n")
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """One more line of a results.jsonl that many evaluations share."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def device_hours_of(config: FinetuneConfig) -> float | None:
+    """Device hours that went into the base and the teacher of a run, with all that these came from; None where one of
+    them is no run of ours beside whose model its result stands (OFA-40)."""
+    hours = 0.0
+    for init in (config.model.init, config.teacher.init if config.teacher else None):
+        if init is None:
+            continue
+        result = Path(init).expanduser().resolve().parent / "result.json"
+        if not result.is_file():
+            return None
+        found = read_json(result)
+        spent = found.get("device_hours_with_parents", found.get("device_hours"))
+        if spent is None:
+            return None
+        hours += spent
+    return hours

@@ -1,0 +1,142 @@
+"""A task's splits, read and encoded: what a fine-tuning run trains on and is scored by.
+
+In: a config. Out: examples and rows of each split, the class names, the tokenizer, and one fingerprint of it all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from ofa.config import FinetuneConfig, TaskConfig, parse
+from ofa.data.task_rows import TaskRows, encode, fingerprint
+from ofa.data.task_sources import Examples, read_split
+from ofa.data.tasks import Task, task_for
+from ofa.export.hf import TOKENIZER_FILES
+from ofa.models.adapters import adapter_for
+from ofa.models.build import load_tokenizer, read_config
+from ofa.models.place import ModelError, is_local
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a task."""
+
+    name: str
+    examples: Examples
+    rows: TaskRows
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The splits of a task that a run needs."""
+
+    config: TaskConfig
+    task: Task
+    tokenizer: PreTrainedTokenizerFast
+    train: Split
+    validation: Split
+    fingerprint: str
+    """sha256 of the rows of both splits and of the class names."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of their ids; none for regression and questions."""
+        return self.task.labels
+
+    def check_records(self) -> None:
+        """Everything was looked at when it was read."""
+
+    def others(self) -> list[Split]:
+        """Further validation splits of the task (MNLI's mismatched one), as far as they are there."""
+        names = [name for name in self.task.splits() if name.startswith("validation") and name != "validation"]
+        return [self.read(name) for name in names]
+
+    def read(self, split: str) -> Split:
+        """A further split.
+
+        Raises:
+            TaskError: it is not there, or damaged.
+        """
+        return read_encoded(self.task, self.config, split, self.tokenizer)
+
+
+def open_task_data(config: FinetuneConfig) -> TaskData:
+    """Read and encode both splits; what was opened last in this process is kept.
+
+    Raises:
+        TaskError: files, columns or labels are not what they should be.
+        ModelError: the model's tokenizer cannot be used, or its positions do not reach.
+    """
+    return _opened(config.task.model_dump_json(), config.model.init)
+
+
+def read_encoded(task: Task, config: TaskConfig, split: str, tokenizer: PreTrainedTokenizerFast) -> Split:
+    """One split with its rows.
+
+    Raises:
+        TaskError: as `ofa.data.task_sources.read_split`.
+    """
+    examples = read_split(task, config, split)
+    rows = encode(examples, tokenizer, task.kind, task.max_length, config.stride)
+    LOG.info("%s, %s: %s", task.name, split, _in_words(examples, rows, task))
+    return Split(split, examples, rows)
+
+
+def tokenizer_folder(init: str, tokenizer: PreTrainedTokenizerFast, place: Path) -> Path:
+    """A folder with the tokenizer's files: the model's own, or of a model from the hub copies in `place`."""
+    local = Path(init).expanduser()
+    if is_local(init) and any((local / name).is_file() for name in TOKENIZER_FILES):
+        return local
+    tokenizer.save_pretrained(place)
+    return place
+
+
+def check_length(task: Task, init: str) -> None:
+    """Refuse rows longer than the model's positions.
+
+    Raises:
+        ModelError: with both lengths.
+    """
+    config = read_config(init)
+    longest = adapter_for(config.model_type).longest_sequence(config)
+    if task.max_length > longest:
+        raise ModelError(
+            f"task.max_length is {task.max_length} and the positions of {init} cover {longest} tokens: set "
+            f"task.max_length to at most {longest}"
+        )
+
+
+@lru_cache(maxsize=1)
+def _opened(task_config: str, init: str) -> TaskData:
+    config = parse(TaskConfig, json.loads(task_config), origin="task")
+    task = task_for(config)
+    check_length(task, init)
+    tokenizer = load_tokenizer(init)
+    train = read_encoded(task, config, "train", tokenizer)
+    if train.examples.class_names:
+        task = replace(task, labels=train.examples.class_names)
+    validation = read_encoded(task, config, "validation", tokenizer)
+    parts = [fingerprint(train.rows, validation.rows), *task.labels]
+    whole = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return TaskData(config, task, tokenizer, train, validation, whole)
+
+
+def _in_words(examples: Examples, rows: TaskRows, task: Task) -> str:
+    parts = [f"{len(examples):,} examples"]
+    if len(rows) != len(examples):
+        parts.append(f"{len(rows):,} windows")
+    parts.append(f"{rows.lengths.mean():.0f} tokens on average")
+    if rows.cut:
+        parts.append(f"{rows.cut:,} {'words' if task.kind == 'tokens' else 'texts'} cut at {task.max_length} tokens")
+    if examples.dropped:
+        parts.append(f"{examples.dropped:,} left out")
+    return ", ".join(parts)

@@ -18,9 +18,8 @@ import zstandard
 from data_prep import sources
 from data_prep.clean import clean, fingerprint
 from data_prep.documents import Document, Unit
-from data_prep.files import open_text
 from ofa.config import DataPrepConfig
-from ofa.files import beside, write_bytes
+from ofa.files import beside, open_text, write_bytes
 
 _LEVEL = 3
 

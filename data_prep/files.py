@@ -8,23 +8,18 @@ its second half is worse than none.
 from __future__ import annotations
 
 import glob
-import gzip
 import io
 import json
-import lzma
 import os
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import zstandard
+from typing import Any
 
 from data_prep.documents import DataPrepError, Document, Unit, batched_units
 from ofa.config import SourceConfig
+from ofa.files import COMPRESSIONS, DAMAGE, open_text
 
-COMPRESSIONS = ("", ".gz", ".zst", ".xz")
 SUFFIXES = {
     "text": tuple(kind + compression for kind in (".txt", ".jsonl") for compression in COMPRESSIONS),
     "parquet": (".parquet",),
@@ -59,7 +54,7 @@ def read(source: SourceConfig, unit: Unit, counts: Counter[str]) -> Iterator[Doc
         counts["files"] += 1
         try:
             yield from _read_file(source, path, names(path))
-        except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+        except DAMAGE as error:
             raise DataPrepError(f"{path}: truncated or damaged ({error}); fetch it again or remove it") from error
         except UnicodeDecodeError as error:
             raise DataPrepError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert it first") from None
@@ -164,60 +159,3 @@ def _read_parquet(source: SourceConfig, path: Path, name: str) -> Iterator[Docum
                     row += 1
     except pyarrow.ArrowInvalid as error:
         raise DataPrepError(f"{path}: not a readable parquet file ({error})") from error
-
-
-def open_text(path: Path) -> io.TextIOWrapper:
-    """A text file, decompressed by its suffix; a byte-order mark is skipped."""
-    if path.suffix == ".gz":
-        data: Any = gzip.open(path, "rb")  # noqa: SIM115
-    elif path.suffix == ".xz":
-        data = lzma.open(path, "rb")  # noqa: SIM115
-    elif path.suffix == ".zst":
-        data = io.BufferedReader(_ZstdFile(path.open("rb")), 1 << 20)
-    else:
-        data = path.open("rb")
-    return io.TextIOWrapper(data, encoding="utf-8-sig", newline="\n")
-
-
-class _ZstdFile(io.RawIOBase):
-    """Decompressed bytes of one or more frames; raises EOFError if the last one is cut off.
-
-    The library's own reader ends silently there.
-    """
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-        self._frame: Any = None
-        self._left = b""
-        self._input = b""
-
-    def readable(self) -> bool:
-        """As io.RawIOBase."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """As io.RawIOBase."""
-        while not self._left:
-            if not self._input:
-                self._input = self._file.read(1 << 17)
-            if not self._input:
-                if self._frame is not None:
-                    raise EOFError("the zstd frame has no end")
-                return 0
-            self._decompress()
-        count = min(len(buffer), len(self._left))
-        buffer[:count], self._left = self._left[:count], self._left[count:]
-        return count
-
-    def _decompress(self) -> None:
-        if self._frame is None:
-            self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._left = self._frame.decompress(self._input)
-        self._input = b""
-        if self._frame.eof:
-            self._input, self._frame = self._frame.unused_data, None
-
-    def close(self) -> None:
-        """As io.RawIOBase."""
-        self._file.close()
-        super().close()

@@ -1,20 +1,34 @@
-"""Files and folders that are whole or absent: written beside, pushed to the disk, then renamed. And what is said when
-the disk is full."""
+"""Files and folders that are whole or absent: written beside, pushed to the disk, then renamed. What is said when the
+disk is full. And text that is read through its compression."""
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import errno
+import gzip
+import io
+import lzma
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
+
+import zstandard
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 """Numbers of the Linux system call."""
 
+
+COMPRESSIONS = ("", ".gz", ".zst", ".xz")
+"""Endings of text files that `open_text` reads."""
+
+DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+"""What reading a truncated or damaged compressed file raises."""
 
 FULL = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122", "iostream error")
 """Words with which libraries that are not written in Python say that a disk is full; the last are torch's."""
@@ -176,3 +190,68 @@ def free_bytes(folder: Path) -> int:
 def megabytes(count: float) -> str:
     """Bytes for people."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
+
+
+def open_text(path: Path, encoding: str = "utf-8") -> io.TextIOWrapper:
+    """A text file, decompressed by its suffix, whose lines end at line feeds alone; a byte-order mark is skipped."""
+    return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig" if is_utf8(encoding) else encoding, newline="\n")
+
+
+def open_bytes(path: Path) -> Any:
+    """The bytes of a file, decompressed by its suffix."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    if path.suffix == ".xz":
+        return lzma.open(path, "rb")
+    if path.suffix == ".zst":
+        return io.BufferedReader(_ZstdFile(path.open("rb")), 1 << 20)
+    return path.open("rb")
+
+
+def is_utf8(encoding: str) -> bool:
+    """Whether a name of an encoding means UTF-8. Raises LookupError for one that Python does not know."""
+    return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+
+
+class _ZstdFile(io.RawIOBase):
+    """Decompressed bytes of one or more frames; raises EOFError if the last one is cut off.
+
+    The library's own reader ends silently there.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._frame: Any = None
+        self._left = b""
+        self._input = b""
+
+    def readable(self) -> bool:
+        """As io.RawIOBase."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As io.RawIOBase."""
+        while not self._left:
+            if not self._input:
+                self._input = self._file.read(1 << 17)
+            if not self._input:
+                if self._frame is not None:
+                    raise EOFError("the zstd frame has no end")
+                return 0
+            self._decompress()
+        count = min(len(buffer), len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
+        return count
+
+    def _decompress(self) -> None:
+        if self._frame is None:
+            self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._left = self._frame.decompress(self._input)
+        self._input = b""
+        if self._frame.eof:
+            self._input, self._frame = self._frame.unused_data, None
+
+    def close(self) -> None:
+        """As io.RawIOBase."""
+        self._file.close()
+        super().close()

@@ -1,0 +1,275 @@
+"""Labelled examples of a task, from the user's files, the original ones or the hub.
+
+In: the task's row, the config, the name of a split. Out: `Examples`, columns of checked texts and of labels as numbers;
+or an error that names file and line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from ofa.data.task_records import Record, read_records, source_of, value_of
+from ofa.data.task_squad import Answer, Question, question_of
+from ofa.data.tasks import Task, TaskError
+from ofa.sections.finetune import TaskConfig
+
+ID_COLUMNS = ("index", "idx", "id")
+"""Where an example's id is looked for; without them, examples are numbered from 0."""
+
+SHOWN_LABELS = 20
+"""Class names that an error gives."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N examples of one split; columns that the task's kind has no use for are empty."""
+
+    ids: list[str]
+    """[N]"""
+    labels: np.ndarray | None
+    """classification int64 [N], class ids; regression float32 [N]; tokens int64, class ids of all words end to end.
+    None: the split has no labels; questions have `answers`."""
+    class_names: tuple[str, ...] = ()
+    """In the order of the ids; a task whose row has none is given those of its training split before others are read:
+    `dataclasses.replace(task, labels=train.class_names)`."""
+    texts: list[str] = field(default_factory=list)
+    """[N]"""
+    pairs: list[str] | None = None
+    """[N] second texts; None: single texts."""
+    words: list[list[str]] = field(default_factory=list)
+    """[N]"""
+    questions: list[str] = field(default_factory=list)
+    """[N]"""
+    contexts: list[str] = field(default_factory=list)
+    """[N]"""
+    answers: list[tuple[Answer, ...]] | None = None
+    """[N], () where a question has none; None: not a task of questions, or the split has no answers."""
+    dropped: int = 0
+    """Examples left out, as the config or the task's row allow."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_split(task: Task, config: TaskConfig, split: str) -> Examples:
+    """The examples of `split`: `train`, `validation`, or another one that the task's row or the split column knows.
+
+    Only `train` is read without class names in the task's row: it says which there are, sorted by name, or by value if
+    all are whole numbers.
+
+    Raises:
+        TaskError: naming file and line: a column, label or answer that is missing or not usable; an empty split; fewer
+            examples than asked for.
+    """
+    counts: Counter[str] = Counter()
+    records = read_records(task, config, split, counts)
+    labelled = not (split.startswith("test") and task.files)
+    limit = config.train_rows if split == "train" else config.validation_rows if _is_validation(split) else None
+    if task.kind == "questions":
+        found = _questions(task, islice(records, limit), labelled)
+    else:
+        assert task.labels or task.kind == "regression" or split == "train", "the training split says the classes"
+        rows = _with_labels(records, task, config, counts) if labelled else ((record, None) for record in records)
+        found = (_words if task.kind == "tokens" else _texts)(task, config, list(islice(rows, limit)))
+    dropped = sum(counts.values())
+    aside = f" ({dropped} were left out)" if dropped else ""
+    where = f"{source_of(task, config)}: the {split} split"
+    if not len(found):
+        raise TaskError(f"{where} has no examples{aside}")
+    if limit is not None and len(found) < limit:
+        key = "train_rows" if split == "train" else "validation_rows"
+        raise TaskError(f"{where} has {len(found)} examples{aside}, asked for {limit}; leave task.{key} out")
+    if task.kind in ("classification", "tokens") and len(found.class_names) < 2:
+        raise TaskError(f"{where} has one class only: {', '.join(found.class_names)}")
+    return replace(found, dropped=dropped)
+
+
+Label = str | float | list[str]
+_Row = tuple[Record, Label | None]
+
+
+def _texts(task: Task, config: TaskConfig, rows: list[_Row]) -> Examples:
+    """Single texts or pairs, with a class or a number each."""
+    text = _Column.of(task, config, "text")
+    pair = None if task.pair is None else _Column.of(task, config, "pair")
+    labels = [label for _, label in rows if label is not None]
+    if task.kind == "classification":
+        classes, numbers = _numbered(task, [str(label) for label in labels])
+    else:
+        classes, numbers = (), np.array(labels, dtype=np.float32) if labels else None
+    return Examples(
+        ids=_ids(rows),
+        labels=numbers,
+        class_names=classes,
+        texts=[_text(text, record) for record, _ in rows],
+        pairs=None if pair is None else [_text(pair, record) for record, _ in rows],
+    )
+
+
+def _words(task: Task, config: TaskConfig, rows: list[_Row]) -> Examples:
+    """Lists of words, with a class for each word."""
+    column = _Column.of(task, config, "text")
+    words = [_listed(column, record) for record, _ in rows]
+    names: list[str] = []
+    for (record, label), own in zip(rows, words, strict=True):
+        labels = label if isinstance(label, list) else []
+        if label is not None and len(labels) != len(own):
+            raise TaskError(f"{record.where}: {len(own)} words and {len(labels)} labels; every word needs one")
+        names += labels
+    classes, numbers = _numbered(task, names)
+    return Examples(ids=_ids(rows), labels=numbers, class_names=classes, words=words)
+
+
+def _questions(task: Task, records: Iterator[Record], labelled: bool) -> Examples:
+    found: dict[str, Question] = {}
+    for record in records:
+        one = question_of(record.values, record.where, labelled=labelled, unanswerable=task.unanswerable)
+        if found.setdefault(one.id, one) is not one:
+            raise TaskError(f"{record.where}: the question's id {one.id} was there before; ids must differ")
+    every = list(found.values())
+    return Examples(
+        ids=list(found),
+        labels=None,
+        questions=[one.question for one in every],
+        contexts=[one.context for one in every],
+        answers=[one.answers for one in every] if labelled else None,
+    )
+
+
+def _with_labels(records: Iterator[Record], task: Task, config: TaskConfig, counts: Counter[str]) -> Iterator[_Row]:
+    """Records with their checked labels; those whose label is not among the task's are refused, or left out."""
+    column = _Column.of(task, config, "label")
+    known = frozenset(task.labels)
+    for record in records:
+        label = _label(task, column, record)
+        if task.kind == "regression" or not known:
+            yield record, label
+            continue
+        unknown = [one for one in (label if isinstance(label, list) else [label]) if one not in known]
+        if not unknown:
+            yield record, label
+        elif config.other_labels == "drop":
+            counts["other labels"] += 1
+        else:
+            raise TaskError(
+                f"{record.where}: unknown label {unknown[0]!r}; known: {_shortened(task.labels)}; mend it, name all "
+                "classes in task.labels, or set task.other_labels=drop"
+            )
+
+
+@dataclass(frozen=True)
+class _Column:
+    """Where a value is found: the config's column alone, or the row's and what the hub calls it."""
+
+    key: str
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, task: Task, config: TaskConfig, part: str) -> _Column:
+        """`part`: text, pair or label."""
+        key = f"{part}_column"
+        own = getattr(task, part)
+        also = [getattr(task.hub, part)] if task.hub is not None and getattr(config, key) is None else []
+        return cls(key, tuple(dict.fromkeys([own, *also])))
+
+    def find(self, record: Record) -> Any:
+        """The value; raises TaskError where there is no such column."""
+        for name in self.names:
+            try:
+                return value_of(record.values, name)
+            except KeyError:
+                continue
+        names = " or ".join(repr(name) for name in self.names)
+        there = ", ".join(record.values)
+        raise TaskError(f"{record.where}: no column {names}, there are {there}; set task.{self.key}")
+
+    def problem(self, record: Record, expected: str, found: Any) -> TaskError:
+        """The error of a value that is something else than expected."""
+        shown = json.dumps(found, ensure_ascii=False, default=str)
+        return TaskError(f"{record.where}, column {self.names[0]}: expected {expected}, found {shown[:80]}")
+
+
+def _text(column: _Column, record: Record) -> str:
+    value = column.find(record)
+    if not isinstance(value, str):
+        raise column.problem(record, "text", value)
+    return value
+
+
+def _listed(column: _Column, record: Record) -> list[str]:
+    """Words: a list of them, or a text in which spaces part them."""
+    value = column.find(record)
+    value = value.split() if isinstance(value, str) else value
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise column.problem(record, "a list of words, or words parted by spaces", value)
+    return value
+
+
+def _label(task: Task, column: _Column, record: Record) -> Label:
+    """A class name, a number, or a list of names (tokens)."""
+    value = column.find(record)
+    if task.kind == "regression":
+        return _number(column, record, value)
+    if task.kind == "classification":
+        return _name(task, column, record, value)
+    value = value.split() if isinstance(value, str) else value
+    if not isinstance(value, list):
+        raise column.problem(record, "a list of labels, or labels parted by spaces", value)
+    return [_name(task, column, record, one) for one in value]
+
+
+def _name(task: Task, column: _Column, record: Record, value: Any) -> str:
+    """The class name that a file writes as a text, a whole number or a truth value."""
+    if isinstance(value, bool):
+        value = str(value).lower()
+    if isinstance(value, float) and value.is_integer():  # tables with gaps store whole numbers as floats
+        value = int(value)
+    if not isinstance(value, str | int) or not (name := str(value).strip()):
+        raise column.problem(record, "a label", value)
+    return name if name in task.labels else task.spellings.get(name, name)
+
+
+def _number(column: _Column, record: Record, value: Any) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise column.problem(record, "a finite number", value)
+    return number
+
+
+def _numbered(task: Task, names: list[str]) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """Class names in their order, and the id of each name in `names`, int64; None for a split without labels."""
+    classes = task.labels or tuple(sorted(set(names), key=_by_value if all(map(str.isdecimal, names)) else None))
+    ids = {name: number for number, name in enumerate(classes)}
+    return classes, np.array([ids[name] for name in names], dtype=np.int64) if names else None
+
+
+def _by_value(name: str) -> tuple[int, str]:
+    return int(name), name
+
+
+def _ids(rows: list[_Row]) -> list[str]:
+    """The first of ID_COLUMNS that the first example has, else numbers."""
+    column = next((name for name in ID_COLUMNS if rows and name in rows[0][0].values), None)
+    if column is None:
+        return [str(number) for number in range(len(rows))]
+    return [str(record.values.get(column)) for record, _ in rows]
+
+
+def _is_validation(split: str) -> bool:
+    return split.startswith("validation")
+
+
+def _shortened(labels: tuple[str, ...]) -> str:
+    more = f" and {len(labels) - SHOWN_LABELS} more" if len(labels) > SHOWN_LABELS else ""
+    return ", ".join(labels[:SHOWN_LABELS]) + more

@@ -27,8 +27,8 @@ FLOORS = [
     {"checkpoint"},
     {"export"},
     {"evaluate", "report_data", "report_figures", "report"},
-    {"downstream"},
     {"assemble"},
+    {"downstream"},
     {"finish"},
     {"train"},
 ]

@@ -3,7 +3,7 @@
     python launch/finetune.py --config tiny/finetune.json --with-teacher
     python launch/finetune.py --config downstream/sst2.json --set task.path=glue/SST-2
     deepspeed launch/finetune.py --config downstream/squad.json --set model.init=runs/ofa_90/model
-    python launch/finetune.py --config downstream/mrpc.json --set lock=false --set model.init=bert-base-uncased   # dense
+    python launch/finetune.py --config downstream/mrpc.json --set lock=false --set model.init=bert-base-uncased
 """
 
 import argparse

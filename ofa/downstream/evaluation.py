@@ -91,13 +91,10 @@ def scored(data: TaskData, split: Split, outputs: np.ndarray) -> Scored:
     task, rows = data.task, split.rows
     if task.kind == "questions":
         answers = answers_of(data, split, outputs)
-        if split.examples.answers is None:
-            return Scored(outputs, {}, answers)
-        return Scored(outputs, {"validation_loss": label_loss(task.kind, outputs, rows), **_squad(task, split, answers)}, answers)
+        return Scored(outputs, _losses(task.kind, outputs, rows) | _squad(task, split, answers), answers)
     if rows.labels is None:
         return Scored(outputs, {})
-    found, labels = decided(task.kind, outputs, rows)
-    return Scored(outputs, {"validation_loss": label_loss(task.kind, outputs, rows), **score(task.metrics, found, labels)})
+    return Scored(outputs, _losses(task.kind, outputs, rows) | score(task.metrics, *decided(task.kind, outputs, rows)))
 
 
 def decided(kind: Kind, outputs: np.ndarray, rows: TaskRows) -> tuple[np.ndarray, np.ndarray]:
@@ -121,6 +118,10 @@ def answers_of(data: TaskData, split: Split, outputs: np.ndarray) -> Answers:
         max_answer_tokens=config.max_answer_tokens,
         null_threshold=config.null_threshold,
     )
+
+
+def _losses(kind: Kind, outputs: np.ndarray, rows: TaskRows) -> dict[str, float]:
+    return {} if rows.labels is None else {"validation_loss": label_loss(kind, outputs, rows)}
 
 
 def label_loss(kind: Kind, outputs: np.ndarray, rows: TaskRows) -> float:
@@ -148,9 +149,11 @@ def _span_loss(values: np.ndarray, labels: np.ndarray, lengths: np.ndarray) -> f
 
 
 def _squad(task: Task, split: Split, answers: Answers) -> dict[str, float]:
+    if split.examples.answers is None:
+        return {}
     golds = {
         key: [answer.text for answer in gold]
-        for key, gold in zip(split.examples.ids, split.examples.answers or [], strict=True)
+        for key, gold in zip(split.examples.ids, split.examples.answers, strict=True)
     }
     if not task.unanswerable:
         return score_v1(golds, answers.predictions)

@@ -85,11 +85,12 @@ def _best_state(run: FinetuningRun) -> tuple[int, dict[str, Tensor]]:
 
 
 def _references(run: FinetuningRun, exported: PreTrainedModel) -> list[dict[str, Any]]:
-    """What a task model is held against: its teacher; always the most frequent answer; itself with its scope all zero."""
+    """What a task model is held against: its teacher; the most frequent answer for all; itself with a scope of zeros."""
     rows = []
     split = run.data.validation
     if run.dense_teacher is not None:
-        asked = TaskTeacher(run.dense_teacher.float().to(dist.device()), run.data.task.kind, run.teacher_order)
+        asked = TaskTeacher(run.dense_teacher, run.data.task.kind, run.teacher_order)
+        asked = asked.to(dist.device(), torch.float32)
         rows.append(table_row("teacher", {split.name: _score(run, asked, split)}, run.dense_teacher))
     constant = _constant(run)
     if constant is not None:

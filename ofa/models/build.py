@@ -25,7 +25,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from ofa.config import ModelConfig, ObjectiveConfig, TeacherConfig
 from ofa.data.shards import Corpus, tokenizer_fingerprint

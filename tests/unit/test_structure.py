@@ -27,9 +27,13 @@ FLOORS = [
     {"checkpoint"},
     {"export"},
     {"evaluate", "report_data", "report_figures", "report"},
+<<<<<<< HEAD
     {"parts", "run"},
     {"train"},
+=======
+>>>>>>> scores
     {"assemble"},
+    {"downstream"},
     {"finish"},
     {"pretrain", "downstream"},
 ]

@@ -96,7 +96,7 @@ def questions(draw):
         contexts.append("".join(draw(st.lists(st.sampled_from("abc d"), min_size=8, max_size=8))))
         for _ in range(draw(st.integers(1, 3))):
             length = draw(st.integers(1, 8))
-            levels = st.integers(-3, 3).map(lambda number: number / 4)
+            levels = st.integers(-1, 2).map(lambda number: number / 4)
             logits = draw(st.lists(levels, min_size=2 * length, max_size=2 * length))
             asked = draw(st.integers(1, length))
             inside = [(at, at + draw(st.integers(0, 1))) for at in range(length - asked)]
@@ -158,6 +158,12 @@ def test_the_window_with_the_highest_sum_answers():
     low, high = window(spans_at(s3=2, e3=2), TOKENS, 0), window(spans_at(s6=3, e6=2), TOKENS, 0)
     for windows in ([low, high], [high, low]):
         assert answer(windows, [CONTEXT]).predictions["q0"] == "France"
+
+
+def test_equal_scores_are_ordered_by_window_start_and_end():
+    windows = [window(spans_at(s3=1, s4=1, e4=1, e6=1), TOKENS, 0), window(spans_at(s3=1, e3=1), TOKENS, 0)]
+    listed = answer(windows, [CONTEXT], n_best=5).n_best["q0"]
+    assert [one.text for one in listed] == ["Paris is", CONTEXT, "is", "is in France", "Paris"]
 
 
 def test_no_answer_has_the_lowest_score_over_windows():

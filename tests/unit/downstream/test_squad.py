@@ -151,13 +151,19 @@ def test_the_best_threshold_by_hand():
     assert (found["best_f1"], found["best_f1_thresh"]) == (75, -3.0)
 
 
+def test_a_right_silence_costs_nothing_in_the_search():
+    found = score_v2({"a": ["red"], "b": []}, {"a": "red", "b": ""}, null_odds={"a": 1.0, "b": 0.0})
+    assert (found["best_exact"], found["best_exact_thresh"]) == (100, 1.0)
+
+
 def test_where_no_answer_helps_the_best_threshold_is_0():
     found = score_v2({"a": ["red"], "b": []}, {"a": "blue", "b": "x"}, null_odds={"a": 7.0, "b": 9.0})
     assert (found["best_exact"], found["best_exact_thresh"]) == (50, 0.0)
 
 
 @given(
-    st.lists(st.tuples(st.booleans(), st.sampled_from(["red", "red fox", "sea"])), min_size=1, max_size=12), st.data()
+    st.lists(st.tuples(st.booleans(), st.sampled_from(["red", "red fox", "sea", ""])), min_size=1, max_size=12),
+    st.data(),
 )
 def test_the_best_threshold_is_the_best_of_all_thresholds(questions, data):
     """Odds are all different here; equal ones are taken one by one, as the script does."""

@@ -59,7 +59,7 @@ def predict(
         float32 [N, C] (classification), [N] (regression); of tokens and questions [T, C], row after row.
     """
     passed = evaluation_batches(
-        rows, kind, pad_id, micro_size, rank=dist.rank(), world_size=dist.world_size(), device=dist.device()
+        rows, kind, pad_id, micro_size=micro_size, rank=dist.rank(), world_size=dist.world_size(), device=dist.device()
     )
     own: list[tuple[np.ndarray, np.ndarray]] = []
     for number, batch in enumerate(passed.batches):

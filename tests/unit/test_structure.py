@@ -27,11 +27,8 @@ FLOORS = [
     {"checkpoint"},
     {"export"},
     {"evaluate", "report_data", "report_figures", "report"},
-<<<<<<< HEAD
     {"parts", "run"},
     {"train"},
-=======
->>>>>>> scores
     {"assemble"},
     {"downstream"},
     {"finish"},

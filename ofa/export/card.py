@@ -13,11 +13,11 @@ from ofa.export.words import pruning_method, pruning_target
 
 CARD_FILE = "README.md"
 
-SPARSE_TITLE = "# {name}: sparse pre-trained {model_type}, {percent:g} % {pattern}{origin}"
+SPARSE_TITLE = "# {name}: sparse {trained}{model_type}, {percent:g} % {pattern}{origin}"
 DENSE_TITLE = "# {name}: pre-trained {model_type}, dense{origin}"
 
 SPARSE_TEXT = """
-A language encoder whose Linear weights are pruned to {percent:g} % zeros, once, before any task (after Prune
+A language encoder whose Linear weights are pruned to {percent:g} % zeros{once} (after Prune
 Once for All, Zafrir et al., 2021, arXiv 2111.05754). Fine-tune it with its zeros kept. The zeros stand in the weights
 themselves; `masks.safetensors` says which weights live, one bit each.
 
@@ -32,6 +32,11 @@ Embeddings, biases, LayerNorm and the masked-LM head are never pruned.
 
 DENSE_TEXT = """
 A dense language encoder, trained on the corpus of the sparse models that have it as their teacher and their start.
+"""
+
+IMPORTED_TEXT = """
+It was imported from an {format}:
+weight = weight_original * weight_mask. That training may not have ended, so masks and weights may not be final.
 """
 
 LOAD_TEXT = """
@@ -91,7 +96,11 @@ def model_card(recipe: dict[str, Any]) -> str:
     title, text = (SPARSE_TITLE, SPARSE_TEXT) if sparse else (DENSE_TITLE, DENSE_TEXT)
     with_pairs = config.get("model", {}).get("task") == "mlm_nsp"
     auto = "AutoModelForPreTraining" if with_pairs else "AutoModelForMaskedLM"
+    imported = recipe.get("imported")
     parts = [title.format(**values), "\n", stage_text(stage), text.format(**values)]
+    if imported:
+        auto = imported["auto_class"]
+        parts.append(IMPORTED_TEXT.format(**imported))
     parts += ["\n## Recipe\n\n", "\n".join(recipe_lines(recipe)), "\n", LOAD_TEXT.format(auto=auto)]
     if sparse:
         parts.append(KEEP_TEXT)
@@ -107,6 +116,8 @@ def _values(recipe: dict[str, Any], stage: Stage | None) -> dict[str, Any]:
     return {
         "name": recipe.get("name", "model"),
         "model_type": scope["model_type"],
+        "trained": "" if "imported" in recipe else "pre-trained ",
+        "once": "" if "imported" in recipe else ", once, before any task",
         "percent": round(100 * (target or recipe["sparsity"]["scope_sparsity"]), 4 if target else 1),
         "pattern": pruning.get("pattern", "unstructured"),
         "origin": f", from {stage.origin}" if stage and not stage.finished else "",
@@ -141,6 +152,9 @@ def recipe_lines(recipe: dict[str, Any]) -> list[str]:
     for parent in recipe.get("parents", []):
         meaning = {"init": "started from", "teacher": "learned from the dense teacher"}[parent["role"]]
         lines.append(f"* {meaning} `{parent['name']}` (sha256 of its weights {parent['fingerprint'][:16]})")
+    if "imported" in recipe:
+        file, fingerprint = recipe["imported"]["file"], recipe["imported"]["fingerprint"]
+        lines.append(f"* imported from `{file}` (sha256 {fingerprint[:16]})")
     pruning = config.get("pruning")
     if pruning:
         begun = ", not ended; its target" if stage and not stage.pruning_ended else ""

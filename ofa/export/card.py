@@ -15,11 +15,11 @@ from ofa.models.task_models import AUTO_CLASSES
 
 CARD_FILE = "README.md"
 
-SPARSE_TITLE = "# {name}: sparse pre-trained {model_type}, {percent:g} % {pattern}{origin}"
+SPARSE_TITLE = "# {name}: sparse {trained}{model_type}, {percent:g} % {pattern}{origin}"
 DENSE_TITLE = "# {name}: pre-trained {model_type}, dense{origin}"
 
 SPARSE_TEXT = """
-A language encoder whose Linear weights are pruned to {percent:g} % zeros, once, before any task (after Prune
+A language encoder whose Linear weights are pruned to {percent:g} % zeros{once} (after Prune
 Once for All, Zafrir et al., 2021, arXiv 2111.05754). Fine-tune it with its zeros kept. The zeros stand in the weights
 themselves; `masks.safetensors` says which weights live, one bit each.
 
@@ -46,6 +46,11 @@ A model for `{task}`, fine-tuned from `{init}`{zeros}.
 | encoder layers | {encoder_sparsity:.2%} |
 | the encoder's Linear weights and the pooler ({tensors} tensors, {weights:,} weights) | {scope_sparsity:.2%} |
 | whole model with embeddings, without task head | {model_sparsity:.2%} |
+"""
+
+IMPORTED_TEXT = """
+It was imported from an {format}:
+weight = weight_original * weight_mask. That training may not have ended, so masks and weights may not be final.
 """
 
 LOAD_TEXT = """
@@ -108,7 +113,11 @@ def model_card(recipe: dict[str, Any]) -> str:
     if "task" in config:
         title, text = TASK_TITLE, TASK_TEXT
     parts = [title.format(**values), "\n", stage_text(stage), text.format(**values)]
-    parts += ["\n## Recipe\n\n", "\n".join(recipe_lines(recipe)), "\n", LOAD_TEXT.format(auto=_auto_class(config))]
+    imported = recipe.get("imported")
+    if imported:
+        parts.append(IMPORTED_TEXT.format(**imported))
+    load = LOAD_TEXT.format(auto=imported["auto_class"] if imported else _auto_class(config))
+    parts += ["\n## Recipe\n\n", "\n".join(recipe_lines(recipe)), "\n", load]
     if "task" not in config:
         parts.append(OTHER_TEXT)
     if sparse:
@@ -133,6 +142,8 @@ def _values(recipe: dict[str, Any], stage: Stage | None) -> dict[str, Any]:
     return {
         "name": recipe.get("name", "model"),
         "model_type": scope["model_type"],
+        "trained": "" if "imported" in recipe else "pre-trained ",
+        "once": "" if "imported" in recipe else ", once, before any task",
         "percent": round(100 * (target or recipe["sparsity"]["scope_sparsity"]), 4 if target else 1),
         "pattern": pruning.get("pattern", "unstructured"),
         "origin": f", from {stage.origin}" if stage and not stage.finished else "",
@@ -170,6 +181,9 @@ def recipe_lines(recipe: dict[str, Any]) -> list[str]:
     for parent in recipe.get("parents", []):
         meaning = {"init": "started from", "teacher": "learned from the teacher"}[parent["role"]]
         lines.append(f"* {meaning} `{parent['name']}` (sha256 of its weights {parent['fingerprint'][:16]})")
+    if "imported" in recipe:
+        file, fingerprint = recipe["imported"]["file"], recipe["imported"]["fingerprint"]
+        lines.append(f"* imported from `{file}` (sha256 {fingerprint[:16]})")
     pruning = config.get("pruning")
     if pruning:
         begun = ", not ended; its target" if stage and not stage.pruning_ended else ""

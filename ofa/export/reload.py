@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ofa.export.count import same_bits
-from ofa.export.hf import quiet_transformers
+from ofa.export.hf import CONFIG_FILE, quiet_transformers
 
 AUTO_CLASSES = (
     transformers.AutoModelForPreTraining,
@@ -64,6 +64,18 @@ def reload_mismatches(
     compared = sum(name in loaded for name in tensors)
     note = f"reloaded as {type(model).__name__} through {auto.__name__}: {compared} of {len(tensors)} tensors compared"
     return found, [note]
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """The transformers config of a model folder.
+
+    Raises:
+        ValueError: config.json cannot be used.
+    """
+    try:
+        return transformers.AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder / CONFIG_FILE} cannot be used: {error}") from None
 
 
 def auto_class(config: PreTrainedConfig) -> type:

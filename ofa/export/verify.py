@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from ofa.export.count import TensorCount, count
-from ofa.export.hf import CONFIG_FILE
 from ofa.export.masks_file import MASKS_FILE, MaskFileError, read_masks, read_patterns
 from ofa.export.recipe_file import RECIPE_FILE, RecipeFileError, fingerprint_of_file, read_recipe
-from ofa.export.reload import reload_mismatches
+from ofa.export.reload import read_config, reload_mismatches
 from ofa.export.stage import recorded_stage
 from ofa.export.targets import TargetError, recorded_patterns
 from ofa.export.verify_masks import Expectation, Problem, check_masks, check_patterns, check_zeros, expectation
@@ -72,7 +71,7 @@ def verify_folder(folder: str | Path, expect_sparsity: float | None = None) -> V
     """
     folder = Path(folder)
     result = Verification(folder)
-    config = _config(folder)
+    config = read_config(folder)
     recipe, masks = _side_files(folder, result)
     try:
         tensors = dict(read_weights(folder))
@@ -185,6 +184,8 @@ def _expectation(
 
 
 def _stage_notes(recipe: Mapping[str, Any]) -> list[str]:
+    if "imported" in recipe:
+        return [f"imported: {recipe['imported']['format']}"]
     stage = recorded_stage(recipe)
     if stage is None or stage.finished:
         return []
@@ -210,10 +211,3 @@ def _side_files(folder: Path, result: Verification) -> tuple[dict[str, Any] | No
     if not (folder / MASKS_FILE).exists() and not (folder / RECIPE_FILE).exists():
         result.notes.append(f"no {MASKS_FILE}: zeros are counted against the architecture's scope, within one weight")
     return recipe, masks
-
-
-def _config(folder: Path) -> PreTrainedConfig:
-    try:
-        return AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder / CONFIG_FILE} cannot be used: {error}") from None

@@ -53,10 +53,19 @@ def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
         WeightsError: a file is missing, cut short or damaged.
     """
     for path in weight_files(folder):
-        try:
-            yield from _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-        except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-            raise WeightsError(f"{path} is damaged or cut short: {error}") from None
+        yield from read_file(path)
+
+
+def read_file(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The same for one file: .safetensors, or a pickled state dict.
+
+    Raises:
+        WeightsError: it is cut short or damaged.
+    """
+    try:
+        yield from _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise WeightsError(f"{path} is damaged or cut short: {error}") from None
 
 
 def _read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:

@@ -15,7 +15,8 @@ from ofa.export.verify_table import verification_table
 from ofa.models.adapters import scope, sparsities
 from ofa.models.build import build_model
 from ofa.pruning.lock import locked_masks
-from tests import processes, released
+from tests import released
+from tests.commands import command
 
 STOCK = ("PreTraining", "MaskedLM", "SequenceClassification", "QuestionAnswering", "TokenClassification")
 HAS_POOLER = {"PreTraining", "SequenceClassification"}
@@ -118,5 +119,5 @@ def test_verify_counts_it(checkpoint):
 
 def test_the_command_says_so(tmp_path):
     made = Checkpoint(tmp_path / "released", "bert", released.SMALL, 0.9, "bin")
-    done = processes.script("verify.py", made.folder, "--expect-sparsity", "0.9", cwd=tmp_path)
-    assert "bert.pooler.dense.weight" in done.stdout and "AutoModelForPreTraining" in done.stdout
+    done = command("verify.py", made.folder, "--expect-sparsity", "0.9", cwd=tmp_path)
+    assert done.status == 0 and "bert.pooler.dense.weight" in done.out and "AutoModelForPreTraining" in done.out

@@ -1,9 +1,9 @@
 """Configuration: JSON in, checked and typed sections out.
 
-A config file is one JSON object with the sections of `RunConfig` (a training run) or of `DataPrepConfig` (text to
-shards). `base` names one other file, beside the file that says it or under `configs/`, whose values are inherited.
-Values given as `--set section.key=value` win over the file. The sections stand in `ofa.sections` and can be imported
-from here.
+A config file is one JSON object with the sections of `RunConfig` (a training run), of `DataPrepConfig` (text to
+shards) or of `SweepConfig` (many runs). `base` names one other file, beside the file that says it or under `configs/`,
+whose values are inherited. Values given as `--set section.key=value` win over the file. The sections stand in
+`ofa.sections` and can be imported from here.
 
 An alternative was omegaconf or hydra: they bring their own command line, and DeepSpeed's launcher has one already.
 """
@@ -27,12 +27,14 @@ from ofa.sections.finetune import FinetuneConfig, TaskConfig
 from ofa.sections.model import ModelConfig, ObjectiveConfig, TeacherConfig
 from ofa.sections.run import EvaluateConfig, RunConfig
 from ofa.sections.schedule import OptimizerConfig, OverrideConfig, PruningConfig, RewindConfig, ScheduleConfig
+from ofa.sections.sweep import CellConfig, NamedValuesConfig, SweepConfig
 from ofa.sections.training import CheckpointConfig, LogConfig, TrainingConfig
 
 __all__ = [
     "BatchConfig",
     "CHECKOUT",
     "CONFIGS",
+    "CellConfig",
     "CheckpointConfig",
     "CleanConfig",
     "ConfigError",
@@ -43,6 +45,7 @@ __all__ = [
     "FinetuneConfig",
     "LogConfig",
     "ModelConfig",
+    "NamedValuesConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
     "OverrideConfig",
@@ -52,6 +55,7 @@ __all__ = [
     "ScheduleConfig",
     "Section",
     "SourceConfig",
+    "SweepConfig",
     "TaskConfig",
     "TeacherConfig",
     "TokenizerConfig",
@@ -119,6 +123,10 @@ def load(kind: type[ConfigT], name: str | Path, overrides: list[str] | None = No
 
 def _refuse_another_kind(kind: type[Section], values: dict[str, Any], path: Path) -> None:
     """A config of the other kind would give an error for each of its keys."""
+    if kind is not SweepConfig and "script" in values:
+        raise ConfigError(f"{path} describes a sweep: use it with python launch/sweep.py --config")
+    if kind is SweepConfig and "script" not in values:
+        raise ConfigError(f"{path} describes no sweep: its key script is missing, which is pretrain or finetune")
     if kind is RunConfig and "source" in values:
         raise ConfigError(f"{path} prepares data: use it with python -m data_prep --config")
     if kind is DataPrepConfig and "schedule" in values:

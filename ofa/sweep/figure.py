@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from ofa.config import SweepConfig
 from ofa.report_figures import BLUE, ORANGE, STYLE
@@ -74,7 +74,7 @@ def _draw(
     x, y, deviation = _columns(means, 3)
     panel.errorbar(x, y, xerr=deviation, fmt="D", color=ORANGE, markersize=4, capsize=3, label="mean, sample deviation")
     panel.set_xlabel((name or "no run is finished").replace("_", " "))
-    panel.xaxis.set_major_locator(MaxNLocator(4))
+    panel.xaxis.set_major_locator(MaxNLocator(4) if points else NullLocator())
     panel.margins(x=0.08)
 
 

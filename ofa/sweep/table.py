@@ -93,7 +93,7 @@ def lines(found: Sequence[Group], metric: str | None) -> tuple[list[str], list[l
 def console_table(sweep: SweepConfig, found: Sequence[Group]) -> str:
     """The table as text."""
     head, body = lines(found, sweep.metric)
-    return "\n".join([table(head, body), _caption(sweep)])
+    return "\n".join([table(head, body), "", _caption(sweep)])
 
 
 def markdown_table(sweep: SweepConfig, found: Sequence[Group], remarks: Sequence[str]) -> str:

@@ -97,13 +97,18 @@ class Sweep:
     def run(self) -> Outcome:
         """Until every cell has ended, or all that ran have saved after a signal."""
         with self._signals():
-            while self._waiting or self._running:
-                self._pass_signals_on()
-                self._collect()
-                self._settle()
-                while (cell := self._next()) is not None:
-                    self._start(cell)
-                time.sleep(BETWEEN_LOOKS if self._waiting or self._running else 0.0)
+            try:
+                while self._waiting or self._running:
+                    self._pass_signals_on()
+                    self._collect()
+                    self._settle()
+                    while (cell := self._next()) is not None:
+                        self._start(cell)
+                    time.sleep(BETWEEN_LOOKS if self._waiting or self._running else 0.0)
+            except BaseException:
+                for _, running, _ in self._running.values():  # nobody would look after them
+                    running.stop(signal.SIGTERM)
+                raise
         return self.outcome
 
     def _pass_signals_on(self) -> None:

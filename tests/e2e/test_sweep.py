@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from ofa.run_folder import RunFolder
 from tests import processes
 from tests.commands import command, refused
 from tests.corpora import write_corpus
@@ -133,6 +134,15 @@ def test_a_dry_run_prints_the_commands_and_leaves_no_trace(project):
 )
 def test_a_sweep_that_cannot_be_is_refused_in_one_line_and_leaves_no_trace(project, arguments, words):
     refused(project, *arguments, script_name="sweep.py", words=words)
+
+
+def test_a_second_sweep_in_the_same_folder_is_refused(project):
+    write_sweep(project, "twice", cells=CELLS[:1])
+    folder = RunFolder(project / "runs" / "twice")
+    folder.acquire()
+    words = ["runs/twice is in use by", f"pid {os.getpid()}"]
+    refused(project, "--config", "twice.json", script_name="sweep.py", words=words)
+    folder.release()
 
 
 @pytest.mark.slow

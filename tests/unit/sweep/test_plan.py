@@ -155,3 +155,30 @@ def test_a_record_of_another_config_is_refused(planned):
     check(list(planned(grid={"seed": [1]}, set={"log.every": 3}).values()))
     with pytest.raises(ValueError, match=r"cell seed=1: .* another config: optimizer.lr \(0.001 -> 0.5\)"):
         check(list(planned(grid={"seed": [1]}, set={"optimizer.lr": 0.5}).values()))
+
+
+def test_a_finetuning_sweep_is_checked_against_the_sections_of_finetuning(planned, tmp_path):
+    """Three kinds of runs over tasks, seeds and rates; the teacher of a task and seed is the dense run of both."""
+    base = {"model": {"init": "models/x"}, "batch": {"global_size": 8, "micro_size": 8}, "optimizer": {"lr": 1e-4}}
+    (tmp_path / "base.json").write_text(json.dumps({**base, "task": {"name": "mrpc"}}))
+    tasks = [{"name": name, "set": {"task": {"name": name, "path": f"glue/{name}"}}} for name in ("mrpc", "stsb")]
+    sweep = {
+        "script": "finetune",
+        "config": str(tmp_path / "base.json"),
+        "set": {"evaluate.every": 100},
+        "cells": [
+            {"name": "dense", "set": {"lock": False}},
+            {"name": "sparse-kd", "set": {"model.init": "models/sparse", "teacher.init": "{dense}/model"}},
+        ],
+        "grid": {"task": tasks, "seed": [1, 2], "optimizer.lr": [1e-4, 2e-4]},
+    }
+    cells = planned(**sweep)
+    configs = check(list(cells.values()))
+    assert len(cells) == 16
+    config = configs["sparse-kd-stsb-seed=2-lr=0.0002"]
+    assert (config.task.name, config.seed, config.optimizer.lr, config.evaluate.every) == ("stsb", 2, 2e-4, 100)
+    assert config.teacher.init == str(tmp_path / "s" / "dense-stsb-seed=2-lr=0.0002" / "model")
+    assert config.lock and not configs["dense-stsb-seed=2-lr=0.0002"].lock
+    sweep["cells"][1]["set"]["pruning.sparsity"] = 0.9
+    with pytest.raises(ValueError, match="cell sparse-kd-mrpc-seed=1-lr=0.0001: .*pruning"):
+        check(list(planned(**sweep).values()))

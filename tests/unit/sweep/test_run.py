@@ -154,3 +154,19 @@ def test_a_cell_that_another_process_runs_is_waited_for(planned, capsys):
         starter, outcome = do(cells)
     assert starter.order == ["b"] and sorted(outcome.done) == ["a", "b"]
     assert capsys.readouterr().out.count("another process is running it") == 1
+
+
+def test_an_error_of_the_sweep_itself_leaves_no_run_behind(planned):
+    """Such as a full disk where the table is written."""
+    cells = of(planned, "long", "a")
+
+    def fail(outcome):
+        raise OSError("no space left")
+
+    starter = Starter(2)
+    with pytest.raises(OSError, match="no space left"):
+        Sweep(list(cells.values()), dict.fromkeys(cells), starter, after=fail).run()
+    saved, began = cells["long"].folder.path / "saved", time.monotonic()
+    while not saved.exists():
+        assert time.monotonic() - began < 10, "it runs on"
+        time.sleep(0.01)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from ofa.config import SweepConfig
 from ofa.files import write_bytes, write_text
+from ofa.sections.base import nearest
 from ofa.sweep.cells import Cell
 from ofa.sweep.figure import picture
 from ofa.sweep.rows import result_rows, write_rows
 from ofa.sweep.run import Outcome
-from ofa.sweep.table import console_table, groups, markdown_table
+from ofa.sweep.table import Group, console_table, groups, markdown_table, metric_names
 
 
 def write_findings(config: SweepConfig, cells: Sequence[Cell], folder: Path, outcome: Outcome) -> None:
@@ -22,20 +23,24 @@ def write_findings(config: SweepConfig, cells: Sequence[Cell], folder: Path, out
     rows = result_rows(cells)
     found = groups(config, cells, rows)
     write_rows(folder / "results.jsonl", rows)
-    write_text(folder / "table.md", markdown_table(config, found, remarks_of(outcome)))
+    write_text(folder / "table.md", markdown_table(config, found, remarks(config, found, outcome)))
     write_bytes(folder / "sweep.png", picture(config, found))
 
 
 def show(config: SweepConfig, cells: Sequence[Cell], folder: Path, outcome: Outcome) -> None:
     """Print the table, what is missing in it, and where the files are."""
-    print("", console_table(config, groups(config, cells, result_rows(cells))), "", sep="\n")
-    for remark in remarks_of(outcome):
-        print(remark)
+    found = groups(config, cells, result_rows(cells))
+    print("", console_table(config, found), "", *remarks(config, found, outcome), sep="\n")
     for name in ("results.jsonl", "table.md", "sweep.png"):
         print(folder / name)
 
 
-def remarks_of(outcome: Outcome) -> list[str]:
+def remarks(config: SweepConfig, found: Sequence[Group], outcome: Outcome) -> list[str]:
     """What is missing in the table, and why."""
+    known = metric_names(found, None)
+    wrong = []
+    if known and config.metric is not None and config.metric not in known:
+        wrong = [f"no run has the metric {config.metric}{nearest(config.metric, known)}"]
     failed = [f"{name} failed: {why}" for name, why in outcome.failed.items()]
-    return [*failed, *(f"{name} is not finished: start the sweep again" for name in outcome.stopped)]
+    stopped = [f"{name} is not finished: start the sweep again" for name in outcome.stopped]
+    return [*wrong, *failed, *stopped]

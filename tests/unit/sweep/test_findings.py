@@ -149,13 +149,14 @@ def test_the_picture_has_a_panel_a_task_and_grows_with_its_lines(build_sweep, pl
 
 
 def test_all_is_written_and_says_what_failed(build_sweep, planned, tmp_path):
-    values = {"grid": {"seed": [1, 2, 3]}}
+    values = {"grid": {"seed": [1, 2, 3]}, "metric": "validation_los"}
     cells = planned(**values)
     finish(cells["seed=1"], {"rows": [{"name": "x", "validation_loss": 2.0}]})
     outcome = Outcome(done=["seed=1"], stopped=["seed=3"], failed={"seed=2": "status 1: no data"})
     write_findings(build_sweep(**values), list(cells.values()), tmp_path, outcome)
     assert [json.loads(line)["cell"] for line in (tmp_path / "results.jsonl").read_text().splitlines()] == ["seed=1"]
     table = (tmp_path / "table.md").read_text()
-    assert "| n | validation_loss |\n| --- | ---: |\n| 1 of 3 | 2.0000 |\n" in table
+    assert "| n | validation_los | validation_loss |\n| --- | ---: | ---: |\n| 1 of 3 | - | 2.0000 |\n" in table
+    assert "- no run has the metric validation_los; did you mean validation_loss?\n" in table
     assert "- seed=2 failed: status 1: no data\n- seed=3 is not finished: start the sweep again\n" in table
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")

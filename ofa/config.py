@@ -1,9 +1,9 @@
 """Configuration: JSON in, checked and typed sections out.
 
-A config file is one JSON object with the sections of `RunConfig` (a training run) or of `DataPrepConfig` (text to
-shards). `base` names one other file, beside the file that says it or under `configs/`, whose values are inherited.
-Values given as `--set section.key=value` win over the file. The sections stand in `ofa.sections` and can be imported
-from here.
+A config file is one JSON object with the sections of `RunConfig` (a training run), of `DataPrepConfig` (text to
+shards) or of `SweepConfig` (many runs). `base` names one other file, beside the file that says it or under `configs/`,
+whose values are inherited. Values given as `--set section.key=value` win over the file. The sections stand in
+`ofa.sections` and can be imported from here.
 
 An alternative was omegaconf or hydra: they bring their own command line, and DeepSpeed's launcher has one already.
 """
@@ -35,12 +35,14 @@ from ofa.sections.finetune import (
 from ofa.sections.model import ModelConfig, ObjectiveConfig, TeacherConfig
 from ofa.sections.run import EvaluateConfig, RunConfig
 from ofa.sections.schedule import OptimizerConfig, OverrideConfig, PruningConfig, RewindConfig, ScheduleConfig
+from ofa.sections.sweep import CellConfig, NamedValuesConfig, SweepConfig
 from ofa.sections.training import CheckpointConfig, LogConfig, TrainingConfig
 
 __all__ = [
     "BatchConfig",
     "CHECKOUT",
     "CONFIGS",
+    "CellConfig",
     "CheckpointConfig",
     "CleanConfig",
     "ConfigError",
@@ -51,6 +53,7 @@ __all__ = [
     "FinetuneConfig",
     "LogConfig",
     "ModelConfig",
+    "NamedValuesConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
     "OverrideConfig",
@@ -60,6 +63,7 @@ __all__ = [
     "ScheduleConfig",
     "Section",
     "SourceConfig",
+    "SweepConfig",
     "TaskConfig",
     "TaskEvaluateConfig",
     "TaskModelConfig",
@@ -85,13 +89,19 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 CONFIGS = CHECKOUT / "configs"
 
 USES: dict[type[Section], str] = {
+    SweepConfig: "describes a sweep: use it with python launch/sweep.py",
     RunConfig: "pre-trains a model: use it with launch/pretrain.py",
     FinetuneConfig: "fine-tunes a model: use it with launch/finetune.py",
     DataPrepConfig: "prepares data: use it with python -m data_prep",
 }
 """What configs of each kind do, and by what."""
 
-KEYS: dict[str, type[Section]] = {"task": FinetuneConfig, "source": DataPrepConfig, "data": RunConfig}
+KEYS: dict[str, type[Section]] = {
+    "script": SweepConfig,
+    "task": FinetuneConfig,
+    "source": DataPrepConfig,
+    "data": RunConfig,
+}
 """Sections that configs of one kind alone have."""
 
 
@@ -177,7 +187,7 @@ def run_folder(name: str | Path) -> Path:
 
 def schema() -> dict[str, Any]:
     """JSON schema of config files, for editors."""
-    kinds = {"run": RunConfig, "finetune": FinetuneConfig, "data_prep": DataPrepConfig}
+    kinds = {"run": RunConfig, "finetune": FinetuneConfig, "sweep": SweepConfig, "data_prep": DataPrepConfig}
     either = {"title": "sparse-ofa config", "anyOf": [], "$defs": {}}
     for name, kind in kinds.items():
         one = kind.model_json_schema(ref_template="#/$defs/{model}")

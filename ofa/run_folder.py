@@ -174,6 +174,18 @@ class RunFolder:
         )
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a live process has the lock of a run folder."""
+    try:
+        with (folder / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the distributions that decide a result."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in RECORDED}}

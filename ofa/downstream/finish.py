@@ -85,7 +85,7 @@ def _best_state(run: FinetuningRun) -> tuple[int, dict[str, Tensor]]:
 
 
 def _references(run: FinetuningRun, exported: PreTrainedModel) -> list[dict[str, Any]]:
-    """What a task model is held against: its teacher; the most frequent answer for all; itself with a scope of zeros."""
+    """What a task model is held against: its teacher; the most frequent answer for all; itself, scope all zero."""
     rows = []
     split = run.data.validation
     if run.dense_teacher is not None:

@@ -9,6 +9,7 @@ from ofa.config import (
     ConfigError,
     DataPrepConfig,
     RunConfig,
+    SweepConfig,
     command_that_makes,
     differences,
     load,
@@ -22,6 +23,8 @@ SHIPPED = sorted(p for p in CONFIGS.rglob("*.json") if p.name != "schema.json")
 def kind_of(path):
     """What a shipped file configures."""
     values = json.loads(path.read_text())
+    if "script" in values:
+        return SweepConfig
     while "source" not in values and "base" in values:
         path = path.parent / values["base"]
         values = json.loads(path.read_text())

@@ -29,8 +29,7 @@ FLOORS = [
     {"evaluate", "report_data", "report_figures", "report"},
     {"parts", "run"},
     {"train"},
-    {"assemble"},
-    {"downstream"},
+    {"assemble", "sweep"},
     {"finish"},
     {"pretrain", "downstream"},
 ]
@@ -146,7 +145,10 @@ def sections(kind, seen=None):
     return seen
 
 
-@pytest.mark.parametrize("kind", [*sections(config.RunConfig), *sections(config.DataPrepConfig)[1:]])
+SWEEP = [*sections(config.SweepConfig), config.NamedValuesConfig]
+
+
+@pytest.mark.parametrize("kind", [*sections(config.RunConfig), *sections(config.DataPrepConfig)[1:], *SWEEP])
 def test_every_config_field_is_read_somewhere(kind):
     """A field that nobody reads is a promise that nobody keeps."""
     assert issubclass(kind, BaseModel)
@@ -157,7 +159,7 @@ def test_every_config_field_is_read_somewhere(kind):
     assert not unread, f"{kind.__name__}: {unread}"
 
 
-@pytest.mark.parametrize("kind", [*sections(config.RunConfig), *sections(config.DataPrepConfig)])
+@pytest.mark.parametrize("kind", [*sections(config.RunConfig), *sections(config.DataPrepConfig), *SWEEP])
 def test_every_config_field_says_what_it_means(kind):
     silent = {name for name, field in kind.model_fields.items() if not field.description}
     silent -= {name for name, field in kind.model_fields.items() if "Config" in str(field.annotation)}

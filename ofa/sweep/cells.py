@@ -1,0 +1,107 @@
+"""One run of a sweep, and what is checked of all of them before the first begins.
+
+A run that is finished is not done again, so it is held against what the sweep asks for now: a table must not mix runs
+of two configs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from ofa.config import CHECKOUT, ConfigError, FinetuneConfig, RunConfig, TrainingConfig, differences, load, parse
+from ofa.run_folder import RunFolder, read_json
+from ofa.sweep.axes import SweepError
+
+KINDS: dict[str, type[TrainingConfig]] = {"pretrain": RunConfig, "finetune": FinetuneConfig}
+"""The sections that each script reads."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep."""
+
+    name: str
+    """Its folder's name: the kind and the grid's values."""
+
+    kind: str
+    """The name of the cell in the sweep's config; empty if that has none."""
+
+    at: dict[str, str]
+    """The label of its value for each grid key."""
+
+    script: str
+    config: str
+    """The config file as given."""
+
+    overrides: tuple[str, ...]
+    """`key=value`, as for --set."""
+
+    needs: tuple[str, ...]
+    """Names of runs that must be finished first."""
+
+    folder: RunFolder
+
+    def command(self, *more: str) -> list[str]:
+        """The command line that does the run."""
+        script = CHECKOUT / "launch" / f"{self.script}.py"
+        sets = [part for one in self.overrides for part in ("--set", one)]
+        return [sys.executable, str(script), "--config", self.config, *sets, "--run-dir", str(self.folder.path), *more]
+
+    def is_done(self) -> bool:
+        """Whether its result is there."""
+        return self.folder.result.is_file()
+
+
+def check(cells: Sequence[Cell]) -> dict[str, TrainingConfig]:
+    """Load every cell's config, and hold it against what the runs that have begun began with.
+
+    Returns:
+        The configs, by the cells' names.
+
+    Raises:
+        SweepError: with the cell's name, and the key.
+    """
+    configs = {}
+    for cell in cells:
+        try:
+            configs[cell.name] = load(KINDS[cell.script], cell.config, list(cell.overrides))
+            _check_begun(cell, configs[cell.name])
+        except ConfigError as error:
+            raise SweepError(f"cell {cell.name}: {error}") from None
+    return configs
+
+
+def chosen(cells: Sequence[Cell], pattern: str | None) -> list[Cell]:
+    """The cells whose names match a pattern of the shell; all without one.
+
+    Raises:
+        SweepError: none matches, or one needs another that is neither finished nor chosen.
+    """
+    found = [cell for cell in cells if pattern is None or fnmatchcase(cell.name, pattern)]
+    if not found:
+        raise SweepError(f"--only {pattern}: no cell is called so; there are {', '.join(cell.name for cell in cells)}")
+    there = {cell.name for cell in cells if cell.is_done()} | {cell.name for cell in found}
+    for cell in found:
+        missing = [name for name in cell.needs if name not in there]
+        if missing:
+            raise SweepError(
+                f"--only {pattern}: {cell.name} needs {', '.join(missing)}, which is neither finished nor chosen: "
+                "run it first, or choose it too"
+            )
+    return found
+
+
+def _check_begun(cell: Cell, config: TrainingConfig) -> None:
+    if not cell.folder.has_started():
+        return
+    path = cell.folder.config
+    begun = parse(type(config), read_json(path).get("config", {}), origin=str(path))
+    changed = differences(begun.decisive(), config.decisive())
+    if changed:
+        raise SweepError(
+            f"cell {cell.name}: {cell.folder.path} was run with another config: {'; '.join(changed)}. Remove that "
+            "folder, give the cell another name, or give the sweep another --run-dir"
+        )

@@ -1,0 +1,46 @@
+"""What a sweep leaves: `results.jsonl`, `table.md`, `sweep.png`, and the table on the console.
+
+They are made from the run folders alone, whole, each time a cell ends: nothing has to be kept in step with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ofa.config import SweepConfig
+from ofa.files import write_bytes, write_text
+from ofa.sections.base import nearest
+from ofa.sweep.cells import Cell
+from ofa.sweep.figure import picture
+from ofa.sweep.rows import result_rows, write_rows
+from ofa.sweep.run import Outcome
+from ofa.sweep.table import Group, console_table, groups, markdown_table, metric_names
+
+
+def write_findings(config: SweepConfig, cells: Sequence[Cell], folder: Path, outcome: Outcome) -> None:
+    """Write results.jsonl, table.md and sweep.png as the run folders are now."""
+    rows = result_rows(cells)
+    found = groups(config, cells, rows)
+    write_rows(folder / "results.jsonl", rows)
+    write_text(folder / "table.md", markdown_table(config, found, remarks(config, found, outcome)))
+    write_bytes(folder / "sweep.png", picture(config, found))
+
+
+def show(config: SweepConfig, cells: Sequence[Cell], folder: Path, outcome: Outcome) -> None:
+    """Print the table, what is missing in it, and where the files are."""
+    found = groups(config, cells, result_rows(cells))
+    print("", console_table(config, found), "", *remarks(config, found, outcome), sep="\n")
+    for name in ("results.jsonl", "table.md", "sweep.png"):
+        print(folder / name)
+
+
+def remarks(config: SweepConfig, found: Sequence[Group], outcome: Outcome) -> list[str]:
+    """What is missing in the table, and why."""
+    known = metric_names(found, None)
+    wrong = []
+    if known and config.metric is not None and config.metric not in known:
+        wrong = [f"no run has the metric {config.metric}{nearest(config.metric, known)}"]
+    failed = [f"{name} failed: {why}" for name, why in outcome.failed.items()]
+    stopped = [f"{name} is not finished: start the sweep again" for name in outcome.stopped]
+    return [*wrong, *failed, *stopped]

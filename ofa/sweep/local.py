@@ -1,0 +1,69 @@
+"""Cells as processes on this machine: each has its share of the cores, and a GPU of its own where there are several."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+
+import torch
+
+from ofa.config import TrainingConfig
+from ofa.sweep.cells import Cell
+from ofa.sweep.output import open_output
+
+
+class LocalRun:
+    """A cell that runs as a process."""
+
+    def __init__(self, cell: Cell, more: Sequence[str], environment: dict[str, str]):
+        with open_output(cell) as out:
+            self._process = subprocess.Popen(
+                cell.command(*more), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=environment
+            )
+
+    def poll(self) -> int | None:
+        """Its exit status, minus a signal's number if that ended it; None while it runs."""
+        return self._process.poll()
+
+    def stop(self, number: int) -> None:
+        """Pass a signal on: the run saves and ends."""
+        self._process.send_signal(number)
+
+
+class LocalStarter:
+    """Starts cells in a number of places side by side."""
+
+    def __init__(self, workers: int):
+        self.workers = workers
+        self._devices = _devices()
+        self._places: dict[str, int] = {}
+
+    def start(self, cell: Cell, config: TrainingConfig, more: Sequence[str], running: Sequence[str]) -> LocalRun:
+        """Start a cell in a place that none of the running ones has.
+
+        Args:
+            config: the cell's; threads that it does not give are this place's share of the cores.
+            more: further arguments of the command line.
+            running: names of the cells that run.
+        """
+        taken = {self._places[name] for name in running}
+        place = next(number for number in range(self.workers) if number not in taken)
+        self._places[cell.name] = place
+        environment = dict(os.environ)
+        if self.workers > 1:
+            threads = max(1, len(os.sched_getaffinity(0)) // self.workers)
+            environment["OMP_NUM_THREADS"] = str(threads)
+            if config.engine.threads is None:
+                more = ["--set", f"engine.threads={threads}", *more]
+            if len(self._devices) > 1:
+                environment["CUDA_VISIBLE_DEVICES"] = self._devices[place % len(self._devices)]
+        return LocalRun(cell, more, environment)
+
+
+def _devices() -> list[str]:
+    """The GPUs that a process may see, as CUDA_VISIBLE_DEVICES names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [device for device in given.split(",") if device]
+    return [str(number) for number in range(torch.cuda.device_count())]

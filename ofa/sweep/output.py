@@ -1,0 +1,33 @@
+"""What a cell prints, in `output.txt` of its run folder, and the line of it that says why it failed."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import BinaryIO
+
+from ofa.sweep.cells import Cell
+
+NAME = "output.txt"
+
+TAIL = 20_000
+"""Bytes from the end among which the line is looked for."""
+
+
+def open_output(cell: Cell) -> BinaryIO:
+    """The file that a cell's process writes to, below what earlier attempts have written."""
+    cell.folder.path.mkdir(parents=True, exist_ok=True)
+    return (cell.folder.path / NAME).open("ab")
+
+
+def why_it_failed(cell: Cell, status: int) -> str:
+    """The last error line of a cell, else its last line, else what its status says."""
+    said = _tail(cell.folder.path / NAME)
+    found = [line for line in said if line.startswith("error:")] or said
+    ended = f"ended by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+    return f"{ended}: {found[-1].removeprefix('error: ')}" if found else ended
+
+
+def _tail(path: Path) -> list[str]:
+    text = path.read_bytes()[-TAIL:].decode(errors="replace") if path.is_file() else ""
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,0 +1,86 @@
+"""One sweep from its config to its table: plan, check, run, and after every cell the files that say what was found.
+
+runs/<sweep>/  config.json  results.jsonl  table.md  sweep.png  <cell>/ (run folders, each with output.txt)  jobs/
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from ofa.config import SweepConfig
+from ofa.run_folder import RunFolder, commit, write_json
+from ofa.sweep.cells import check, chosen
+from ofa.sweep.findings import show, write_findings
+from ofa.sweep.jobs import JobStarter
+from ofa.sweep.local import LocalStarter
+from ofa.sweep.plan import plan
+from ofa.sweep.run import Sweep
+
+ALL_AT_ONCE = 1000
+"""Jobs that are queued at a time, if no number is given."""
+
+
+def sweep(
+    config: SweepConfig,
+    folder: Path,
+    *,
+    only: str | None = None,
+    workers: int | None = None,
+    slurm: bool = False,
+    limit: float | None = None,
+) -> int:
+    """Do what is left of a sweep, print its table, and return the process's exit status.
+
+    Args:
+        config: what to run.
+        folder: the sweep's; run folders are made in it.
+        only: pattern of the shell for the names of the cells that are run; the table has all.
+        workers: cells side by side; None: 1 here, all of them as jobs.
+        slurm: submit them as jobs.
+        limit: seconds after which each cell saves and ends, to be continued by another start.
+
+    Raises:
+        ValueError: before any cell is started, with the cell and the key that are wrong.
+    """
+    cells = plan(config, folder)
+    configs = check(cells)
+    todo = chosen(cells, only)
+    own = RunFolder(folder)
+    own.acquire()
+    try:
+        starter = JobStarter(folder / "jobs", config.slurm, workers or ALL_AT_ONCE) if slurm else None
+        write_json(own.config, _record(config))
+        arguments = [] if limit is None else ["--time-limit", str(max(1, round(limit)))]
+        running = Sweep(
+            todo,
+            configs,
+            starter or LocalStarter(workers or 1),
+            arguments=arguments,
+            after=lambda outcome: write_findings(config, cells, folder, outcome),
+        )
+        outcome = running.run()
+        write_findings(config, cells, folder, outcome)
+    finally:
+        own.release()
+    show(config, cells, folder, outcome)
+    return outcome.status()
+
+
+def print_commands(config: SweepConfig, folder: Path, only: str | None = None) -> None:
+    """Check a sweep and print the command line of every cell that is not finished; nothing is started or written.
+
+    Raises:
+        ValueError: as `sweep`.
+    """
+    cells = plan(config, folder)
+    check(cells)
+    for cell in chosen(cells, only):
+        print(f"# {cell.name}: already done" if cell.is_done() else shlex.join(cell.command()))
+
+
+def _record(config: SweepConfig) -> dict[str, object]:
+    """What was asked for last; a sweep may grow, so it is no promise."""
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return {"config": config.model_dump(mode="json"), "command": command, "commit": commit()}

@@ -1,0 +1,172 @@
+"""The order in which cells are started, and what becomes of those that fail, stop or are not started; each cell is a
+small process that does what its name says."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from ofa.sweep.output import open_output
+from ofa.sweep.run import Sweep
+
+CODE = """
+import pathlib, signal, sys, time
+folder, stop = pathlib.Path(sys.argv[1]), []
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+    signal.signal(number, lambda number, _: stop.append(number))
+(folder / "ready").touch()
+if "bad" in folder.name:
+    print("Traceback"); sys.exit("error: nothing there")
+if "killed" in folder.name:
+    signal.raise_signal(signal.SIGKILL)
+while "long" in folder.name and not stop:
+    time.sleep(0.01)
+if stop:
+    (folder / "saved").write_text(str(stop[0])); sys.exit(75)
+if "empty" not in folder.name:
+    (folder / "result.json").write_text("{}")
+"""
+
+
+class Process:
+    """One of the small processes."""
+
+    def __init__(self, cell):
+        with open_output(cell) as out:
+            command = [sys.executable, "-c", CODE, str(cell.folder.path)]
+            self.process = subprocess.Popen(command, stdout=out, stderr=out)
+        self.poll, self.stop = self.process.poll, self.process.send_signal
+
+
+class Starter:
+    """Starts them, and takes notes."""
+
+    def __init__(self, workers):
+        self.workers = workers
+        self.order, self.together = [], 0
+
+    def start(self, cell, config, more, running):
+        """Start one."""
+        self.order.append(cell.name)
+        self.together = max(self.together, len(running) + 1)
+        assert all(other.is_file() for other in self.needed(cell))
+        return Process(cell)
+
+    @staticmethod
+    def needed(cell):
+        """Results that must be there."""
+        return [cell.folder.path.parent / name / "result.json" for name in cell.needs]
+
+
+def do(cells, workers=1, seen=None):
+    """Run cells; the starter and the outcome."""
+    starter = Starter(workers)
+    after = (lambda outcome: seen.append((len(outcome.done), len(outcome.failed)))) if seen is not None else print
+    return starter, Sweep(list(cells.values()), dict.fromkeys(cells), starter, after=after).run()
+
+
+def of(planned, *names, **needs):
+    """Cells of these names."""
+    return planned(cells=[{"name": name, "needs": needs.get(name, [])} for name in names])
+
+
+def test_one_after_the_other_in_order(planned):
+    seen = []
+    starter, outcome = do(of(planned, "a", "b", "c"), seen=seen)
+    assert (starter.order, starter.together, outcome.status()) == (["a", "b", "c"], 1, 0)
+    assert seen == [(1, 0), (2, 0), (3, 0)]
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_side_by_side_but_not_more_than_there_are_workers(planned, workers):
+    starter, outcome = do(of(planned, "a", "b", "c", "d", "e"), workers)
+    assert starter.together == workers and sorted(outcome.done) == list("abcde")
+
+
+def test_what_is_needed_is_done_first_however_many_workers_there_are(planned):
+    starter, outcome = do(of(planned, "c", "b", "a", c=["b"], b=["a"]), workers=3)
+    assert starter.order == ["a", "b", "c"] and starter.together == 1
+
+
+def test_a_failed_cell_says_why_and_the_others_go_on_but_those_that_need_it(planned, capsys):
+    starter, outcome = do(of(planned, "bad", "next", "killed", "empty", "fine", next=["bad"]))
+    assert starter.order == ["bad", "killed", "empty", "fine"] and outcome.done == ["fine"]
+    assert outcome.failed == {
+        "bad": "status 1: nothing there",
+        "next": "not started: it needs bad, which failed",
+        "killed": "ended by SIGKILL",
+        "empty": "it ended well without a result.json",
+    }
+    assert outcome.status() == 1
+    assert "[1/5] bad: failed: status 1: nothing there" in capsys.readouterr().out
+
+
+def test_what_is_done_is_not_started_and_what_failed_is_started_again(planned):
+    cells = of(planned, "a", "bad")
+    do(cells)
+    starter, outcome = do(cells)
+    assert starter.order == ["bad"] and outcome.done == ["a"] and outcome.status() == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_a_signal_reaches_the_running_cells_and_the_sweep_waits_for_them(planned, number):
+    cells = of(planned, "a", "long1", "long2", "z", "after", after=["long1"])
+    ready = [cells[name].folder.path / "ready" for name in ("long1", "long2")]
+
+    def ask():
+        while not all(path.exists() for path in ready):
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    threading.Thread(target=ask).start()
+    starter, outcome = do(cells, workers=2)
+    assert starter.order == ["a", "long1", "long2"]
+    assert outcome.done == ["a"] and sorted(outcome.stopped) == ["after", "long1", "long2", "z"]
+    assert outcome.status() == 75 and not outcome.failed
+    assert [(path.parent / "saved").read_text() for path in ready] == [str(int(number))] * 2
+    assert signal.getsignal(number) is before
+
+
+HOLD = """
+import pathlib, sys, time
+from ofa.run_folder import RunFolder
+folder = RunFolder(pathlib.Path(sys.argv[1]))
+folder.acquire()
+folder.config.write_text("{}")
+print("held", flush=True)
+sys.stdin.read()
+folder.result.write_text("{}")
+"""
+
+
+def test_a_cell_that_another_process_runs_is_waited_for(planned, capsys):
+    """A sweep was killed and its cell lives on: a second process in the folder would be refused."""
+    cells = of(planned, "a", "b")
+    command = [sys.executable, "-c", HOLD, str(cells["a"].folder.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        threading.Timer(1.0, other.stdin.close).start()
+        starter, outcome = do(cells)
+    assert starter.order == ["b"] and sorted(outcome.done) == ["a", "b"]
+    assert capsys.readouterr().out.count("another process is running it") == 1
+
+
+def test_an_error_of_the_sweep_itself_leaves_no_run_behind(planned):
+    """Such as a full disk where the table is written."""
+    cells = of(planned, "long", "a")
+
+    def fail(outcome):
+        raise OSError("no space left")
+
+    starter = Starter(2)
+    with pytest.raises(OSError, match="no space left"):
+        Sweep(list(cells.values()), dict.fromkeys(cells), starter, after=fail).run()
+    saved, began = cells["long"].folder.path / "saved", time.monotonic()
+    while not saved.exists():
+        assert time.monotonic() - began < 10, "it runs on"
+        time.sleep(0.01)

@@ -16,11 +16,11 @@ from typing import TypeVar
 
 import torch
 
-from ofa.data.batches import MicroBatch, Totals
+from ofa.data.tensors import Tensors
 
 T = TypeVar("T")
-
-Step = tuple[Totals, list[MicroBatch]]
+C = TypeVar("C")
+B = TypeVar("B", bound=Tensors)
 
 
 def prepare_ahead(make: Callable[[int], T], indices: Iterable[int], workers: int) -> Generator[T]:
@@ -44,10 +44,25 @@ def prepare_ahead(make: Callable[[int], T], indices: Iterable[int], workers: int
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def copy_ahead(steps: Generator[Step], device: torch.device) -> Generator[Step]:
+def step_batches(
+    make: Callable[[int], tuple[C, list[B]]], steps: Iterable[int], workers: int, device: torch.device
+) -> Generator[tuple[C, list[B]]]:
+    """`make(step)` for each step: counts of its global batch, and this rank's micro-batches; prepared ahead by
+    `workers` threads, and on a CUDA device copied there one step ahead."""
+    if device.type != "cuda":
+        return prepare_ahead(make, steps, workers)
+
+    def pinned(step: int) -> tuple[C, list[B]]:
+        totals, batches = make(step)
+        return totals, [batch.pin() for batch in batches]
+
+    return copy_ahead(prepare_ahead(pinned, steps, workers), device)
+
+
+def copy_ahead(steps: Generator[tuple[C, list[B]]], device: torch.device) -> Generator[tuple[C, list[B]]]:
     """Each step's pinned micro-batches on a CUDA device, copied on a side stream while the step before is computed."""
     stream = torch.cuda.Stream(device)
-    before: tuple[Step, torch.cuda.Event] | None = None
+    before: tuple[tuple[C, list[B]], torch.cuda.Event] | None = None
     with closing(steps):
         for totals, batches in steps:
             with torch.cuda.stream(stream):
@@ -61,7 +76,7 @@ def copy_ahead(steps: Generator[Step], device: torch.device) -> Generator[Step]:
             yield _arrived(*before, device)
 
 
-def _arrived(step: Step, event: torch.cuda.Event, device: torch.device) -> Step:
+def _arrived(step: tuple[C, list[B]], event: torch.cuda.Event, device: torch.device) -> tuple[C, list[B]]:
     """Let the current stream wait for the copy, and keep the memory until that stream is done with it."""
     current = torch.cuda.current_stream(device)
     current.wait_event(event)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ofa.config import DataConfig, RunConfig
-from ofa.data.ahead import Step, copy_ahead, prepare_ahead
+from ofa.data.ahead import prepare_ahead, step_batches
 from ofa.data.batches import Batcher, MicroBatch, Totals
 from ofa.data.fit import check_corpus, check_run, validation_rows
 from ofa.data.plan import Plan, accumulation, rank_positions
@@ -26,6 +26,9 @@ from ofa.data.shards import Corpus
 
 VALIDATION_SEED = 0
 """Validation masks do not follow the run's seed: runs are compared on the same predicted tokens."""
+
+
+Step = tuple[Totals, list[MicroBatch]]
 
 
 class Validation(NamedTuple):
@@ -88,9 +91,7 @@ class Loader:
         """`global_batch` of start_step, start_step + 1, ... (up to end_step, exclusive), prepared ahead by
         `data.workers` threads and on the loader's device. Close the iterator to stop the threads."""
         steps = count(start_step) if end_step is None else range(start_step, end_step)
-        if self._device.type != "cuda":
-            return prepare_ahead(self.global_batch, steps, self._config.data.workers)
-        return copy_ahead(prepare_ahead(self._pinned_batch, steps, self._config.data.workers), self._device)
+        return step_batches(self.global_batch, steps, self._config.data.workers, self._device)
 
     def validation(self, rows: int | None = None, micro_size: int | None = None) -> Validation:
         """The first `rows` validation rows (None: all), `micro_size` at a time (None: batch.micro_size)."""
@@ -107,10 +108,6 @@ class Loader:
     def _positions(self, step: int) -> np.ndarray:
         size = self._config.batch.global_size
         return np.arange(step * size, (step + 1) * size)
-
-    def _pinned_batch(self, step: int) -> Step:
-        totals, batches = self.global_batch(step)
-        return totals, [batch.pin() for batch in batches]
 
 
 def validation_batches(

@@ -223,8 +223,8 @@ def _read_dataset(task: Task, config: TaskConfig, split: str) -> Iterator[Record
     except Exception as error:  # of any kind: what the network, the hub or a damaged file can do
         reason = str(error).strip().split("\n")[0]
         raise TaskError(
-            f"task.dataset {name}, split {wanted}: {reason} ({type(error).__name__}); without a network give task.path, a "
-            "folder of files, or task.dataset, a folder that datasets saved"
+            f"task.dataset {name}, split {wanted}: {reason} ({type(error).__name__}); without a network give "
+            "task.path, a folder of files, or task.dataset, a folder that datasets saved"
         ) from error
     names = {}
     for column, feature in rows.features.items():

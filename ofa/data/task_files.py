@@ -91,7 +91,8 @@ def _usual(folder: Path, task: Task, split: str) -> list[Path]:
         for path in (folder / f"{name}{packed}" for packed in COMPRESSIONS):
             if path.is_file():
                 return [path]
-    names = (split, *_OTHER_NAMES.get(split, ()))
+    of_hub = {} if task.hub is None else task.hub.splits
+    names = list(dict.fromkeys([of_hub.get(split, split), split, *_OTHER_NAMES.get(split, ())]))
     for name in names:
         whole = [path for path in sorted(folder.glob(f"{name}.*")) if path.name.endswith(endings(task))]
         if len(whole) > 1:

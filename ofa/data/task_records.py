@@ -222,7 +222,10 @@ def _read_dataset(task: Task, config: TaskConfig, split: str) -> Iterator[Record
         rows = _load_dataset(name, _subset(task, config), wanted)
     except Exception as error:  # of any kind: what the network, the hub or a damaged file can do
         reason = str(error).strip().split("\n")[0]
-        raise TaskError(f"task.dataset {name}, split {wanted}: {reason} ({type(error).__name__})") from error
+        raise TaskError(
+            f"task.dataset {name}, split {wanted}: {reason} ({type(error).__name__}); without a network give "
+            "task.path, a folder of files, or task.dataset, a folder that datasets saved"
+        ) from error
     names = {}
     for column, feature in rows.features.items():
         inner = getattr(feature, "feature", feature)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ofa.config import TaskConfig
@@ -148,6 +148,22 @@ def test_an_answer_inside_a_token_is_the_token(wordpiece):
     rows = encode(examples, wordpiece, "questions", 24, stride=8)
     assert [text.strip() in ("fox", "ox") for _, text in answer_texts(rows, examples)] == [True]
     assert rows.labels[1].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("trim", [False, True])
+@pytest.mark.parametrize("answer", [("fox", 5), (" fox", 4), ("fox  ", 5), ("  fox ", 3)])
+def test_spaces_around_an_answer_take_no_neighbour_in(trim, answer):
+    """Tokens of byte-level tokenizers may cover the space before a word."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    backend.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0), trim_offsets=trim)
+    special = trainers.BpeTrainer(special_tokens=["<s>", "</s>"], initial_alphabet=backend.pre_tokenizer.alphabet())
+    backend.train_from_iterator(["the  fox  jumps over the fox jumps"] * 9, special)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    examples = asked(("who", "the  fox  jumps", [answer]), ("who", "the  fox  jumps", [("fox", 5)]))
+    rows = encode(examples, tokenizer, "questions", 24, stride=4)
+    assert rows.labels[0].tolist() == rows.labels[1].tolist()
+    assert [text.strip() for _, text in answer_texts(rows, examples)] == ["fox", "fox"]
 
 
 def test_long_questions_are_cut_to_half_and_counted(wordpiece):

@@ -191,6 +191,21 @@ def test_a_dataset_says_what_the_original_files_say(tmp_path):
         assert read("test", name="rte", **place).labels is None
 
 
+def test_an_id_that_stands_for_no_label_is_refused_in_training(tmp_path):
+    """-1 is not the last class."""
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = datasets.Dataset.from_dict({"text": ["x", "y"], "label": [0, -1]}, features=features)
+    rows.to_parquet(str(tmp_path / "train.parquet"))
+    for place in ({"path": str(tmp_path)}, {"dataset": str(tmp_path)}):
+        with pytest.raises(TaskError, match="row 1, column label: expected a label, found null"):
+            read(**place)
+
+
+def test_a_class_may_be_called_by_a_number(tmp_path):
+    write(tmp_path, "sentence\tlabel\nx\t0\ny\t1\n")
+    assert read(name="sst2", path=str(tmp_path), labels=["1", "0"]).labels.tolist() == [1, 0]
+
+
 def test_the_order_of_the_classes_follows_the_config(tmp_path):
     """Files that write ids mean the published order, whatever order the config gives the names."""
     write(tmp_path, "sentence\tlabel\nx\t0\ny\t1\n")

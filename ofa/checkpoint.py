@@ -163,8 +163,14 @@ class Checkpoints:
         return None
 
     def forget_converted(self) -> None:
-        """Remove states that were converted: this run has saved one of its own layout, or has ended (one rank)."""
+        """Remove states that were converted: this run has saved one of its own layout (one rank)."""
         shutil.rmtree(self.folder / UNIVERSAL, ignore_errors=True)
+
+    def close(self) -> None:
+        """The run has ended, and its model is exported: remove what nobody asked to keep (one rank)."""
+        self.forget_converted()
+        if not self._config.keep_finished:
+            shutil.rmtree(self.folder)
 
     def for_layout(self, path: Path, layout: Mapping[str, int]) -> Start | None:
         """What an engine of this layout loads to continue from a checkpoint, which is converted if it has another (one

@@ -42,7 +42,7 @@ def finish(run: PretrainingRun) -> None:
         export_model(run.folder.model, exported.cpu(), run.corpus.tokenizer_path, keep, recipe)
         run.journal.metrics.close()
         write_json(run.folder.result, _result(run, rows))
-        run.checkpoints.forget_converted()
+        run.checkpoints.close()
         build_report(run.folder.path)  # also over one that was asked for while the run went on
         show_result(run.folder)
     dist.barrier()

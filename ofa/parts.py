@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import torch
@@ -69,6 +69,10 @@ def compute_dtype(config: TrainingConfig) -> torch.dtype:
     return torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
 
 
-def parent(role: Literal["init", "teacher"], init: str, model: PreTrainedModel) -> Parent:
-    """A model that a run starts from or learns from, with the fingerprint of its weights."""
-    return Parent(role, init, parameters_fingerprint(model.named_parameters()))
+def parent(
+    role: Literal["init", "teacher"], init: str, model: PreTrainedModel, without: Collection[str] = ()
+) -> Parent:
+    """A model that a run starts from or learns from, with the fingerprint of its weights `without` those that were
+    drawn."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if name not in without]
+    return Parent(role, init, parameters_fingerprint(named))

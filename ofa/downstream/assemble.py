@@ -117,7 +117,7 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
     built = build_task_model(config.model, task, data.labels, seed=config.seed)
     model, scoped = built.model, scope(built.model)
     dist.on_rank_zero(lambda: folder.check_space(config, size_of(model)))
-    parents = [parent("init", config.model.init, model)]
+    parents = [parent("init", config.model.init, model, built.drawn)]
     loader = TaskLoader(
         data.train.rows,
         task.kind,

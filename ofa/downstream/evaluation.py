@@ -69,9 +69,7 @@ def predict(
     return _in_order([pair for pairs in dist.gather_objects(own) for pair in pairs], rows, kind)
 
 
-def evaluate_split(
-    module: nn.Module, kind: Kind, data: TaskData, split: Split, *, micro_size: int
-) -> Scored:
+def evaluate_split(module: nn.Module, kind: Kind, data: TaskData, split: Split, *, micro_size: int) -> Scored:
     """Score a `TaskTraining` on a split (a collective call); leaves it in the mode in which it was."""
     was_training = module.training
     module.eval()

@@ -21,7 +21,7 @@ from ofa.downstream.write_predictions import write_predictions
 from ofa.engine.checkpoint_files import read_checkpoint
 from ofa.export.from_state import fill
 from ofa.export.hf import export_model
-from ofa.export.recipe_file import describe_run
+from ofa.export.recipe_file import describe_run, fingerprint_of_file
 from ofa.models.adapters import scope
 from ofa.models.task_training import TaskTeacher, TaskTraining
 from ofa.pruning.mask_set import MaskSet
@@ -56,8 +56,8 @@ def finish(run: FinetuningRun) -> None:
         run.journal.metrics.close()
         result = _result(run, rows, step)
         write_json(run.folder.result, result)
-        write_row(run.folder.path, result_row(run.settings, run.name, result, rows[-1], run.data.task))
-        run.checkpoints.forget_converted()
+        write_row(run.folder.path, result_row(run.settings, run.name, result, run.data.task))
+        run.checkpoints.close()
         build_report(run.folder.path)
         show_result(run.folder)
     dist.barrier()
@@ -165,6 +165,8 @@ def _result(run: FinetuningRun, rows: list[dict[str, Any]], step: int) -> dict[s
         "metric": best,
         "steps": run.recipe.total_steps,
         "best_step": step,
+        "fingerprint": fingerprint_of_file(run.folder.model / "model.safetensors"),
+        "init_fingerprint": run.parents[0].fingerprint,
         "seconds": round(seconds, 1),
         "device_hours": round(own, 4),
         "device_hours_with_parents": None if parents is None else round(own + parents, 4),

@@ -28,10 +28,9 @@ def table_row(name: str, own: Mapping[str, Scored], model: PreTrainedModel | Non
     return row | (sparsities(model) if model is not None else {})
 
 
-def result_row(
-    config: FinetuneConfig, name: str, result: Mapping[str, Any], row: Mapping[str, Any], task: Task
-) -> dict[str, Any]:
-    """A line of results.jsonl, from a run's result and the row of its own model."""
+def result_row(config: FinetuneConfig, name: str, result: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """A line of results.jsonl, from a run's result; the last of its rows is that of its own model."""
+    *others, row = result["rows"]
     places = {"name", "encoder_sparsity", "scope_sparsity", "model_sparsity"}
     return {
         "name": name,
@@ -39,11 +38,14 @@ def result_row(
         "task": task.name,
         "metric": task.best,
         "metrics": {key: value for key, value in row.items() if key not in places},
+        "references": {one["name"]: {k: v for k, v in one.items() if k not in places} for one in others},
         **{key: row[key] for key in sorted(places - {"name"})},
         "seed": config.seed,
         "steps": result["steps"],
         "best_step": result["best_step"],
         "lock": config.lock,
+        "fingerprint": result["fingerprint"],
+        "init_fingerprint": result["init_fingerprint"],
         "distilled": bool(config.objective.kd_weight),
         "teacher": config.teacher.init if config.teacher else None,
         **{key: result[key] for key in ("seconds", "device_hours", "device_hours_with_parents")},

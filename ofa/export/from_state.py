@@ -16,7 +16,7 @@ from ofa.data.shards import Corpus
 from ofa.engine.checkpoint_files import read_checkpoint
 from ofa.export.hf import OF_A_COMMAND, export_model, is_model, is_run, not_a_folder
 from ofa.export.recipe_file import Parent, describe_run
-from ofa.models.build import build_model
+from ofa.models.build import like_student
 from ofa.pruning.mask_set import unpack
 from ofa.recipe import Recipe
 from ofa.run_folder import RunFolder, RunFolderError
@@ -66,8 +66,7 @@ def export_checkpoint(run_folder: Path, output: Path, checkpoint: Path | None = 
             f"{path} is the state before the last masks were chosen, which this run does at its very end (step "
             f"{client['step']}); use {folder.model}, or start the run again if that is not there"
         )
-    fresh = config.model.model_copy(update={"init": None})
-    model = build_model(fresh, seed=config.seed)
+    model = like_student(config.model)
     shapes = dict(model.named_parameters())
     keep = {name: unpack(bits, shapes[name].shape) for name, bits in client["pruner"].get("masks", {}).items()}
     recipe = describe_run(

@@ -139,6 +139,16 @@ def build_model(model: ModelConfig, *, seed: int) -> PreTrainedModel:
     return built.train()
 
 
+def like_student(model: ModelConfig) -> PreTrainedModel:
+    """A model of the student's class and sizes, whose weights are not those of `init`.
+
+    Raises:
+        ModelError: `init` is not there any more, and so its sizes are unknown.
+    """
+    with _explained_architecture():
+        return _auto_class(model.task).from_config(build_config(model), dtype=torch.float32)
+
+
 def load_teacher(teacher: TeacherConfig, model: ModelConfig) -> PreTrainedModel:
     """The teacher of a student: fp32, frozen, in evaluation mode, with the student's heads and attention.
 

@@ -150,7 +150,7 @@ class TaskScheduleConfig(Section):
     @model_validator(mode="after")
     def _one_length(self) -> TaskScheduleConfig:
         if self.epochs is not None and self.total_steps is not None:
-            raise ValueError("schedule.epochs and schedule.total_steps both say how long: give one")
+            raise ValueError("schedule.epochs and schedule.total_steps both say how long: set one of them to null")
         return self
 
 

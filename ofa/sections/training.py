@@ -26,6 +26,9 @@ class CheckpointConfig(Section):
     keep_last: int = Field(default=2, gt=0)
     """Newest checkpoints that stay on disk."""
 
+    keep_finished: bool = True
+    """Keep the checkpoints of a run that has ended and exported its model."""
+
     keep_every: int | None = Field(default=None, gt=0)
     """Checkpoints whose step is a multiple of this stay for good."""
 

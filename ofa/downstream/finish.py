@@ -55,8 +55,8 @@ def finish(run: FinetuningRun) -> None:
             write_predictions(run.folder.path / "predictions", run.data, split, own[split.name])
         run.journal.metrics.close()
         result = _result(run, rows, step)
-        write_json(run.folder.result, result)
         write_row(run.folder.path, result_row(run.settings, run.name, result, run.data.task))
+        write_json(run.folder.result, result)  # from here on the run counts as finished
         run.checkpoints.close()
         build_report(run.folder.path)
         show_result(run.folder)

@@ -1,4 +1,4 @@
-"""Losses of fine-tuning against their formulas in float64, and what must not change them: padding, division, caching."""
+"""Losses of fine-tuning against their formulas in float64, and what may not change them: padding, division."""
 
 from dataclasses import replace
 
@@ -40,7 +40,7 @@ def with_gradient(module, batch, totals, targets=None, scale=1.0):
     return loss, terms, caught[0].grad
 
 
-# ---- the oracle: one softmax at a time, in float64 -----------------------------------------------------------------
+# ---- the oracle: one softmax at a time, in float64 -----------------------------------------------------------
 
 
 def shares(logits):
@@ -156,7 +156,7 @@ def test_logits_are_those_of_the_stock_forward(model_type, attention):
     assert torch.allclose(found, stock, atol=1e-5) and stock.std() > 0.1
 
 
-# ---- defaults of the transfer ---------------------------------------------------------------------------------------
+# ---- defaults of the transfer --------------------------------------------------------------------------------
 
 MINIMAL = {"model": {"init": "x"}, "task": {"name": "sst2"}, "optimizer": {"lr": 1e-4}}
 MINIMAL |= {"batch": {"global_size": 8, "micro_size": 8}}
@@ -174,7 +174,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(kind):
     assert terms["label_loss"] > 0.1
 
 
-# ---- what must not matter ---------------------------------------------------------------------------------------------
+# ---- what must not matter ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -252,7 +252,7 @@ def test_a_loss_and_its_gradients_read_nothing_from_the_device(kind, kd):
     assert not found
 
 
-# ---- a teacher that is asked, and one that is looked up -------------------------------------------------------------
+# ---- a teacher that is asked, and one that is looked up ------------------------------------------------------
 
 
 def flat_outputs(ask, rows, kind):

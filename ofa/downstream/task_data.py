@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from ofa.config import FinetuneConfig, TaskConfig, parse
 from ofa.data.task_rows import TaskRows, encode, fingerprint
 from ofa.data.task_sources import Examples, read_split
-from ofa.data.tasks import Task, task_for
+from ofa.data.tasks import NoSplitError, Task, task_for
 from ofa.export.hf import TOKENIZER_FILES
 from ofa.models.adapters import adapter_for
 from ofa.models.build import load_tokenizer, read_config
@@ -56,9 +56,20 @@ class TaskData:
         """Everything was looked at when it was read."""
 
     def others(self) -> list[Split]:
-        """Further validation splits of the task (MNLI's mismatched one), as far as they are there."""
+        """Further validation splits of the task (MNLI's mismatched one), as far as they are there; the log says which
+        are not.
+
+        Raises:
+            TaskError: one is damaged.
+        """
         names = [name for name in self.task.splits() if name.startswith("validation") and name != "validation"]
-        return [self.read(name) for name in names]
+        found = []
+        for name in names if self.config.split_column is None else []:
+            try:
+                found.append(self.read(name))
+            except NoSplitError as absent:
+                LOG.warning("not scored on %s: %s", name, absent)
+        return found
 
     def read(self, split: str) -> Split:
         """A further split.

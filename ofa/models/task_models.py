@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -77,8 +78,9 @@ def build_task_model(settings: TaskModelConfig, task: Task, labels: Sequence[str
         model, report = load_model(
             AUTO_CLASSES[task.kind], settings.init, config, settings.attention, other_sizes=settings.new_head
         )
+        head = _draw_head(model) if settings.new_head else frozenset()
     scope(model)
-    drawn = frozenset(report["missing_keys"]) | {name for name, *_ in report["mismatched_keys"]}
+    drawn = head | frozenset(report["missing_keys"]) | {name for name, *_ in report["mismatched_keys"]}
     lacking = sorted(n for n in drawn if n.startswith(f"{adapter.base}.") and f"{adapter.pooler}." not in n)
     if lacking:
         raise ModelError(
@@ -173,6 +175,7 @@ def class_names(config: PreTrainedConfig) -> list[str]:
 def name_classes(config: PreTrainedConfig, task: Task, labels: Sequence[str]) -> None:
     """Write a task's outputs into a config."""
     if task.kind == "questions":
+        config.num_labels = 2  # start and end; a model of three classes has another number there
         return
     if task.kind == "regression":
         config.num_labels = 1
@@ -193,6 +196,18 @@ def head_of(config: PreTrainedConfig) -> str | None:
 def class_of(config: PreTrainedConfig, kind: Kind) -> str:
     """Name of the stock class of an architecture for a kind of task."""
     return AUTO_CLASSES[kind]._model_mapping[type(config)].__name__
+
+
+def _draw_head(model: PreTrainedModel) -> frozenset[str]:
+    """Draw what stands outside the encoder, also where the file had a tensor of that name and shape: its outputs mean
+    something else. Returns the names."""
+    base = f"{adapter_for(model.config.model_type).base}."
+    fresh = type(model)(model.config)
+    names = frozenset(name for name, _ in model.named_parameters() if not name.startswith(base))
+    with torch.no_grad():
+        for name in names:
+            model.get_parameter(name).copy_(fresh.get_parameter(name))
+    return names
 
 
 def _check_classes(config: PreTrainedConfig, task: Task, labels: Sequence[str], init: str) -> None:

@@ -36,21 +36,35 @@ class Split:
 
 
 @dataclass(frozen=True)
-class TaskData:
-    """The splits of a task that a run needs."""
+class OpenTask:
+    """A task whose classes are known, with the tokenizer that its splits are encoded by."""
 
     config: TaskConfig
     task: Task
     tokenizer: PreTrainedTokenizerFast
-    train: Split
-    validation: Split
-    fingerprint: str
-    """sha256 of the rows of both splits and of the class names."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of their ids; none for regression and questions."""
         return self.task.labels
+
+    def read(self, split: str) -> Split:
+        """A split.
+
+        Raises:
+            TaskError: it is not there, or damaged.
+        """
+        return read_encoded(self.task, self.config, split, self.tokenizer)
+
+
+@dataclass(frozen=True)
+class TaskData(OpenTask):
+    """The splits of a task that a run needs."""
+
+    train: Split
+    validation: Split
+    fingerprint: str
+    """sha256 of the rows of both splits and of the class names."""
 
     def check_records(self) -> None:
         """Everything was looked at when it was read."""
@@ -59,14 +73,6 @@ class TaskData:
         """Further validation splits of the task (MNLI's mismatched one), as far as they are there."""
         names = [name for name in self.task.splits() if name.startswith("validation") and name != "validation"]
         return [self.read(name) for name in names]
-
-    def read(self, split: str) -> Split:
-        """A further split.
-
-        Raises:
-            TaskError: it is not there, or damaged.
-        """
-        return read_encoded(self.task, self.config, split, self.tokenizer)
 
 
 def open_task_data(config: FinetuneConfig) -> TaskData:

@@ -6,9 +6,9 @@
     python launch/evaluate.py runs/x/model --task mnli --path glue/MNLI --split validation_mismatched --json
     python launch/evaluate.py runs/x/model --task mrpc --path glue/MRPC --split test --predictions submission
 
-With --task or without --data, the model is one with a task head. What of the task is not given comes from the model,
-where it was fine-tuned here: relative paths in it are those of the folder in which it was trained. A split without
-labels gives predictions only.
+Without --data, the model is one with a task head. What of the task is not given comes from the run folder that it
+stands in, whose relative paths are those of the directory in which it was trained, or from its recipe.json, which says
+no paths; without any path, the task's dataset is read from the hub. A split without labels gives predictions only.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def show_task() -> None:
 if __name__ == "__main__":
     OPTIONS = arguments()
     common.only_first_rank()
-    os.environ["WORLD_SIZE"] = "1"  # the rank that stays works alone
+    os.environ.pop("WORLD_SIZE", None)  # the rank that stays works alone
     from ofa.downstream.evaluate_model import evaluate_model, evaluation_table  # after the arguments: it takes seconds
     from ofa.evaluate import evaluate_folder
     from ofa.tables import result_table

@@ -1,7 +1,7 @@
 """Model folders with a task head and random weights, exported by our own code, and small files of tasks."""
 
 import torch
-from transformers import AutoTokenizer, BertConfig
+from transformers import AutoModelForPreTraining, AutoTokenizer, BertConfig
 
 from ofa.config import FinetuneConfig, parse
 from ofa.data.tasks import TASKS
@@ -31,9 +31,7 @@ def write_task_model(folder, task, tokenizer_folder, *, names=None, path=None, s
     names: its classes in the order of its ids; None: the task's.
     """
     row = TASKS[task]
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    entries = len(AutoTokenizer.from_pretrained(tokenizer_folder))
-    config = BertConfig(vocab_size=entries, max_position_embeddings=384, initializer_range=0.3, **sizes)
+    config = _config(tokenizer_folder)
     names = list(names if names is not None else row.labels)
     if row.kind == "regression":
         config.num_labels = 1
@@ -42,16 +40,37 @@ def write_task_model(folder, task, tokenizer_folder, *, names=None, path=None, s
         config.label2id = {name: number for number, name in enumerate(names)}
     torch.manual_seed(seed)
     model = AUTO_CLASSES[row.kind].from_config(config)
-    keep = {name: keep_largest(weight.detach().abs(), sparsity) for name, weight in scope(model).items()}
-    with torch.no_grad():
-        for name, weight in scope(model).items():
-            weight.mul_(keep[name])
+    keep = _prune(model, sparsity)
     export_model(folder, model.eval(), tokenizer_folder, keep, _recipe(task, path))
     return folder
 
 
+def write_encoder(folder, tokenizer_folder):
+    """A sparse pre-trained BERT of the same size, that no task was ever named for; returns `folder`."""
+    torch.manual_seed(1)
+    model = AutoModelForPreTraining.from_config(_config(tokenizer_folder))
+    keep = _prune(model, 0.5)
+    export_model(folder, model.eval(), tokenizer_folder, keep, {"name": "base", "parents": [], "config": {}})
+    return folder
+
+
+def _config(tokenizer_folder):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    entries = len(AutoTokenizer.from_pretrained(tokenizer_folder))
+    return BertConfig(vocab_size=entries, max_position_embeddings=384, initializer_range=0.3, **sizes)
+
+
+def _prune(model, sparsity):
+    """Make zeros; returns the masks."""
+    keep = {name: keep_largest(weight.detach().abs(), sparsity) for name, weight in scope(model).items()}
+    with torch.no_grad():
+        for name, weight in scope(model).items():
+            weight.mul_(keep[name])
+    return keep
+
+
 def _recipe(task, path):
-    section = {"name": task} if path is None else {"name": task, "path": str(path)}
+    section = {"name": task, "path": None if path is None else str(path)}
     values = {
         "model": {"init": "runs/base/model"},
         "task": section,

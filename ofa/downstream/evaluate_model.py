@@ -3,8 +3,8 @@
 In: a run folder, a model folder or a hub id, and what of its task the model does not say itself. Out: scores as a row
 of a table, a line of results.jsonl, and files of predictions.
 
-A model of ours knows its task: by the run folder's record where it stands in one, else by recipe.json, in which
-absolute paths are cut. Classes are matched by name, never by number. A run could have been assembled, as for training;
+A model of ours knows its task: by the run folder's record where it stands in one, else by recipe.json, which does not
+say where the data were. Classes are matched by name, never by number. A run could have been assembled, as for training;
 that would read the training split and need a config, and a model that others have fine-tuned has neither.
 """
 
@@ -152,9 +152,9 @@ def origin_of(init: str) -> Origin:
     parent = Path(init).expanduser().resolve().parent
     if is_local(init) and is_run(parent):
         run = RunFolder(parent)
-        config = read_json(run.config)["config"]
+        config = run.recorded()["config"]
         result = read_json(run.result) if run.result.is_file() else {}
-    return Origin(config, recipe, result) if "task" in config else Origin()
+    return Origin(config, recipe, result) if isinstance(config, dict) and "task" in config else Origin()
 
 
 def task_config(
@@ -242,8 +242,8 @@ def _scored(
     entries, highest = model.config.vocab_size, int(part.rows.tokens.max())
     if highest >= entries:
         raise ModelError(
-            f"the tokenizer of {name} gives the id {highest}, and the model's vocabulary has {entries} entries: put the "
-            "model's own tokenizer beside it"
+            f"the tokenizer of {name} gives the id {highest}, and the model's vocabulary has {entries} entries: put "
+            "the model's own tokenizer beside it"
         )
     pad = opened.tokenizer.pad_token_id
     assert isinstance(pad, int), "load_tokenizer refuses a tokenizer without padding"
@@ -259,7 +259,7 @@ def _of_origin(name: str, origin: Origin, fingerprint: str | None) -> dict[str, 
     parents = {parent["role"]: parent for parent in recipe.get("parents", [])}
     return {
         "name": name,
-        "model": config["model"]["init"] if config else name,
+        "model": config.get("model", {}).get("init", name),
         "references": {},
         "seed": config.get("seed"),
         "steps": recipe.get("steps"),
@@ -267,7 +267,7 @@ def _of_origin(name: str, origin: Origin, fingerprint: str | None) -> dict[str, 
         "lock": config.get("lock"),
         "fingerprint": fingerprint,
         "init_fingerprint": parents.get("init", {}).get("fingerprint"),
-        "distilled": bool(config["objective"]["kd_weight"]) if config else None,
+        "distilled": bool(config["objective"]["kd_weight"]) if "objective" in config else None,
         "teacher": (config.get("teacher") or {}).get("init"),
         **{key: own.get(key) for key in ("seconds", "device_hours", "device_hours_with_parents")},
     }

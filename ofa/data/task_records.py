@@ -80,6 +80,8 @@ def value_of(values: dict[str, Any], column: str) -> Any:
 
 
 def _of_split(records: Iterator[Record], column: str, split: str) -> Iterator[Record]:
+    if split not in SPLITS:
+        raise TaskError(f"no split {split}: column {column} knows {', '.join(SPLITS)}")
     for record in records:
         try:
             found = value_of(record.values, column)

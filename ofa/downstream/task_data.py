@@ -36,21 +36,35 @@ class Split:
 
 
 @dataclass(frozen=True)
-class TaskData:
-    """The splits of a task that a run needs."""
+class OpenTask:
+    """A task whose classes are known, with the tokenizer that its splits are encoded by."""
 
     config: TaskConfig
     task: Task
     tokenizer: PreTrainedTokenizerFast
-    train: Split
-    validation: Split
-    fingerprint: str
-    """sha256 of the rows of both splits and of the class names."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of their ids; none for regression and questions."""
         return self.task.labels
+
+    def read(self, split: str) -> Split:
+        """A split.
+
+        Raises:
+            TaskError: it is not there, or damaged.
+        """
+        return read_encoded(self.task, self.config, split, self.tokenizer)
+
+
+@dataclass(frozen=True)
+class TaskData(OpenTask):
+    """The splits of a task that a run needs."""
+
+    train: Split
+    validation: Split
+    fingerprint: str
+    """sha256 of the rows of both splits and of the class names."""
 
     def check_records(self) -> None:
         """Everything was looked at when it was read."""
@@ -70,14 +84,6 @@ class TaskData:
             except NoSplitError as absent:
                 LOG.warning("not scored on %s: %s", name, absent)
         return found
-
-    def read(self, split: str) -> Split:
-        """A further split.
-
-        Raises:
-            TaskError: it is not there, or damaged.
-        """
-        return read_encoded(self.task, self.config, split, self.tokenizer)
 
 
 def open_task_data(config: FinetuneConfig) -> TaskData:

@@ -136,11 +136,19 @@ def load_task_teacher(
     return model, class_order(labels, settings.labels or class_names(model.config), f"teacher {settings.init}")
 
 
-def class_order(ours: Sequence[str], theirs: Sequence[str], who: str) -> list[int] | None:
+def class_order(
+    ours: Sequence[str], theirs: Sequence[str], who: str, remedy: str = "teacher.labels"
+) -> list[int] | None:
     """Position among `theirs` of each of our classes; None where the order is the same (OFA-20).
 
     Names are compared without case, spaces, hyphens and underscores. Classes that nobody has named (LABEL_0) are taken
     in the order of their ids, with a warning.
+
+    Args:
+        ours: class names in our order.
+        theirs: in the order of its ids.
+        who: has them, for messages.
+        remedy: where its classes can be named.
 
     Raises:
         ModelError: other classes.
@@ -149,7 +157,7 @@ def class_order(ours: Sequence[str], theirs: Sequence[str], who: str) -> list[in
         raise ModelError(f"{who} has {len(theirs)} classes ({', '.join(theirs)}), expected {len(ours)}: {_list(ours)}")
     if _unnamed(theirs) and not _same(ours, theirs):
         LOG.warning(
-            "%s has classes without names: taken in the order %s; say otherwise with teacher.labels", who, _list(ours)
+            "%s has classes without names: taken in the order %s; say otherwise with %s", who, _list(ours), remedy
         )
         return None
     places = {_plain(name): place for place, name in enumerate(theirs)}
@@ -157,7 +165,7 @@ def class_order(ours: Sequence[str], theirs: Sequence[str], who: str) -> list[in
     if unknown or len(places) < len(theirs):
         raise ModelError(
             f"{who} has the classes {_list(theirs)}, expected {_list(ours)}: no {_list(unknown or ours)} among them. "
-            "If they only have other names, give them in the order of its ids as teacher.labels"
+            f"If they only have other names, give them in the order of its ids as {remedy}"
         )
     order = [places[_plain(name)] for name in ours]
     if order == list(range(len(ours))):

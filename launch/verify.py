@@ -64,7 +64,7 @@ def verify_data() -> int:
     """The same for prepared data."""
     for option, value in (("--expect-sparsity", given.expect_sparsity), ("--same-zeros-as", given.same_zeros_as)):
         if value is not None:
-            raise ValueError(f"{given.folder} holds prepared data, which has no zeros to count: leave {option} out")
+            raise ValueError(f"{given.folder} holds prepared data, which has no sparsity: leave {option} out")
     states = Corpus.described(given.folder).inspect()
     print(corpus_table(given.folder, states))
     return common.ERROR if any(state.problem for state in states) else common.DONE

@@ -134,9 +134,7 @@ class _Asked(nn.Module):
         return self._teacher.targets(batch)
 
 
-def _recipe(
-    run: FinetuningRun, step: int, keep: Mapping[str, Tensor], own: Mapping[str, Scored]
-) -> dict[str, Any]:
+def _recipe(run: FinetuningRun, step: int, keep: Mapping[str, Tensor], own: Mapping[str, Scored]) -> dict[str, Any]:
     """What recipe.json says: the steps that the epochs came to, what the exported step scores, and what is locked."""
     asked = run.settings.schedule.model_copy(update={"epochs": None, "total_steps": run.recipe.total_steps})
     recipe = describe_run(

@@ -213,10 +213,12 @@ def scores_text(recipe: dict[str, Any], config: dict[str, Any]) -> str:
     head = "".join(f" | {'loss' if name == 'validation_loss' else name.replace('_', ' ')}" for name in metrics)
     rows = [f"| {split}" + "".join(f" | {found[name]:.4f}" for name in metrics) for split, found in scores.items()]
     table = "\n".join([f"| split{head} |", "|---" * (1 + len(metrics)) + "|", *(f"{row} |" for row in rows)])
-    percents = ", in percent" if task.kind == "questions" else ""
+    percents = ". Metrics are in percent" if task.kind == "questions" else ""
+    among = "scored after pruning ended" if config.get("pruning") else "that were scored"
     picked = (
-        f"Step {recipe['best_step']:,} was exported: of the steps that were scored, the first with the best "
-        f"{task.best.replace('_', ' ')} on the\nvalidation split, so that split's scores are those of a choice{percents}."
+        f"Step {recipe['best_step']:,} was exported: of the steps {among}, the first with the best "
+        f"{task.best.replace('_', ' ')} on the\nvalidation split, so the scores of that split are of a model that was "
+        f"chosen by them{percents}."
     )
     return f"\n## Scores\n\n{picked}\n\n{table}\n"
 

@@ -57,7 +57,9 @@ def recorded_lock(recipe: Mapping[str, Any]) -> Lock | None:
     values = recipe.get("lock")
     if values is None:
         return None
-    hash_, patterns = (values.get(key) for key in ("mask_hash", "patterns")) if isinstance(values, dict) else (None, None)
+    hash_, patterns = (
+        (values.get(key) for key in ("mask_hash", "patterns")) if isinstance(values, dict) else (None, None)
+    )
     if not isinstance(hash_, str) or not isinstance(patterns, dict):
         raise TargetError("the recipe's lock section is damaged: expected mask_hash, a text, and patterns by name")
     wrong = [name for name, text in patterns.items() if not (isinstance(text, str) and re.match(PATTERN, text))]

@@ -20,7 +20,7 @@ from ofa.export.masks_file import MASKS_FILE, MaskFileError, read_masks, read_pa
 from ofa.export.recipe_file import RECIPE_FILE, RecipeFileError, fingerprint_of_file, read_recipe
 from ofa.export.reload import read_config, reload_mismatches
 from ofa.export.stage import recorded_stage
-from ofa.export.targets import Lock, TargetError, recorded_lock, recorded_patterns
+from ofa.export.targets import TargetError, recorded_lock, recorded_patterns
 from ofa.export.verify_masks import (
     Expectation,
     Problem,

@@ -46,18 +46,19 @@ A dense language encoder, trained on the corpus of the sparse models that have i
 TASK_TITLE = "# {name}: {task}, {model_type}, {zeros}{origin}"
 
 TASK_TEXT = """
-A {model_type} model for {kind}, task `{task}`, fine-tuned from `{init}`. {what}
+A {model_type} model for {kind}, task `{task}`, fine-tuned from `{init}`.
+{what}
 """
 
 LOCKED_TEXT = (
-    "Every zero of that model was kept where it stood, and the\nother weights were trained. `masks.safetensors` says "
+    "Every zero of that model was kept where it stood, and the other weights were trained. `masks.safetensors` says\n"
     "which weights live, one bit each."
 )
 PRUNED_TEXT = (
-    "It was pruned on the way, for this task\nalone. The zeros stand in the weights themselves; `masks.safetensors` "
+    "It was pruned on the way, for this task alone. The zeros stand in the weights themselves; `masks.safetensors`\n"
     "says which weights live, one bit each."
 )
-FREE_TEXT = "All weights were trained, and no zero was\nkept or made."
+FREE_TEXT = "All weights were trained, and no zero was kept or made."
 
 DRAWN_TEXT = """
 Not in that model, so drawn anew and trained without zeros: {names}.
@@ -246,7 +247,7 @@ def recipe_lines(recipe: dict[str, Any]) -> list[str]:
         lines.append(f"* {recipe['steps']:,}{total} steps of {rows:,} rows{length}, data `{data}`")
         lines.append(f"* AdamW, peak learning rate {config['optimizer']['lr']:g}, {config['schedule']['decay']} decay")
     if "task" in config:
-        lines.append(f"* loss: {loss_words(config['objective'])}")
+        lines.append(f"* loss: {loss_words(config['objective'], TASKS[config['task']['name']].kind)}")
     for parent in recipe.get("parents", []):
         meaning = {"init": "started from", "teacher": "learned from the teacher"}[parent["role"]]
         lines.append(f"* {meaning} `{parent['name']}` (sha256 of its weights {parent['fingerprint'][:16]})")

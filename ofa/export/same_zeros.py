@@ -1,9 +1,9 @@
 """The zeros of two models compared place by place, from their files alone.
 
 Comes in: a model folder and its base, a folder or a hub id. Neither needs masks.safetensors or recipe.json, so that
-released checkpoints can be compared (OFA-25). Goes out: how many places of each scoped tensor are zero in one of the two
-only. Masks were not used as the second opinion: those of a fine-tuned model are copies of its base's, and would agree
-with them however the weights went.
+released checkpoints can be compared (OFA-25). Goes out: how many places of each scoped tensor are zero in only one of
+the two. Masks were not asked: those of a fine-tuned model are copies of its base's, and agree with them however the
+weights went.
 """
 
 from __future__ import annotations

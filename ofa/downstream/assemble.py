@@ -26,7 +26,7 @@ from ofa.models.adapters import scope, shape
 from ofa.models.build import side_file
 from ofa.models.task_models import build_task_model, load_task_teacher
 from ofa.models.task_training import TaskTeacher, TaskTraining, TaughtRows
-from ofa.parts import compute_dtype, guarded_engine, journal, parent
+from ofa.parts import compute_dtype, guarded_engine, journal, masked_share, parent
 from ofa.progress import Progress
 from ofa.pruning.lock import PatternLock, locked_masks
 from ofa.pruning.magnitude import MagnitudePruner
@@ -139,6 +139,7 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
         teacher = cached(config, data, asked, epochs=epochs, folder=folder.path, fingerprint=print_of)
     keep, patterns = _locked(config, scoped, built.drawn) if config.lock else ({}, {})
     module, guard = TaskTraining(model, task.kind, config.objective), UpdateGuard(config.optimizer)
+    masked = masked_share(model)
     engine = guarded_engine(config, module, scoped, guard, start)
     recipe = Recipe.of(schedule, config.optimizer.lr, config.pruning)
     progress = Progress(recipe.total_steps, active=dist.rank() == 0)
@@ -160,7 +161,7 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
         dense_teacher=dense,
         teacher_order=order,
         pruner=_pruner(config, keep, scoped, engine.weights),
-        journal=journal(config, folder, model, progress, flops_per_token=operations, accuracy=accuracy),
+        journal=journal(config, folder, masked, progress, flops_per_token=operations, accuracy=accuracy),
         progress=progress,
         parents=parents,
         guard=guard,

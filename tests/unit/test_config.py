@@ -8,9 +8,11 @@ from ofa.config import (
     CONFIGS,
     ConfigError,
     DataPrepConfig,
+    FinetuneConfig,
     RunConfig,
     SweepConfig,
     command_that_makes,
+    config_that_makes,
     differences,
     load,
     parse,
@@ -20,20 +22,62 @@ from ofa.config import (
 SHIPPED = sorted(p for p in CONFIGS.rglob("*.json") if p.name != "schema.json")
 
 
+def read(path):
+    """Sections of a shipped file and its bases."""
+    values = json.loads(path.read_text())
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    place = path.parent / base
+    return {**read(place if place.is_file() else CONFIGS / base), **values}
+
+
 def kind_of(path):
     """What a shipped file configures."""
-    values = json.loads(path.read_text())
-    if "script" in values:
-        return SweepConfig
-    while "source" not in values and "base" in values:
-        path = path.parent / values["base"]
-        values = json.loads(path.read_text())
-    return DataPrepConfig if "source" in values else RunConfig
+    sections = read(path)
+    kinds = {"script": SweepConfig, "source": DataPrepConfig, "task": FinetuneConfig}
+    return next((kind for key, kind in kinds.items() if key in sections), RunConfig)
+
+
+def is_runnable(path):
+    """False for what is there to be inherited only: it names no model."""
+    return "task" not in (sections := read(path)) or "model" in sections
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_every_shipped_config_parses(path):
-    assert load(kind_of(path), path)
+    if is_runnable(path):
+        assert load(kind_of(path), path)
+        return
+    heirs = [other for other in SHIPPED if json.loads(other.read_text()).get("base", "").endswith(path.name)]
+    assert heirs, "nothing inherits it and it cannot be run"
+
+
+USES = {
+    "tiny/ofa_90.json": (RunConfig, "pre-trains a model: use it with launch/pretrain.py --config"),
+    "tiny/finetune.json": (FinetuneConfig, "fine-tunes a model: use it with launch/finetune.py --config"),
+    "tiny/docstrings.json": (DataPrepConfig, "prepares data: use it with python -m data_prep --config"),
+    "tiny/sweep.json": (SweepConfig, "describes a sweep: use it with python launch/sweep.py --config"),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_a_config_of_another_kind_is_named_with_its_command(name):
+    own, words = USES[name]
+    for kind, _ in USES.values():
+        if kind is own:
+            assert isinstance(load(kind, name), own)
+            continue
+        with pytest.raises(ConfigError) as refused:
+            load(kind, name)
+        assert str(refused.value) == f"{CONFIGS / name} {words}"
+
+
+def test_a_base_of_another_kind_decides_too(tmp_path):
+    """The section that tells them apart stands in the base."""
+    heir = write(tmp_path, "mine.json", {"base": "tiny/finetune.json", "seed": 1})
+    with pytest.raises(ConfigError, match="mine.json fine-tunes a model"):
+        load(RunConfig, heir)
 
 
 def write(folder, name, values):
@@ -141,6 +185,24 @@ def test_what_is_missing_comes_with_the_command_that_makes_it():
     assert command_that_makes("data/docstrings") == "python -m data_prep --config tiny/docstrings.json"
     assert command_that_makes("data/wikipedia_20231101").endswith("--config data/wikipedia_20231101.json")
     assert command_that_makes("runs/nothing/model") is None
+    tuned = command_that_makes("runs/tiny/finetune_teacher/model")
+    assert tuned == "python launch/finetune.py --config tiny/finetune_teacher.json"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("runs/tiny/ofa_90/model", "tiny/ofa_90.json"),
+        ("runs/downstream/distilbert/sst2/model", "downstream/distilbert/sst2.json"),
+        ("runs/tiny/ofa_90", None),
+        ("runs/model", None),
+        ("elsewhere/tiny/ofa_90/model", None),
+        ("runs/none/such/model", None),
+        ("someone/model", None),
+    ],
+)
+def test_the_config_that_makes_a_model_is_found_by_its_place(path, name):
+    assert config_that_makes(path) == name
 
 
 def test_every_place_that_a_shipped_run_needs_has_a_command():

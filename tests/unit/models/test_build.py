@@ -22,6 +22,7 @@ from ofa.models.build import (
     check_teacher,
     check_tokenizer,
     check_vocabulary,
+    like_student,
     load_teacher,
     load_tokenizer,
 )
@@ -277,3 +278,18 @@ def test_a_tokenizer_without_padding_is_refused(make, tmp_path):
         load_tokenizer(str(tmp_path))
     PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[SEP]").save_pretrained(tmp_path)
     assert load_tokenizer(str(tmp_path)).pad_token_id == 2
+
+
+def test_sizes_of_a_model_come_from_its_init_where_the_config_names_a_type_alone(make, tmp_path):
+    """Exporting a checkpoint makes the model anew: with the sizes of the type's defaults its weights would not fit."""
+    make.small_model("bert").save_pretrained(tmp_path / "model")
+    settings = ModelConfig(init=str(tmp_path / "model"), architecture={"model_type": "bert"}, dropout=0.25)
+    like = like_student(settings)
+    shapes = {name: value.shape for name, value in build_model(settings, seed=1).named_parameters()}
+    assert {name: value.shape for name, value in like.named_parameters()} == shapes
+    assert like.config.hidden_size == 32 and like.config.hidden_dropout_prob == 0.25
+
+
+def test_sizes_of_an_init_that_is_gone_are_unknown(make, tmp_path):
+    with pytest.raises(ModelError, match="nowhere"):
+        like_student(ModelConfig(init=str(tmp_path / "nowhere"), architecture={"model_type": "bert"}))

@@ -134,6 +134,14 @@ def test_a_line_has_every_field_of_the_runs_own_results(place):
     assert (found["model"], found["seed"], found["steps"], found["examples"]) == ("base", 11, 8, 30)
 
 
+def test_what_a_run_took_is_not_said_of_other_weights_in_its_folder(place, tmp_path):
+    copy = shutil.copytree(place / "runs" / "finetune", tmp_path / "copy")
+    assert scores(copy, *ON_MRPC, cwd=place)["seconds"] > 0
+    edit(copy / "result.json", lambda values: values.update(fingerprint="ab" * 32))
+    found = scores(copy, *ON_MRPC, cwd=place)
+    assert (found["seconds"], found["device_hours"], found["seed"]) == (None, None, 11)
+
+
 def test_the_table_is_one_row_with_metrics_and_zeros(place):
     lines = said("runs/finetune", cwd=place).out.splitlines()
     assert " ".join(lines[0].split()) == "validation loss f1 accuracy encoder zeros scope zeros model zeros"
@@ -224,19 +232,37 @@ def test_a_further_split_is_scored_on_its_own_rows(place, tmp_path):
 
 
 def test_the_best_threshold_of_squad_v2_is_searched_over_answers_that_were_not_withheld(place, tmp_path):
-    found = {}
-    for threshold in (-1000, 0, 1000):
+    """A random model is never right, so its own answers are made the right ones."""
+
+    def asked(path, threshold):
         given = ("--set", f"task.null_threshold={threshold}", "--predictions", tmp_path / str(threshold))
-        found[threshold] = scores("squad_v2", "--path", "squad2", *given, cwd=place)["metrics"]
+        return scores("squad_v2", "--path", path, *given, cwd=place)["metrics"]
+
+    def written(threshold, name="predictions.json"):
+        return json.loads((tmp_path / str(threshold) / "validation" / name).read_text())
+
+    asked("squad2", 1000)
+    own = written(1000)
+    assert len(own) == 30 and all(own.values())
+    shutil.copytree(place / "squad2", tmp_path / "own")
+    edit(tmp_path / "own" / "dev-v2.0.json", lambda values: answer_all(values, own))
+    found = {threshold: asked(tmp_path / "own", threshold) for threshold in (-1000, 0, 1000)}
     best = [{key: one[key] for key in one if key.startswith("best_")} for one in found.values()]
     assert set(best[0]) == {"best_exact", "best_exact_thresh", "best_f1", "best_f1_thresh"}
     assert best[0] == best[1] == best[2]
-    assert best[0]["best_exact"] >= max(one["exact_match"] for one in found.values()) >= 100 / 3
-    assert found[-1000]["NoAns_exact"] == 100 and found[1000]["NoAns_exact"] == 0
-    answers = json.loads((tmp_path / "1000" / "validation" / "predictions.json").read_text())
-    assert len(answers) == 30 and all(answers.values())
-    assert not any(json.loads((tmp_path / "-1000" / "validation" / "predictions.json").read_text()).values())
-    assert len(json.loads((tmp_path / "0" / "validation" / "null_odds.json").read_text())) == 30
+    assert best[0]["best_exact"] >= max(one["exact_match"] for one in found.values())
+    assert (found[-1000]["NoAns_exact"], found[-1000]["HasAns_exact"]) == (100, 0)
+    assert (found[1000]["NoAns_exact"], found[1000]["HasAns_exact"]) == (0, 100)
+    assert not any(written(-1000).values()) and len(written(0, "null_odds.json")) == 30
+
+
+def answer_all(values, answers):
+    """Make these the right answers of the questions that have one."""
+    for paragraph in values["data"][0]["paragraphs"]:
+        for asked in paragraph["qas"]:
+            text = answers[asked["id"]]
+            if asked["answers"]:
+                asked["answers"] = [{"text": text, "answer_start": paragraph["context"].index(text)}]
 
 
 def test_classes_of_words_come_from_the_model(place, tmp_path):
@@ -262,11 +288,12 @@ def test_classes_without_names_are_taken_in_the_tasks_order_with_a_warning(place
 
 
 def test_of_a_launchers_ranks_the_first_scores_everything(place, monkeypatch):
-    alone = scores("mrpc", "--path", "glue/MRPC", cwd=place)["metrics"]
+    given = ("mrpc", "--path", "glue/MRPC", "--micro-size", 4)
+    alone = scores(*given, cwd=place)["metrics"]
     for rank in ("0", "1"):
         monkeypatch.setenv("WORLD_SIZE", "2")
         monkeypatch.setenv("RANK", rank)
-        answer = said("mrpc", "--path", "glue/MRPC", "--json", cwd=place)
+        answer = said(*given, "--json", cwd=place)
         assert (json.loads(answer.out)["metrics"] == alone) if rank == "0" else answer.out == ""
 
 

@@ -10,6 +10,7 @@ from ofa.config import (
     DataPrepConfig,
     FinetuneConfig,
     RunConfig,
+    SweepConfig,
     command_that_makes,
     config_that_makes,
     differences,

@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 
-.PHONY: pretrain test test-all lint schema wheels clean
+.PHONY: pretrain finetune test test-all lint schema wheels clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +20,10 @@ pretrain: $(VENV)/installed
 	$(RUN) launch/pretrain.py --config tiny/one_shot_90.json
 	$(RUN) launch/pretrain.py --config tiny/ofa_90.json
 	$(RUN) launch/verify.py runs/tiny/ofa_90 --expect-sparsity 0.9
+
+finetune: pretrain
+	$(RUN) launch/finetune.py --config tiny/finetune.json --with-teacher
+	$(RUN) launch/verify.py runs/tiny/finetune --same-zeros-as runs/tiny/ofa_90
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

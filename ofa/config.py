@@ -77,6 +77,7 @@ __all__ = [
     "config_that_makes",
     "differences",
     "find",
+    "kind_of",
     "load",
     "parse",
     "run_folder",
@@ -158,6 +159,15 @@ def _refuse_another_kind(kind: type[Section], values: dict[str, Any], path: Path
         raise ConfigError(f"{path} {USES[found]} --config")
 
 
+def kind_of(name: str | Path) -> type[Section] | None:
+    """What a config file is for; None where no section tells.
+
+    Raises:
+        ConfigError: it is not there, or cannot be read.
+    """
+    return _kind_of(_read_with_bases(find(name), seen=()))
+
+
 def _kind_of(values: dict[str, Any]) -> type[Section] | None:
     """What a config is for, by the section that only its kind has; None where it has none of them."""
     return next((kind for key, kind in KEYS.items() if key in values), None)
@@ -217,7 +227,7 @@ def command_that_makes(path: str) -> str | None:
     """The command whose output is `path`, if a shipped config makes it: a run's model or prepared data."""
     name = config_that_makes(path)
     if name is not None:
-        tuned = _kind_of(_read_with_bases(CONFIGS / name, seen=())) is FinetuneConfig
+        tuned = kind_of(CONFIGS / name) is FinetuneConfig
         return f"{'python launch/finetune.py' if tuned else 'deepspeed launch/pretrain.py'} --config {name}"
     parts = Path(path).parts
     if parts[:1] == ("data",):

@@ -7,11 +7,11 @@ import pytest
 from ofa.config import (
     CONFIGS,
     ConfigError,
-    DataPrepConfig,
+    FinetuneConfig,
     RunConfig,
-    SweepConfig,
     command_that_makes,
     differences,
+    kind_of,
     load,
     parse,
     run_folder,
@@ -20,20 +20,10 @@ from ofa.config import (
 SHIPPED = sorted(p for p in CONFIGS.rglob("*.json") if p.name != "schema.json")
 
 
-def kind_of(path):
-    """What a shipped file configures."""
-    values = json.loads(path.read_text())
-    if "script" in values:
-        return SweepConfig
-    while "source" not in values and "base" in values:
-        path = path.parent / values["base"]
-        values = json.loads(path.read_text())
-    return DataPrepConfig if "source" in values else RunConfig
-
-
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_every_shipped_config_parses(path):
-    assert load(kind_of(path), path)
+    kind = kind_of(path)
+    assert kind is not None and load(kind, path)
 
 
 def write(folder, name, values):
@@ -141,6 +131,8 @@ def test_what_is_missing_comes_with_the_command_that_makes_it():
     assert command_that_makes("data/docstrings") == "python -m data_prep --config tiny/docstrings.json"
     assert command_that_makes("data/wikipedia_20231101").endswith("--config data/wikipedia_20231101.json")
     assert command_that_makes("runs/nothing/model") is None
+    tuned = command_that_makes("runs/tiny/finetune_teacher/model")
+    assert tuned == "python launch/finetune.py --config tiny/finetune_teacher.json"
 
 
 def test_every_place_that_a_shipped_run_needs_has_a_command():
@@ -150,6 +142,10 @@ def test_every_place_that_a_shipped_run_needs_has_a_command():
             assert command_that_makes(config.data.path), path
             places = [config.model.init, config.teacher.init if config.teacher else None]
             assert all(command_that_makes(place) for place in places if place and place.startswith("runs/")), path
+        if kind_of(path) is FinetuneConfig:
+            config = load(FinetuneConfig, path)
+            places = [config.model.init, config.teacher.init if config.teacher else ""]
+            assert all(command_that_makes(place) for place in places if place.startswith("runs/")), path
 
 
 def test_only_what_decides_the_result_is_in_the_fingerprint():

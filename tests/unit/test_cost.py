@@ -4,22 +4,18 @@ import json
 
 import pytest
 
-from ofa.config import CONFIGS, RunConfig, load
+from ofa.config import CONFIGS, RunConfig, kind_of, load
 from ofa.cost import checkpoint_bytes, model_size, rank_memory, summary
 from ofa.recipe import Recipe
 
-RUNS = [
-    p
-    for p in sorted(CONFIGS.rglob("*.json"))
-    if p.name not in ("schema.json", "docstrings.json", "sweep.json") and p.parent.name != "data"
-]
+RUNS = [p for p in sorted(CONFIGS.rglob("*.json")) if p.name != "schema.json" and kind_of(p) is RunConfig]
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_every_shipped_run_plans_and_builds_on_the_meta_device(path):
     """OFA-8: the published scopes of BERT-base, BERT-large and DistilBERT."""
     config = load(RunConfig, path)
-    scoped = {"bert_large": 303_038_464, "distilbert": 42_467_328, "tiny": 393_216}
+    scoped = {"bert_large": 303_038_464, "distilbert": 42_467_328, "tiny": 393_216, "minilm": 10_616_832}
     expected = next((size for name, size in scoped.items() if name in str(path.relative_to(CONFIGS))), 85_524_480)
     assert model_size(config.model).scoped == expected
     recipe = Recipe(config)

@@ -145,10 +145,17 @@ def sections(kind, seen=None):
     return seen
 
 
-SWEEP = [*sections(config.SweepConfig), config.NamedValuesConfig]
+KINDS = [
+    *dict.fromkeys(
+        section
+        for kind in (config.RunConfig, config.FinetuneConfig, config.DataPrepConfig, config.SweepConfig)
+        for section in sections(kind)
+    ),
+    config.NamedValuesConfig,
+]
 
 
-@pytest.mark.parametrize("kind", [*sections(config.RunConfig), *sections(config.DataPrepConfig)[1:], *SWEEP])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_config_field_is_read_somewhere(kind):
     """A field that nobody reads is a promise that nobody keeps."""
     assert issubclass(kind, BaseModel)
@@ -159,7 +166,7 @@ def test_every_config_field_is_read_somewhere(kind):
     assert not unread, f"{kind.__name__}: {unread}"
 
 
-@pytest.mark.parametrize("kind", [*sections(config.RunConfig), *sections(config.DataPrepConfig), *SWEEP])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_config_field_says_what_it_means(kind):
     silent = {name for name, field in kind.model_fields.items() if not field.description}
     silent -= {name for name, field in kind.model_fields.items() if "Config" in str(field.annotation)}

@@ -18,7 +18,7 @@ from ofa.export.recipe_file import Parent, parameters_fingerprint
 from ofa.guard import UpdateGuard
 from ofa.journal import Journal, MaskedShare, Meter
 from ofa.metrics import MetricsLog
-from ofa.models.adapters import base_parameters, encoder_names
+from ofa.models.adapters import encoder_names
 from ofa.progress import Progress
 from ofa.run_folder import RunFolder
 
@@ -48,19 +48,21 @@ def journal(
     model: PreTrainedModel,
     progress: Progress,
     *,
+    model_size: int,
     flops_per_token: float,
     accuracy: str | None,
 ) -> Journal:
     """What writes the loop's lines; measures the device's peak first.
 
     Args:
+        model_size: weights of the model without its heads.
         flops_per_token: of training one token.
         accuracy: name in a line of the share of right predictions; None: the task has none.
     """
     peak = flops.measure_peak_flops(dist.device(), compute_dtype(config))
     LOG.info("large matrix products run at %.3g TFLOP/s on this device: mfu is a share of that", peak / 1e12)
     metrics = MetricsLog(folder.path, tensorboard=config.log.tensorboard, active=dist.rank() == 0)
-    masked = MaskedShare(encoder_names(model), sum(p.numel() for p in base_parameters(model).values()))
+    masked = MaskedShare(encoder_names(model), model_size)
     return Journal(metrics, progress, Meter(flops_per_token, peak), masked, accuracy=accuracy)
 
 

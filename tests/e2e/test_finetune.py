@@ -292,9 +292,9 @@ def test_a_finished_run_prints_its_table_and_refuses_another_config_and_other_da
     path = tasks / "tasks" / "changed" / "train.csv"
     path.write_text(path.read_text().replace("w7", "w8"))
     answer = command("finetune.py", *arguments, *overrides("task.path=tasks/changed"), cwd=tasks)
-    assert answer.status == 1 and "data" in answer.lines_of_error()[0], answer.err
-    shutil.copy(tasks / "tasks" / "numbers" / "train.csv", path)
-    finetune(tasks, "finished", "numbers", "task.path=tasks/changed")
+    assert answer.status == 1 and "was started on other data" in answer.lines_of_error()[0], answer.err
+    shutil.copytree(tasks / "tasks" / "numbers", tasks / "tasks" / "moved")
+    finetune(tasks, "finished", "numbers", "task.path=tasks/moved")
 
 
 # ---- pruning while fine-tuning ----------------------------------------------------------------------------------

@@ -1,13 +1,25 @@
-"""Masked-LM loss and accuracy of any model folder on the validation rows of any prepared data.
+"""Scores of any model folder: masked-LM loss and accuracy on prepared data, or a task's metrics on one of its splits.
 
     python launch/evaluate.py runs/tiny/ofa_90 --data data/docstrings
     python launch/evaluate.py bert-base-uncased --data data/wikipedia_20231101 --rows 8192 --json
+    python launch/evaluate.py runs/tiny/finetune                          # the task that it was fine-tuned on
+    python launch/evaluate.py runs/x/model --task mnli --path glue/MNLI --split validation_mismatched --json
+    python launch/evaluate.py runs/x/model --task mrpc --path glue/MRPC --split test --predictions submission
+
+Without --data, the model is one with a task head. What of the task is not given comes from the run folder that it
+stands in, whose relative paths are those of the directory in which it was trained, or from its recipe.json, which says
+no paths; without any path, the task's dataset is read from the hub. A split without labels gives predictions only.
 """
 
 import argparse
 import json
+import os
+from pathlib import Path
 
 import common
+
+OF_TASKS = ("task", "path", "split", "overrides", "predictions", "results")
+"""Options that mean nothing to masked-LM scores."""
 
 
 def arguments() -> argparse.Namespace:
@@ -18,26 +30,73 @@ def arguments() -> argparse.Namespace:
         parents=[common.launcher_arguments()],
     )
     parser.add_argument("model", metavar="MODEL", help="a run folder, a model folder or a hub id")
-    parser.add_argument("--data", required=True, metavar="DIR", help="folder made by python -m data_prep")
-    parser.add_argument(
-        "--rows", type=common.positive, metavar="N", help="validation rows, from the first (default: all)"
-    )
     parser.add_argument(
         "--micro-size", type=common.positive, default=32, metavar="B", help="rows of one forward (default 32)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    return parser.parse_args()
+    masked = parser.add_argument_group("masked-LM scores")
+    masked.add_argument("--data", metavar="DIR", help="folder made by python -m data_prep")
+    masked.add_argument(
+        "--rows", type=common.positive, metavar="N", help="validation rows, from the first (default: all)"
+    )
+    task = parser.add_argument_group("scores of a task")
+    task.add_argument("--task", metavar="NAME", help="mrpc, squad_v2, ... (default: the one that it was fine-tuned on)")
+    task.add_argument("--path", metavar="DIR", help="folder of the task's files (default: as when fine-tuned, or hub)")
+    task.add_argument(
+        "--split", metavar="SPLIT", help="validation (default), test, or what else the task has: validation_mismatched"
+    )
+    task.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="task.KEY=VALUE",
+        dest="overrides",
+        help="another value of the config's task section; may be repeated",
+    )
+    task.add_argument("--predictions", type=Path, metavar="DIR", help="write predictions below DIR/SPLIT")
+    task.add_argument("--results", type=Path, metavar="FILE", help="append the scores to a results.jsonl")
+    found = parser.parse_args()
+    foreign = [name for name in OF_TASKS if getattr(found, name)] if found.data else []
+    if foreign:
+        option = "set" if foreign[0] == "overrides" else foreign[0]
+        parser.error(f"--{option} is for the scores of a task, and --data for those of a masked LM: give one of them")
+    if found.rows and not found.data:
+        parser.error("--rows needs --data; rows of a task: --set task.validation_rows=N")
+    return found
 
 
-def show() -> None:
-    """Score and print."""
+def show_masked_lm() -> None:
+    """Score on prepared data and print."""
     row = evaluate_folder(OPTIONS.model, OPTIONS.data, rows=OPTIONS.rows, micro_size=OPTIONS.micro_size)
     print(json.dumps(row) if OPTIONS.json else result_table({"rows": [row]}).rstrip())
 
 
+def show_task() -> None:
+    """Score on a task and print."""
+    evaluation = evaluate_model(
+        OPTIONS.model,
+        task=OPTIONS.task,
+        path=OPTIONS.path,
+        split=OPTIONS.split or "validation",
+        overrides=OPTIONS.overrides,
+        predictions=OPTIONS.predictions,
+        results=OPTIONS.results,
+        micro_size=OPTIONS.micro_size,
+    )
+    if OPTIONS.json:
+        print(json.dumps({**evaluation.line, "predictions": [str(path) for path in evaluation.files]}))
+        return
+    print(evaluation_table(evaluation))
+    if OPTIONS.results:
+        print(f"results: {OPTIONS.results}")
+
+
 if __name__ == "__main__":
     OPTIONS = arguments()
-    from ofa.evaluate import evaluate_folder  # after the arguments: it takes seconds to import
+    common.only_first_rank()
+    os.environ.pop("WORLD_SIZE", None)  # the rank that stays works alone
+    from ofa.downstream.evaluate_model import evaluate_model, evaluation_table  # after the arguments: it takes seconds
+    from ofa.evaluate import evaluate_folder
     from ofa.tables import result_table
 
-    common.main_wrapper(show)
+    common.main_wrapper(show_masked_lm if OPTIONS.data else show_task)

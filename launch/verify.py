@@ -1,6 +1,7 @@
 """Check a folder that this project has made: an exported model, or prepared data.
 
     python launch/verify.py runs/tiny/ofa_90 --expect-sparsity 0.9    # zeros, masks and recipe, from the files
+    python launch/verify.py runs/tiny/finetune --same-zeros-as runs/tiny/ofa_90     # zeros kept by fine-tuning
     python launch/verify.py data/docstrings                           # every shard: sha256, rows, counts, tokenizer
 
 Exit status 0 if all is well, 1 with a table of what is wrong.
@@ -26,6 +27,11 @@ def arguments() -> argparse.Namespace:
         metavar="S",
         help="of a model: the fraction of zeros, such as 0.9, that every scoped tensor must have, to the weight",
     )
+    parser.add_argument(
+        "--same-zeros-as",
+        metavar="BASE",
+        help="of a model: folder or hub id of what it was fine-tuned from; its zeros must be those, place by place",
+    )
     return parser.parse_args()
 
 
@@ -44,15 +50,21 @@ def main() -> int:
     """Verify, print the table, give the exit status."""
     if any((given.folder / name).exists() for name in ("manifest.json", ".work")):
         return verify_data()
-    found = verify_folder(find_model_folder(given.folder), given.expect_sparsity)
+    folder = find_model_folder(given.folder)
+    compared = compare_zeros(folder, given.same_zeros_as) if given.same_zeros_as else None
+    found = verify_folder(folder, given.expect_sparsity)
+    if compared is not None:
+        found.notes += [*compared.notes, compared.line]
+        found.problems += compared.problems()
     print(verification_table(found))
     return common.ERROR if found.problems else common.DONE
 
 
 def verify_data() -> int:
     """The same for prepared data."""
-    if given.expect_sparsity is not None:
-        raise ValueError(f"{given.folder} holds prepared data, which has no sparsity: leave --expect-sparsity out")
+    for option, value in (("--expect-sparsity", given.expect_sparsity), ("--same-zeros-as", given.same_zeros_as)):
+        if value is not None:
+            raise ValueError(f"{given.folder} holds prepared data, which has no sparsity: leave {option} out")
     states = Corpus.described(given.folder).inspect()
     print(corpus_table(given.folder, states))
     return common.ERROR if any(state.problem for state in states) else common.DONE
@@ -63,6 +75,7 @@ if __name__ == "__main__":
 
     from ofa.data.shards import Corpus
     from ofa.export.hf import find_model_folder
+    from ofa.export.same_zeros import compare_zeros
     from ofa.export.verify import verify_folder
     from ofa.export.verify_table import corpus_table, verification_table
 

@@ -15,11 +15,11 @@ from ofa.data.loader import Loader, Validation
 from ofa.data.shards import Corpus
 from ofa.evaluate import masked_lm_score
 from ofa.guard import UpdateGuard
-from ofa.models.adapters import base_size, scope, shape
+from ofa.models.adapters import scope, shape
 from ofa.models.build import build_model, check_teacher, check_tokenizer, check_vocabulary, load_teacher
 from ofa.models.compile import compile_layers
 from ofa.models.pretraining import MaskedLanguageModeling, Teacher
-from ofa.parts import compute_dtype, guarded_engine, journal, parent
+from ofa.parts import compute_dtype, guarded_engine, journal, masked_share, parent
 from ofa.progress import Progress
 from ofa.pruning.magnitude import MagnitudePruner
 from ofa.pruning.pruner import NoPruner, Pruner
@@ -79,7 +79,7 @@ def assemble(config: RunConfig, folder: RunFolder, start: Start | None, *, name:
         compile_layers([model, teacher.model] if teacher else [model], device=dist.device())
     module, scoped = MaskedLanguageModeling(model, config.objective), scope(model)
     guard = UpdateGuard(config.optimizer)
-    weights = base_size(model)
+    masked = masked_share(model)
     engine = guarded_engine(config, module, scoped, guard, start)
     pruner: Pruner = MagnitudePruner(config.pruning, scoped, engine.weights) if config.pruning else NoPruner()
     recipe = Recipe(config)
@@ -97,15 +97,7 @@ def assemble(config: RunConfig, folder: RunFolder, start: Start | None, *, name:
         engine=engine,
         teacher=teacher,
         pruner=pruner,
-        journal=journal(
-            config,
-            folder,
-            model,
-            progress,
-            model_size=weights,
-            flops_per_token=operations,
-            accuracy="train_masked_accuracy",
-        ),
+        journal=journal(config, folder, masked, progress, flops_per_token=operations, accuracy="train_masked_accuracy"),
         progress=progress,
         parents=parents,
         guard=guard,

@@ -73,6 +73,7 @@ __all__ = [
     "TeacherConfig",
     "TokenizerConfig",
     "TrainingConfig",
+    "apply_override",
     "command_that_makes",
     "config_that_makes",
     "differences",
@@ -147,7 +148,7 @@ def load(kind: type[ConfigT], name: str | Path, overrides: list[str] | None = No
     path = find(name)
     values = _read_with_bases(path, seen=())
     for override in overrides or []:
-        _apply_override(values, override)
+        apply_override(values, override)
     _refuse_another_kind(kind, values, path)
     return parse(kind, values, origin=" --set ".join([str(path), *(overrides or [])]))
 
@@ -322,7 +323,12 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Put one `section.key=value` into values that are already read, in place.
+
+    Raises:
+        ConfigError: it has another form, or leads into what is no section.
+    """
     key, sign, text = override.partition("=")
     if not sign or not re.fullmatch(r"\w+(\.\w+)*", key):
         raise ConfigError(f"--set {override}: expected section.key=value")

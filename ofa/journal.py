@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -70,15 +70,18 @@ class Meter:
 
 
 class MaskedShare:
-    """Sparsity as counted in the masks: of the encoder, of the scope, of the model."""
+    """Sparsity as counted in the masks: of the encoder, of the scope, of the model. Weights without a mask live."""
 
-    def __init__(self, encoder: list[str], model_size: int):
+    def __init__(self, scope: Mapping[str, int], encoder: Collection[str], model_size: int):
         """
         Args:
+            scope: weights of each scoped tensor.
             encoder: names of the scope without the pooler.
             model_size: weights of the model without its heads.
         """
+        self._scope_size = sum(scope.values())
         self._encoder = set(encoder)
+        self._encoder_size = sum(scope[name] for name in encoder)
         self._model_size = model_size
         names = ("sparsity", "encoder_sparsity", "scope_sparsity", "model_sparsity")
         self._counted: dict[str, float] = {name: 0.0 for name in names}
@@ -88,10 +91,9 @@ class MaskedShare:
         if not keep:
             return
         counts = torch.stack([mask.sum() for mask in keep.values()]).tolist()
-        sizes = {name: mask.numel() for name, mask in keep.items()}
-        dropped = {name: sizes[name] - kept for name, kept in zip(keep, counts, strict=True)}
-        scope = sum(dropped.values()) / sum(sizes.values())
-        encoder = sum(dropped[n] for n in self._encoder) / sum(sizes[n] for n in self._encoder)
+        dropped = {name: mask.numel() - kept for (name, mask), kept in zip(keep.items(), counts, strict=True)}
+        scope = sum(dropped.values()) / self._scope_size
+        encoder = sum(count for name, count in dropped.items() if name in self._encoder) / self._encoder_size
         self._counted = {
             "sparsity": scope,
             "encoder_sparsity": encoder,

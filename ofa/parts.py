@@ -18,7 +18,7 @@ from ofa.export.recipe_file import Parent, parameters_fingerprint
 from ofa.guard import UpdateGuard
 from ofa.journal import Journal, MaskedShare, Meter
 from ofa.metrics import MetricsLog
-from ofa.models.adapters import encoder_names
+from ofa.models.adapters import base_parameters, encoder_names, scope
 from ofa.progress import Progress
 from ofa.run_folder import RunFolder
 
@@ -45,25 +45,32 @@ def guarded_engine(
 def journal(
     config: TrainingConfig,
     folder: RunFolder,
-    model: PreTrainedModel,
+    masked: MaskedShare,
     progress: Progress,
     *,
-    model_size: int,
     flops_per_token: float,
     accuracy: str | None,
 ) -> Journal:
     """What writes the loop's lines; measures the device's peak first.
 
     Args:
-        model_size: weights of the model without its heads.
+        config: of the run.
+        folder: where the lines go.
+        masked: of the run's model.
+        progress: what shows them.
         flops_per_token: of training one token.
         accuracy: name in a line of the share of right predictions; None: the task has none.
     """
     peak = flops.measure_peak_flops(dist.device(), compute_dtype(config))
     LOG.info("large matrix products run at %.3g TFLOP/s on this device: mfu is a share of that", peak / 1e12)
     metrics = MetricsLog(folder.path, tensorboard=config.log.tensorboard, active=dist.rank() == 0)
-    masked = MaskedShare(encoder_names(model), model_size)
     return Journal(metrics, progress, Meter(flops_per_token, peak), masked, accuracy=accuracy)
+
+
+def masked_share(model: PreTrainedModel) -> MaskedShare:
+    """What counts the model's sparsity in its masks; to be made before an engine divides the weights."""
+    sizes = {name: weight.numel() for name, weight in scope(model).items()}
+    return MaskedShare(sizes, encoder_names(model), sum(p.numel() for p in base_parameters(model).values()))
 
 
 def compute_dtype(config: TrainingConfig) -> torch.dtype:

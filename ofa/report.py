@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ofa import report_figures as figures
+from ofa.data.tasks import TASKS
 from ofa.export.words import pruning_method, pruning_target
 from ofa.files import write_text
 from ofa.report_data import ReportData, read_report_data
@@ -22,7 +23,7 @@ from ofa.tables import Columns, result_cells, result_columns
 REPORT_FILE = "report.html"
 
 NOT_TERMS = {
-    "step", "lr", "time", "grad_norm", "tokens_per_second", "mfu", "dropped", "revived",
+    "step", "lr", "time", "grad_norm", "tokens_per_second", "mfu", "dropped", "revived", "skipped", "train_accuracy",
     "target_sparsity", "sparsity", "encoder_sparsity", "scope_sparsity", "model_sparsity",
 }  # fmt: skip
 """Keys of a training line that are not loss terms."""
@@ -69,7 +70,7 @@ def page(data: ReportData) -> str:
     """The whole document."""
     sections = [
         ("result", "Result", result_section(data)),
-        ("curves", "Loss, learning rate and sparsity", curves_section(data)),
+        ("curves", curves_title(data.config), curves_section(data)),
         ("terms", "Loss terms", terms_section(data)),
         ("sparsity", "Sparsity of each tensor", sparsity_section(data)),
         ("churn", "Mask changes", churn_section(data)),
@@ -175,14 +176,37 @@ def result_section(data: ReportData) -> str:
     columns = result_columns(data.result)
     text = html_table([result_cells(row, columns) for row in data.result["rows"]], columns)
     rate = data.result.get("tokens_per_second")
+    if is_task(data.config) and "best_step" in data.result:
+        text = note(exported_words(data.result, data.config)) + text
     more = [("tokens per second", f"{rate:,.0f}" if rate else ""), ("model", data.result.get("model", ""))]
     return text + definitions([(label, str(value)) for label, value in more if value])
 
 
+def exported_words(result: dict[str, Any], config: dict[str, Any]) -> str:
+    """Which step of a fine-tuning run was exported, and why."""
+    best, step, total = result["metric"].replace("_", " "), result["best_step"], result["steps"]
+    among = " among those scored after pruning ended" if config.get("pruning") else ""
+    return f"Exported: step {step:,} of {total:,}, the first with the best {best} on the validation split{among}."
+
+
+def curves_title(config: dict[str, Any]) -> str:
+    """What the curves show."""
+    return f"{'Score, loss' if is_task(config) else 'Loss'}, learning rate and sparsity"
+
+
 def curves_section(data: ReportData) -> str:
-    """The three panels, from training and validation lines."""
+    """The panels, from training and validation lines."""
     if not data.lines:
         return none("No metrics line has been written.")
+    if is_task(data.config):
+        task, config = TASKS[data.config["task"]["name"]], data.config
+        metrics = [task.best, *(name for name in task.metrics if name != task.best)]
+        pruned = bool(config.get("pruning"))
+        exported = (data.result or {}).get("best_step")
+        uri = figures.task_curves(
+            data.lines, metrics, exported=exported, pruned=pruned, sparse=pruned or config["lock"]
+        )
+        return picture(uri, "validation score, loss, learning rate and sparsity by step")
     return picture(figures.curves(data.lines), "loss, learning rate and sparsity by step")
 
 
@@ -200,11 +224,19 @@ def sparsity_section(data: ReportData) -> str:
         return none(f"Nothing to count: {data.note}.")
     zeros, size = sum(c.zeros for c in data.counts.values()), sum(c.numel for c in data.counts.values())
     text = f"{zeros:,} of {size:,} weights in {len(data.counts)} tensors are zero, counted in the exported file."
+    lock = (data.recipe or {}).get("lock")
+    if lock:
+        locked = sum(data.counts[name].zeros for name in lock["patterns"] if name in data.counts)
+        drawn = [name for name in data.counts if name not in lock["patterns"]]
+        text += f" {locked:,} are those of the base, in {len(lock['patterns'])} tensors, kept where they stood."
+        text += f" Not in the base, so trained without zeros: {', '.join(drawn)}." if drawn else ""
     return note(text) + picture(figures.tensor_sparsity(data.counts), "sparsity of each tensor")
 
 
 def churn_section(data: ReportData) -> str:
     """What each mask refresh changed."""
+    if data.config.get("lock"):
+        return none("The zeros are those of the base and were kept: masks do not change.")
     if not data.config.get("pruning"):
         return none("This run does not prune.")
     if not any(line.get("dropped") or line.get("revived") for line in data.train_lines):

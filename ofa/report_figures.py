@@ -48,12 +48,40 @@ def curves(lines: Sequence[Line]) -> str:
         figure = Figure(figsize=(WIDTH, 7.6), layout="constrained")
         panels = figure.subplots(3, 1, sharex=True, height_ratios=[2, 1, 1])
         _loss(panels[0], lines)
-        _draw(panels[1], lines, "lr", color=BLUE)
-        panels[1].set_ylabel("learning rate")
-        panels[1].ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+        _learning_rate(panels[1], lines)
         _sparsity(panels[2], lines)
         panels[2].set_xlabel("step")
         panels[2].xaxis.set_major_locator(MaxNLocator(integer=True))
+        return _svg(figure)
+
+
+def task_curves(
+    lines: Sequence[Line], metrics: Sequence[str], *, exported: int | None, pruned: bool, sparse: bool
+) -> str:
+    """Validation score, loss, learning rate and, of a sparse model, sparsity in panels over one step axis.
+
+    Args:
+        lines: of metrics.
+        metrics: keys of validation lines; the first picks the exported step.
+        exported: that step, which is marked; None: the run has not ended.
+        pruned: the run makes zeros, towards a target.
+        sparse: it makes or keeps zeros.
+    """
+    heights = [2, 2, 1, 1] if sparse else [2, 2, 1]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 1.5 + 1.6 * sum(heights)), layout="constrained")
+        panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+        _scores(panels[0], lines, metrics)
+        _task_loss(panels[1], lines)
+        _learning_rate(panels[2], lines)
+        if sparse:
+            _sparsity(panels[3], lines, with_target=pruned)
+        if exported is not None:
+            for panel in panels:
+                panel.axvline(exported, color="#111827", linewidth=1.0, linestyle="--")
+            _name_line(panels[0], exported, f"exported: step {exported:,}", lines)
+        panels[-1].set_xlabel("step")
+        panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         return _svg(figure)
 
 
@@ -174,9 +202,47 @@ def _loss(panel: Axes, lines: Sequence[Line]) -> None:
     _legend_above(panel)
 
 
-def _sparsity(panel: Axes, lines: Sequence[Line]) -> None:
+def _scores(panel: Axes, lines: Sequence[Line], metrics: Sequence[str]) -> None:
+    for name, color in zip(metrics, (ORANGE, BLUE, GREEN), strict=False):
+        _draw(panel, lines, name, color=color, label=name.replace("_", " "), marker="o")
+    panel.set_ylabel("validation score")
+    if panel.lines:
+        _legend_above(panel)
+    else:
+        panel.text(0.5, 0.5, "no validation yet", ha="center", va="center", transform=panel.transAxes)
+
+
+def _task_loss(panel: Axes, lines: Sequence[Line]) -> None:
+    # The label loss, not the weighted sum: validation has no other, and the two share an axis.
+    _draw(panel, lines, "label_loss", color=BLUE, label="training", smooth=True)
+    _draw(panel, lines, "validation_loss", color=ORANGE, label="validation", marker="o")
+    panel.set_ylabel("label loss")
+    _fit_to_most(
+        panel, [line[k] for line in lines for k in ("label_loss", "validation_loss") if _is_number(line.get(k))]
+    )
+    if panel.lines:
+        _legend_above(panel)
+
+
+def _learning_rate(panel: Axes, lines: Sequence[Line]) -> None:
+    _draw(panel, lines, "lr", color=BLUE)
+    panel.set_ylabel("learning rate")
+    panel.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+
+
+def _name_line(panel: Axes, step: int, text: str, lines: Sequence[Line]) -> None:
+    """Words at the foot of a vertical line, on the side where they stay inside the panel."""
+    late = step > max(line["step"] for line in lines) / 2
+    shift, side = (-4, "right") if late else (4, "left")
+    panel.annotate(
+        text, (step, 0.04), xycoords=("data", "axes fraction"), xytext=(shift, 0), textcoords="offset points", ha=side
+    )
+
+
+def _sparsity(panel: Axes, lines: Sequence[Line], *, with_target: bool = True) -> None:
     _draw(panel, lines, "scope_sparsity", color=ORANGE, label="scope", drawstyle="steps-post")
-    _draw(panel, lines, "target_sparsity", color="#111827", label="target", linestyle=":")
+    if with_target:
+        _draw(panel, lines, "target_sparsity", color="#111827", label="target", linestyle=":")
     _draw(panel, lines, "model_sparsity", color=GREEN, label="whole model", drawstyle="steps-post")
     panel.set_ylim(-0.02, 1.02)
     panel.set_ylabel("sparsity")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
-from ofa.data.tasks import Task, TaskError
+from ofa.data.tasks import NoSplitError, Task, TaskError
 from ofa.files import COMPRESSIONS
 from ofa.sections.finetune import TaskConfig
 
@@ -102,7 +102,7 @@ def _usual(folder: Path, task: Task, split: str) -> list[Path]:
         if whole or parts:
             return whole or parts
     expected = [*task.files.get(split, ()), *(f"{name}.*" for name in names)]
-    raise TaskError(
+    raise NoSplitError(
         f"task.path: no file of the {split} split in {folder}: expected {' or '.join(expected)}, there are "
         f"{_entries(folder)}; {_advice(split)}"
     )

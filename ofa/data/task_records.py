@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ofa.data.task_files import find_files
 from ofa.data.task_squad import read_articles
-from ofa.data.tasks import Task, TaskError
+from ofa.data.tasks import NoSplitError, Task, TaskError
 from ofa.files import DAMAGE, is_utf8, open_bytes, open_text
 from ofa.sections.finetune import TaskConfig
 
@@ -80,6 +80,8 @@ def value_of(values: dict[str, Any], column: str) -> Any:
 
 
 def _of_split(records: Iterator[Record], column: str, split: str) -> Iterator[Record]:
+    if split not in SPLITS:
+        raise TaskError(f"no split {split}: column {column} knows {', '.join(SPLITS)}")
     for record in records:
         try:
             found = value_of(record.values, column)
@@ -222,7 +224,8 @@ def _read_dataset(task: Task, config: TaskConfig, split: str) -> Iterator[Record
         rows = _load_dataset(name, _subset(task, config), wanted)
     except Exception as error:  # of any kind: what the network, the hub or a damaged file can do
         reason = str(error).strip().split("\n")[0]
-        raise TaskError(
+        absent = isinstance(error, KeyError) or reason.startswith("Unknown split")
+        raise (NoSplitError if absent else TaskError)(
             f"task.dataset {name}, split {wanted}: {reason} ({type(error).__name__}); without a network give "
             "task.path, a folder of files, or task.dataset, a folder that datasets saved"
         ) from error

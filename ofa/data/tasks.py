@@ -26,6 +26,10 @@ class TaskError(ValueError):
     """A task, its files or its labels that cannot be used: what was found, what was expected, where."""
 
 
+class NoSplitError(TaskError):
+    """A split that the data do not have, which for further validation splits is no fault."""
+
+
 @dataclass(frozen=True)
 class Hub:
     """The task's dataset on the hub, whose columns are called otherwise than in the original files."""

@@ -12,7 +12,7 @@ order (window, start, end), so the answers are a pure function of the logits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -115,6 +115,15 @@ def find_answers(
             withheld = withheld or answers.null_odds[key] > null_threshold
         answers.predictions[key] = "" if withheld else context[spans.starts[0] : spans.ends[0]]
     return answers
+
+
+def withheld(answers: Answers, null_threshold: float) -> Answers:
+    """Answers of `find_answers(null_threshold=inf)` under another threshold."""
+    odds = answers.null_odds
+    if odds is None:
+        return answers
+    kept = {key: "" if odds[key] > null_threshold else text for key, text in answers.predictions.items()}
+    return replace(answers, predictions=kept)
 
 
 def _offsets_of_rows(rows: TaskRows, logits: Sequence[np.ndarray], ids: int, contexts: int) -> list[np.ndarray]:

@@ -22,11 +22,11 @@ from ofa.downstream.task_data import TaskData, open_task_data
 from ofa.downstream.taught import cached
 from ofa.export.masks_file import MASKS_FILE, read_masks, read_patterns
 from ofa.guard import UpdateGuard
-from ofa.models.adapters import base_size, scope, shape
+from ofa.models.adapters import scope, shape
 from ofa.models.build import side_file
 from ofa.models.task_models import build_task_model, load_task_teacher
 from ofa.models.task_training import TaskTeacher, TaskTraining, TaughtRows
-from ofa.parts import compute_dtype, guarded_engine, journal, parent
+from ofa.parts import compute_dtype, guarded_engine, journal, masked_share, parent
 from ofa.progress import Progress
 from ofa.pruning.lock import PatternLock, locked_masks
 from ofa.pruning.magnitude import MagnitudePruner
@@ -141,7 +141,7 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
         print_of = parents[-1].fingerprint
         teacher = cached(config, data, asked, epochs=epochs, folder=folder.path, fingerprint=print_of)
     module, guard = TaskTraining(model, task.kind, config.objective), UpdateGuard(config.optimizer)
-    weights = base_size(model)
+    masked = masked_share(model)
     engine = guarded_engine(config, module, scoped, guard, start)
     recipe = Recipe.of(schedule, config.optimizer.lr, config.pruning)
     progress = Progress(recipe.total_steps, active=dist.rank() == 0)
@@ -163,15 +163,7 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
         dense_teacher=dense,
         teacher_order=order,
         pruner=_pruner(config, keep, scoped, engine.weights),
-        journal=journal(
-            config,
-            folder,
-            model,
-            progress,
-            model_size=weights,
-            flops_per_token=operations,
-            accuracy=accuracy,
-        ),
+        journal=journal(config, folder, masked, progress, flops_per_token=operations, accuracy=accuracy),
         progress=progress,
         parents=parents,
         guard=guard,

@@ -6,6 +6,7 @@ own order, so scores are those of one process.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +19,10 @@ from ofa import dist
 from ofa.data.task_batches import TaskBatch, evaluation_batches
 from ofa.data.task_rows import IGNORED, TaskRows
 from ofa.data.tasks import Kind, Task
-from ofa.downstream.answers import Answers, find_answers
+from ofa.downstream.answers import Answers, find_answers, withheld
 from ofa.downstream.scores import check_finite, decisions, labelled_words, score
 from ofa.downstream.squad import score_v1, score_v2
-from ofa.downstream.task_data import Split, TaskData
+from ofa.downstream.task_data import OpenTask, Split
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def predict(
     return _in_order([pair for pairs in dist.gather_objects(own) for pair in pairs], rows, kind)
 
 
-def evaluate_split(module: nn.Module, kind: Kind, data: TaskData, split: Split, *, micro_size: int) -> Scored:
+def evaluate_split(module: nn.Module, kind: Kind, data: OpenTask, split: Split, *, micro_size: int) -> Scored:
     """Score a `TaskTraining` on a split (a collective call); leaves it in the mode in which it was."""
     was_training = module.training
     module.eval()
@@ -79,7 +80,7 @@ def evaluate_split(module: nn.Module, kind: Kind, data: TaskData, split: Split, 
     return scored(data, split, outputs)
 
 
-def scored(data: TaskData, split: Split, outputs: np.ndarray) -> Scored:
+def scored(data: OpenTask, split: Split, outputs: np.ndarray) -> Scored:
     """What outputs on a split are worth.
 
     Raises:
@@ -88,8 +89,9 @@ def scored(data: TaskData, split: Split, outputs: np.ndarray) -> Scored:
     check_finite(outputs)
     task, rows = data.task, split.rows
     if task.kind == "questions":
-        answers = answers_of(data, split, outputs)
-        return Scored(outputs, _losses(task.kind, outputs, rows) | _squad(task, split, answers), answers)
+        given = answers_of(data, split, outputs)
+        answers = withheld(given, data.config.null_threshold)
+        return Scored(outputs, _losses(task.kind, outputs, rows) | _squad(task, split, given, answers), answers)
     if rows.labels is None:
         return Scored(outputs, {})
     return Scored(outputs, _losses(task.kind, outputs, rows) | score(task.metrics, *decided(task.kind, outputs, rows)))
@@ -103,8 +105,8 @@ def decided(kind: Kind, outputs: np.ndarray, rows: TaskRows) -> tuple[np.ndarray
     return decisions(kind, outputs), rows.labels
 
 
-def answers_of(data: TaskData, split: Split, outputs: np.ndarray) -> Answers:
-    """Answers of a split's questions, under the config's n_best, max_answer_tokens and null_threshold."""
+def answers_of(data: OpenTask, split: Split, outputs: np.ndarray) -> Answers:
+    """Answers of a split's questions, under the config's n_best and max_answer_tokens; none is withheld."""
     config, ends = data.config, np.cumsum(split.rows.lengths)[:-1]
     return find_answers(
         split.rows,
@@ -114,7 +116,7 @@ def answers_of(data: TaskData, split: Split, outputs: np.ndarray) -> Answers:
         unanswerable=data.task.unanswerable,
         n_best=config.n_best,
         max_answer_tokens=config.max_answer_tokens,
-        null_threshold=config.null_threshold,
+        null_threshold=math.inf,
     )
 
 
@@ -146,7 +148,8 @@ def _span_loss(values: np.ndarray, labels: np.ndarray, lengths: np.ndarray) -> f
     return float((np.log(sums) + peaks - right).mean())
 
 
-def _squad(task: Task, split: Split, answers: Answers) -> dict[str, float]:
+def _squad(task: Task, split: Split, given: Answers, answers: Answers) -> dict[str, float]:
+    """Scores of `answers`; the best threshold is searched over those that were `given` before any was withheld."""
     if split.examples.answers is None:
         return {}
     golds = {
@@ -155,8 +158,10 @@ def _squad(task: Task, split: Split, answers: Answers) -> dict[str, float]:
     }
     if not task.unanswerable:
         return score_v1(golds, answers.predictions)
-    found = score_v2(golds, answers.predictions, null_odds=answers.null_odds)
-    return {"exact_match": found.pop("exact"), **found}
+    found = score_v2(golds, answers.predictions)
+    searched = score_v2(golds, given.predictions, null_odds=given.null_odds)
+    best = {name: value for name, value in searched.items() if name.startswith("best_")}
+    return {"exact_match": found.pop("exact"), **found, **best}
 
 
 def _real(outputs: Tensor, batch: TaskBatch, kind: Kind) -> Tensor:

@@ -49,14 +49,14 @@ def finish(run: FinetuningRun) -> None:
             exported.cpu(),
             tokenizer_folder(run.settings.model.init, run.data.tokenizer, run.folder.path / TOKENIZER),
             keep,
-            _recipe(run, step, keep),
+            _recipe(run, step, keep, own),
         )
         for split in splits:
             write_predictions(run.folder.path / "predictions", run.data, split, own[split.name])
         run.journal.metrics.close()
         result = _result(run, rows, step)
-        write_json(run.folder.result, result)
         write_row(run.folder.path, result_row(run.settings, run.name, result, run.data.task))
+        write_json(run.folder.result, result)  # from here on the run counts as finished
         run.checkpoints.close()
         build_report(run.folder.path)
         show_result(run.folder)
@@ -134,8 +134,8 @@ class _Asked(nn.Module):
         return self._teacher.targets(batch)
 
 
-def _recipe(run: FinetuningRun, step: int, keep: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What recipe.json says: the steps that the epochs came to, and what is locked."""
+def _recipe(run: FinetuningRun, step: int, keep: Mapping[str, Tensor], own: Mapping[str, Scored]) -> dict[str, Any]:
+    """What recipe.json says: the steps that the epochs came to, what the exported step scores, and what is locked."""
     asked = run.settings.schedule.model_copy(update={"epochs": None, "total_steps": run.recipe.total_steps})
     recipe = describe_run(
         run.settings.model_copy(update={"schedule": asked}),
@@ -146,6 +146,7 @@ def _recipe(run: FinetuningRun, step: int, keep: Mapping[str, Tensor]) -> dict[s
         versions=versions(),
     )
     recipe["best_step"] = step
+    recipe["scores"] = {split: found.scores for split, found in own.items() if found.scores}
     if run.settings.lock:
         masks = MaskSet({name: mask.shape for name, mask in keep.items()})
         masks.replace(keep)

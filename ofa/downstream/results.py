@@ -71,18 +71,23 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def device_hours_of(config: FinetuneConfig) -> float | None:
-    """Device hours that went into the base and the teacher of a run, with all that these came from; None where one of
-    them is no run of ours beside whose model its result stands (OFA-40)."""
-    hours = 0.0
-    for init in (config.model.init, config.teacher.init if config.teacher else None):
-        if init is None:
-            continue
-        result = Path(init).expanduser().resolve().parent / "result.json"
-        if not result.is_file():
-            return None
-        found = read_json(result)
-        spent = found.get("device_hours_with_parents", found.get("device_hours"))
+    """Device hours that went into the base and the teacher of a run, with all that these came from, each run once; None
+    where one of them is no run of ours beside whose model its result stands (OFA-40)."""
+    waiting, hours = _inits(config.model_dump()), {}
+    while waiting:
+        folder = Path(waiting.pop()).expanduser().resolve().parent
+        if folder in hours:
+            continue  # a dense model is often the parent of base and teacher both
+        result, record = folder / "result.json", folder / "config.json"
+        spent = read_json(result).get("device_hours") if result.is_file() and record.is_file() else None
         if spent is None:
             return None
-        hours += spent
-    return hours
+        hours[folder] = spent
+        waiting += _inits(read_json(record)["config"])
+    return sum(hours.values())
+
+
+def _inits(config: Mapping[str, Any]) -> list[str]:
+    """Models that a run begins with or learns from."""
+    sections = (config.get("model"), config.get("teacher"))
+    return [section["init"] for section in sections if section and section.get("init")]

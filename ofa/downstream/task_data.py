@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from ofa.config import FinetuneConfig, TaskConfig, parse
 from ofa.data.task_rows import TaskRows, encode, fingerprint
 from ofa.data.task_sources import Examples, read_split
-from ofa.data.tasks import Task, task_for
+from ofa.data.tasks import NoSplitError, Task, task_for
 from ofa.export.hf import TOKENIZER_FILES
 from ofa.models.adapters import adapter_for
 from ofa.models.build import load_tokenizer, read_config
@@ -49,38 +49,55 @@ class Split:
 
 
 @dataclass(frozen=True)
-class TaskData:
-    """The splits of a task that a run needs."""
+class OpenTask:
+    """A task whose classes are known, with the tokenizer that its splits are encoded by."""
 
     config: TaskConfig
     task: Task
     tokenizer: PreTrainedTokenizerFast
-    train: Split
-    validation: Split
-    fingerprint: str
-    """sha256 of the rows of both splits and of the class names."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of their ids; none for regression and questions."""
         return self.task.labels
 
-    def check_records(self) -> None:
-        """Everything was looked at when it was read."""
-
-    def others(self) -> list[Split]:
-        """Further validation splits of the task (MNLI's mismatched one), as far as they are there."""
-        names = [name for name in self.task.splits() if name.startswith("validation") and name != "validation"]
-        return [self.read(name) for name in names]
-
     def read(self, split: str) -> Split:
-        """A further split.
+        """A split.
 
         Raises:
             TaskError: it is not there, or damaged.
         """
         found = read_encoded(self.task, self.config, split, self.tokenizer)
         LOG.info("%s", found.in_words(self.task))
+        return found
+
+
+@dataclass(frozen=True)
+class TaskData(OpenTask):
+    """The splits of a task that a run needs."""
+
+    train: Split
+    validation: Split
+    fingerprint: str
+    """sha256 of the rows of both splits and of the class names."""
+
+    def check_records(self) -> None:
+        """Everything was looked at when it was read."""
+
+    def others(self) -> list[Split]:
+        """Further validation splits of the task (MNLI's mismatched one), as far as they are there; the log says which
+        are not.
+
+        Raises:
+            TaskError: one is damaged.
+        """
+        names = [name for name in self.task.splits() if name.startswith("validation") and name != "validation"]
+        found = []
+        for name in names if self.config.split_column is None else []:
+            try:
+                found.append(self.read(name))
+            except NoSplitError as absent:
+                LOG.warning("not scored on %s: %s", name, absent)
         return found
 
 

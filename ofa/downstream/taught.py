@@ -18,6 +18,7 @@ import torch
 from ofa import dist
 from ofa.config import FinetuneConfig
 from ofa.data.task_rows import TaskRows
+from ofa.data.tasks import Kind
 from ofa.downstream.evaluation import predict
 from ofa.downstream.task_data import TaskData
 from ofa.files import write_bytes
@@ -64,12 +65,12 @@ def cached(
         values = predict(teacher.targets, data.train.rows, data.task.kind, pad_id=pad, micro_size=size)
         if dist.rank() == 0:
             write_bytes(path, safetensors.numpy.save({VALUES: values}, metadata={KEY: key}))
-    return _taught(values, data.train.rows)
+    return _taught(values, data.task.kind, data.train.rows)
 
 
-def _taught(values: np.ndarray, rows: TaskRows) -> TaughtRows:
+def _taught(values: np.ndarray, kind: Kind, rows: TaskRows) -> TaughtRows:
     starts = None
-    if len(values) != len(rows):
+    if kind in ("tokens", "questions"):
         starts = torch.from_numpy(np.cumsum(rows.lengths) - rows.lengths).to(dist.device())
     return TaughtRows(torch.from_numpy(values).to(dist.device()), starts)
 

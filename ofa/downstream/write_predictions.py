@@ -11,7 +11,7 @@ from ofa.data.task_rows import IGNORED
 from ofa.downstream.evaluation import Scored
 from ofa.downstream.predictions import write_classes, write_glue, write_squad, write_values
 from ofa.downstream.scores import decisions
-from ofa.downstream.task_data import Split, TaskData
+from ofa.downstream.task_data import OpenTask, Split
 
 GLUE_NAMES = {
     "cola": "CoLA",
@@ -29,7 +29,7 @@ GLUE_NAMES = {
 MISMATCHED = {"MNLI-m": "MNLI-mm"}
 
 
-def write_predictions(folder: Path, data: TaskData, split: Split, found: Scored) -> list[Path]:
+def write_predictions(folder: Path, data: OpenTask, split: Split, found: Scored) -> list[Path]:
     """Write the predictions of a split below `folder`/<split>; returns the files.
 
     Raises:
@@ -53,7 +53,7 @@ def write_predictions(folder: Path, data: TaskData, split: Split, found: Scored)
     return [plain, write_glue(folder, name, decisions(task.kind, outputs), data.labels)]
 
 
-def _shares(data: TaskData, split: Split, outputs: np.ndarray) -> list[np.ndarray]:
+def _shares(data: OpenTask, split: Split, outputs: np.ndarray) -> list[np.ndarray]:
     """Softmax of each example, of tokens of each of its labelled words."""
     shares = softmax(outputs.astype(np.float64), axis=-1)
     if data.task.kind == "classification":

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from ofa.data.tasks import TASKS
-from ofa.export.stage import Stage, recorded_stage
-from ofa.export.words import pruning_method, pruning_target
+from ofa.data.tasks import TASKS, Kind
+from ofa.export.stage import Stage, percent, recorded_stage
+from ofa.export.words import loss_words, pruning_method, pruning_target
 from ofa.models.task_models import AUTO_CLASSES
 
 CARD_FILE = "README.md"
+
+KINDS: dict[Kind, str] = {
+    "classification": "text classification",
+    "regression": "text regression",
+    "tokens": "token classification",
+    "questions": "question answering",
+}
 
 SPARSE_TITLE = "# {name}: sparse {trained}{model_type}, {percent:g} % {pattern}{origin}"
 DENSE_TITLE = "# {name}: pre-trained {model_type}, dense{origin}"
@@ -36,11 +43,28 @@ DENSE_TEXT = """
 A dense language encoder, trained on the corpus of the sparse models that have it as their teacher and their start.
 """
 
-TASK_TITLE = "# {name}: {task}, {model_type}, {percent:g} % zeros{origin}"
+TASK_TITLE = "# {name}: {task}, {model_type}, {zeros}{origin}"
 
 TASK_TEXT = """
-A model for `{task}`, fine-tuned from `{init}`{zeros}.
+A {model_type} model for {kind}, task `{task}`, fine-tuned from `{init}`.
+{what}
+"""
 
+LOCKED_TEXT = (
+    "Every zero of that model was kept where it stood, and the other weights were trained. `masks.safetensors` says\n"
+    "which weights live, one bit each."
+)
+PRUNED_TEXT = (
+    "It was pruned on the way, for this task alone. The zeros stand in the weights themselves; `masks.safetensors`\n"
+    "says which weights live, one bit each."
+)
+FREE_TEXT = "All weights were trained, and no zero was kept or made."
+
+DRAWN_TEXT = """
+Not in that model, so drawn anew and trained without zeros: {names}.
+"""
+
+ZEROS_TEXT = """
 | | zeros |
 |---|---|
 | encoder layers | {encoder_sparsity:.2%} |
@@ -112,7 +136,10 @@ def model_card(recipe: dict[str, Any]) -> str:
     title, text = (SPARSE_TITLE, SPARSE_TEXT) if sparse else (DENSE_TITLE, DENSE_TEXT)
     if "task" in config:
         title, text = TASK_TITLE, TASK_TEXT
+        values |= _task_values(recipe, config)
     parts = [title.format(**values), "\n", stage_text(stage), text.format(**values)]
+    if "task" in config:
+        parts += [drawn_text(recipe), ZEROS_TEXT.format(**values) if sparse else "", scores_text(recipe, config)]
     imported = recipe.get("imported")
     if imported:
         parts.append(IMPORTED_TEXT.format(**imported))
@@ -147,13 +174,54 @@ def _values(recipe: dict[str, Any], stage: Stage | None) -> dict[str, Any]:
         "percent": round(100 * (target or recipe["sparsity"]["scope_sparsity"]), 4 if target else 1),
         "pattern": pruning.get("pattern", "unstructured"),
         "origin": f", from {stage.origin}" if stage and not stage.finished else "",
-        "task": recipe["data"]["name"] if "data" in recipe else "",
-        "init": (recipe.get("config") or {}).get("model", {}).get("init"),
-        "zeros": " with every zero of it kept" if recipe.get("lock") else "",
         "tensors": len(scope["tensors"]),
         "weights": scope["weights"],
         **recipe["sparsity"],
     }
+
+
+def _task_values(recipe: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """The same of a task model."""
+    what, zeros = FREE_TEXT, "all weights trained"
+    if recipe.get("lock"):
+        what, zeros = LOCKED_TEXT, f"{percent(_locked_sparsity(recipe))} zeros kept"
+    elif config.get("pruning"):
+        what, zeros = PRUNED_TEXT, f"pruned to {percent(recipe['sparsity']['scope_sparsity'])} zeros"
+    task, init = config["task"]["name"], config["model"]["init"]
+    return {"task": task, "kind": KINDS[TASKS[task].kind], "init": init, "what": what, "zeros": zeros}
+
+
+def _locked_sparsity(recipe: dict[str, Any]) -> float:
+    """Of the locked tensors; scoped weights that the base lacked are dense and would blur it."""
+    found = [one for name, one in recipe["scope"]["tensors"].items() if name in recipe["lock"]["patterns"]]
+    return sum(one["zeros"] for one in found) / sum(one["numel"] for one in found)
+
+
+def drawn_text(recipe: dict[str, Any]) -> str:
+    """Scoped weights of a locked model that its base did not have."""
+    lock = recipe.get("lock")
+    names = [name for name in recipe["scope"]["tensors"] if lock and name not in lock["patterns"]]
+    return DRAWN_TEXT.format(names=", ".join(f"`{name}`" for name in names)) if names else ""
+
+
+def scores_text(recipe: dict[str, Any], config: dict[str, Any]) -> str:
+    """What the exported step scores: a table of splits and metrics."""
+    scores = recipe.get("scores")
+    if not scores:
+        return ""
+    task = TASKS[config["task"]["name"]]
+    metrics = [*task.metrics, "validation_loss"]
+    head = "".join(f" | {'loss' if name == 'validation_loss' else name.replace('_', ' ')}" for name in metrics)
+    rows = [f"| {split}" + "".join(f" | {found[name]:.4f}" for name in metrics) for split, found in scores.items()]
+    table = "\n".join([f"| split{head} |", "|---" * (1 + len(metrics)) + "|", *(f"{row} |" for row in rows)])
+    percents = ". Metrics are in percent" if task.kind == "questions" else ""
+    among = "scored after pruning ended" if config.get("pruning") else "that were scored"
+    picked = (
+        f"Step {recipe['best_step']:,} was exported: of the steps {among}, the first with the best "
+        f"{task.best.replace('_', ' ')} on the\nvalidation split, so the scores of that split are of a model that was "
+        f"chosen by them{percents}."
+    )
+    return f"\n## Scores\n\n{picked}\n\n{table}\n"
 
 
 def stage_text(stage: Stage | None) -> str:
@@ -178,6 +246,8 @@ def recipe_lines(recipe: dict[str, Any]) -> list[str]:
         total = f" of {stage.total:,}" if stage and not stage.finished else ""
         lines.append(f"* {recipe['steps']:,}{total} steps of {rows:,} rows{length}, data `{data}`")
         lines.append(f"* AdamW, peak learning rate {config['optimizer']['lr']:g}, {config['schedule']['decay']} decay")
+    if "task" in config:
+        lines.append(f"* loss: {loss_words(config['objective'], TASKS[config['task']['name']].kind)}")
     for parent in recipe.get("parents", []):
         meaning = {"init": "started from", "teacher": "learned from the teacher"}[parent["role"]]
         lines.append(f"* {meaning} `{parent['name']}` (sha256 of its weights {parent['fingerprint'][:16]})")

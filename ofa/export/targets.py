@@ -6,7 +6,9 @@ exported or verified is held against the same rules that selected it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,10 +16,21 @@ from pydantic import ValidationError
 
 from ofa.config import PruningConfig
 from ofa.pruning.allocation import RankingGroup, ranking_groups
+from ofa.sections.schedule import PATTERN
 
 
 class TargetError(ValueError):
     """A recorded pruning section that cannot be one, or does not fit the model beside it."""
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What a recipe says of zeros that were kept."""
+
+    mask_hash: str
+    """`MaskSet.hash` of the masks."""
+    patterns: dict[str, str]
+    """Of each locked tensor, by name; scoped weights that were drawn anew are not among them."""
 
 
 def recorded_pruning(recipe: Mapping[str, Any]) -> PruningConfig | None:
@@ -33,6 +46,26 @@ def recorded_pruning(recipe: Mapping[str, Any]) -> PruningConfig | None:
         return PruningConfig.model_validate(values)
     except ValidationError as error:
         raise TargetError(f"the recipe's pruning section is damaged: {_said(error)}") from None
+
+
+def recorded_lock(recipe: Mapping[str, Any]) -> Lock | None:
+    """The lock section of a recipe; None if no zeros were locked.
+
+    Raises:
+        TargetError: it is no lock section.
+    """
+    values = recipe.get("lock")
+    if values is None:
+        return None
+    hash_, patterns = (
+        (values.get(key) for key in ("mask_hash", "patterns")) if isinstance(values, dict) else (None, None)
+    )
+    if not isinstance(hash_, str) or not isinstance(patterns, dict):
+        raise TargetError("the recipe's lock section is damaged: expected mask_hash, a text, and patterns by name")
+    wrong = [name for name, text in patterns.items() if not (isinstance(text, str) and re.match(PATTERN, text))]
+    if wrong:
+        raise TargetError(f"the recipe's lock section is damaged: {patterns[wrong[0]]!r} of {wrong[0]} is no pattern")
+    return Lock(hash_, patterns)
 
 
 def recorded_groups(
@@ -62,8 +95,8 @@ def recorded_patterns(recipe: Mapping[str, Any], shapes: Mapping[str, torch.Size
     """
     pruning = recorded_pruning(recipe)
     if pruning is None:  # zeros that were locked have the pattern of the base
-        locked = (recipe.get("lock") or {}).get("patterns") or {}
-        return {name: locked.get(name, "unstructured") for name in shapes}
+        lock = recorded_lock(recipe)
+        return {name: (lock.patterns if lock else {}).get(name, "unstructured") for name in shapes}
     return {name: group.pattern.text for group in recorded_groups(pruning, shapes) for name in group.names}
 
 

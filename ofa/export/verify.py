@@ -20,8 +20,16 @@ from ofa.export.masks_file import MASKS_FILE, MaskFileError, read_masks, read_pa
 from ofa.export.recipe_file import RECIPE_FILE, RecipeFileError, fingerprint_of_file, read_recipe
 from ofa.export.reload import read_config, reload_mismatches
 from ofa.export.stage import recorded_stage
-from ofa.export.targets import TargetError, recorded_patterns
-from ofa.export.verify_masks import Expectation, Problem, check_masks, check_patterns, check_zeros, expectation
+from ofa.export.targets import TargetError, recorded_lock, recorded_patterns
+from ofa.export.verify_masks import (
+    Expectation,
+    Problem,
+    check_lock,
+    check_masks,
+    check_patterns,
+    check_zeros,
+    expectation,
+)
 from ofa.export.weights import WeightsError, read_weights
 from ofa.models.adapters import Adapter, adapter_for, sparsities_of
 
@@ -62,7 +70,8 @@ def verify_folder(folder: str | Path, expect_sparsity: float | None = None) -> V
     Args:
         folder: the model folder (see `ofa.export.hf.find_model_folder`).
         expect_sparsity: every scoped tensor must have exactly floor(s * numel) dropped weights, or what the recipe's
-            pattern, allocation and overrides make of that; without masks.safetensors, within one weight a tensor. None:
+            pattern, allocation and overrides make of that; without masks.safetensors, or with zeros locked, within one
+            weight a tensor, and of a locked model only in the tensors that were locked. None:
             a finished run's recipe is believed about what it asked for, and nothing else is expected.
 
     Raises:
@@ -83,15 +92,21 @@ def verify_folder(folder: str | Path, expect_sparsity: float | None = None) -> V
     result.problems += [Problem("missing-tensor", name, "not in the weights file") for name in missing]
     counts = {name: count(tensors[name]) for name in names.scope if name in tensors}
     result.problems += check_numbers(tensors, ours=recipe is not None or masks is not None)
+    lock = recorded_lock(recipe or {})
+    drawn = [name for name in names.scope if name not in lock.patterns] if lock else []
+    held = {name: found for name, found in counts.items() if name not in drawn}
+    result.notes += [f"not locked, because the base did not have it: {name}" for name in drawn]
     if masks is not None:
-        result.problems += check_masks(masks.keep, tensors, names.scope)
+        result.problems += check_masks(masks.keep, tensors, names.scope, drawn)
         result.problems += check_patterns(masks.keep, masks.patterns)
+        result.problems += check_lock(lock, masks.keep) if lock else []
     if recipe is not None:
         result.problems += check_recipe(recipe, folder, counts, expect_sparsity)
-    expected = _expectation(recipe, masks, counts, expect_sparsity, result)
+    expected = _expectation(recipe, masks, held, expect_sparsity, result)
     if expected is not None:
-        result.problems += check_zeros(expected, counts, exact=masks is not None)
-    surplus = expected.surplus(counts) if expected is not None else {}
+        # A base that was locked may be one of others, which pass within one weight a tensor.
+        result.problems += check_zeros(expected, held, exact=masks is not None and lock is None)
+    surplus = expected.surplus(held) if expected is not None else {}
     result.rows = [Row(name, found, surplus.get(name)) for name, found in counts.items()]
     result.sparsities = sparsities_of(names.base_model(tensors), counts, [n for n in names.encoder if n in counts])
     mismatches, notes = reload_mismatches(folder, config, tensors)
@@ -198,7 +213,9 @@ def _side_files(folder: Path, result: Verification) -> tuple[dict[str, Any] | No
     recipe = masks = None
     try:
         recipe = read_recipe(folder) if (folder / RECIPE_FILE).exists() else None
-    except RecipeFileError as error:
+        recorded_lock(recipe or {})
+    except (RecipeFileError, TargetError) as error:
+        recipe = None
         result.problems.append(Problem("damaged-recipe", RECIPE_FILE, str(error)))
     try:
         path = folder / MASKS_FILE

@@ -7,7 +7,7 @@ selection is not made again: the masters that it ranked are not in the folder, s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,13 @@ from torch import Tensor
 
 from ofa.export.count import TensorCount
 from ofa.export.masks_file import MASKS_FILE
+from ofa.export.recipe_file import RECIPE_FILE
 from ofa.export.stage import Stage, percent, recorded_stage
-from ofa.export.targets import recorded_groups, recorded_pruning
+from ofa.export.targets import Lock, recorded_groups, recorded_patterns, recorded_pruning
 from ofa.pruning.allocation import RankingGroup
 from ofa.pruning.lock import CHANCE
-from ofa.pruning.pattern import PatternError, Unstructured, make_pattern
+from ofa.pruning.mask_set import MaskSet
+from ofa.pruning.pattern import PatternError, make_pattern
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def expectation(
     recipe: Mapping[str, Any] | None, counts: Mapping[str, TensorCount], sparsity: float | None
 ) -> Expectation | None:
     """What to hold the zeros against: a sparsity if one is given, as the recipe's pattern and allocation divide it (one
-    fraction in each tensor where there is no recipe); else the recipe's own, if its masks are final.
+    fraction in each tensor where there is no recipe, or zeros were locked); else the recipe's own, if its masks are
+    final. `counts` are of the tensors that have, or should have, a mask.
 
     Raises:
         TargetError: the recipe's pruning section is damaged, or does not fit these tensors or this sparsity.
@@ -72,18 +75,30 @@ def expectation(
     if pruning is None:
         if sparsity is None:
             return None
-        alone = [RankingGroup((name,), Unstructured(), sparsity, sparsity) for name in shapes]
+        patterns = recorded_patterns(recipe or {}, shapes)
+        alone = [RankingGroup((name,), make_pattern(patterns[name]), sparsity, sparsity) for name in shapes]
         return Expectation(alone, False, sparsity, stage)
     if sparsity is None and not (stage and stage.pruning_ended):
         return None
     return Expectation(recorded_groups(pruning, shapes, sparsity), pruning.ties == "drop_all", sparsity, stage)
 
 
-def check_masks(masks: Mapping[str, Tensor], tensors: Mapping[str, Tensor], scope: list[str]) -> Iterator[Problem]:
-    """A mask for every scoped tensor and no other; weights zero exactly where it says so."""
+def check_masks(
+    masks: Mapping[str, Tensor], tensors: Mapping[str, Tensor], scope: list[str], drawn: Collection[str] = ()
+) -> Iterator[Problem]:
+    """A mask for every scoped tensor and no other; weights zero exactly where it says so.
+
+    Args:
+        masks: boolean keep masks by name.
+        tensors: the weights.
+        scope: the model's prunable weights, by name.
+        drawn: those of them that need no mask, because the base whose zeros were locked did not have them.
+    """
     for name in sorted(masks.keys() - set(scope)):
         yield Problem("mask-outside-scope", name, "has a mask, but is no prunable weight of this model")
     for name in (name for name in scope if name in tensors):
+        if name not in masks and name in drawn:
+            continue
         if name not in masks:
             yield Problem("missing-mask", name, f"{MASKS_FILE} has no mask of this weight")
             continue
@@ -97,6 +112,20 @@ def check_masks(masks: Mapping[str, Tensor], tensors: Mapping[str, Tensor], scop
             yield Problem("not-zeroed", name, f"{alive} weights are not zero although their mask drops them")
         if dead:
             yield Problem("zero-not-dropped", name, f"{dead} weights are zero although their mask keeps them")
+
+
+def check_lock(lock: Lock, masks: Mapping[str, Tensor]) -> Iterator[Problem]:
+    """The masks are those that the recipe says were locked: their names, and the hash over their bits.
+
+    A locked tensor without a mask is a `missing-mask` already.
+    """
+    for name in sorted(masks.keys() - lock.patterns.keys()):
+        yield Problem("lock-disagrees", name, f"{MASKS_FILE} has a mask, {RECIPE_FILE} does not say that it was locked")
+    found = MaskSet({name: mask.shape for name, mask in masks.items()})
+    found.replace(masks)
+    if found.hash() != lock.mask_hash:
+        what = f"its masks hash to {found.hash()[:16]}, {RECIPE_FILE} says that {lock.mask_hash[:16]} were locked"
+        yield Problem("lock-disagrees", MASKS_FILE, what)
 
 
 def check_patterns(masks: Mapping[str, Tensor], patterns: Mapping[str, str]) -> Iterator[Problem]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ofa.data.tasks import Kind
+
 ALLOCATIONS = {
     "uniform": "the same fraction in every tensor",
     "erk": "divided among tensors by the Erdos-Renyi kernel rule",
@@ -34,3 +36,14 @@ def pruning_target(pruning: dict[str, Any]) -> str:
     shape = "single weights" if pattern == "unstructured" else f"pattern {pattern}"
     other = f"; {len(overrides)} override(s) for named tensors" if overrides else ""
     return f"{100 * pruning['sparsity']:g} %, {shape}, {ALLOCATIONS[pruning.get('allocation', 'uniform')]}{other}"
+
+
+def loss_words(objective: dict[str, Any], kind: Kind) -> str:
+    """The weighted terms of a fine-tuning run's loss, from its config's objective section and the kind of task."""
+    terms = []
+    if objective["ce_weight"]:
+        terms.append(f"{objective['ce_weight']:g} x label loss")
+    if objective["kd_weight"]:
+        softened = "" if kind == "regression" else f" (temperature {objective['temperature']:g})"
+        terms.append(f"{objective['kd_weight']:g} x distance to the teacher's outputs{softened}")
+    return " + ".join(terms)

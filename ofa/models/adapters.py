@@ -243,11 +243,6 @@ def base_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if name.startswith(f"{base}.")}
 
 
-def base_size(model: PreTrainedModel) -> int:
-    """How many weights those are; to be asked before an engine of ZeRO 3 divides them, which leaves empty tensors."""
-    return sum(parameter.numel() for parameter in base_parameters(model).values())
-
-
 def sparsities_of(tensors: Mapping[str, Tensor], scoped: Iterable[str], encoder: Iterable[str]) -> dict[str, float]:
     """As `sparsities`, for named tensors; `tensors` must hold tied weights once."""
     encoder, scoped = list(encoder), list(scoped)

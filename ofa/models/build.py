@@ -198,12 +198,16 @@ def load_tokenizer(init: str) -> PreTrainedTokenizerFast:
     """The fast tokenizer of a folder or hub id.
 
     Raises:
-        ModelError: there is none, or no fast one.
+        ModelError: there is none, no fast one, or one without padding.
     """
     with _explained(init), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(**_place(init))
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{init} has no fast tokenizer (tokenizer.json): character offsets need one")
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes where no file gives words
+        raise ModelError(f"{init} has no tokenizer: put tokenizer.json, or the files that it is made from, beside it")
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"the tokenizer of {init} has no padding token: name it in tokenizer_config.json (pad_token)")
     return tokenizer
 
 

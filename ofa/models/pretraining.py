@@ -169,11 +169,15 @@ def encode(model: PreTrainedModel, adapter: Adapter, batch: MicroBatch) -> Tenso
 
 
 def document_attention_mask(model: PreTrainedModel, document_ids: Tensor) -> Tensor:
-    """Mask [B, 1, S, S] under which tokens see their own segment; padding sees padding, so no row is empty.
+    """Mask [B, 1, S, S] under which tokens see their own segment; padding sees padding, so no row is empty."""
+    return ready_mask(model, document_ids[:, None, :, None] == document_ids[:, None, None, :])
+
+
+def ready_mask(model: PreTrainedModel, visible: Tensor) -> Tensor:
+    """A boolean [B, 1, S or 1, S], which query sees which key, as stock models take it without a look at its values.
 
     Boolean for SDPA; eager attention adds its mask to the scores, so there it is 0 or the lowest number.
     """
-    visible = document_ids[:, None, :, None] == document_ids[:, None, None, :]
     if model.config._attn_implementation != "eager":
         return visible
     lowest = torch.finfo(model.dtype).min

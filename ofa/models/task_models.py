@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -78,8 +79,9 @@ def build_task_model(settings: TaskModelConfig, task: Task, labels: Sequence[str
         model, report = load_model(
             AUTO_CLASSES[task.kind], settings.init, config, settings.attention, other_sizes=settings.new_head
         )
+        head = _draw_head(model) if settings.new_head else frozenset()
     scope(model)
-    drawn = frozenset(report["missing_keys"]) | {name for name, *_ in report["mismatched_keys"]}
+    drawn = head | frozenset(report["missing_keys"]) | {name for name, *_ in report["mismatched_keys"]}
     lacking = sorted(n for n in drawn if n.startswith(f"{adapter.base}.") and f"{adapter.pooler}." not in n)
     if lacking:
         raise ModelError(
@@ -131,30 +133,40 @@ def load_task_teacher(
     return model, class_order(labels, class_names(model.config), f"teacher {settings.init}")
 
 
-def class_order(ours: Sequence[str], theirs: Sequence[str], who: str) -> list[int] | None:
+def class_order(
+    ours: Sequence[str], theirs: Sequence[str], who: str, remedy: str = "teacher.labels"
+) -> list[int] | None:
     """Position among `theirs` of each of our classes; None where the order is the same (OFA-20).
 
     Names are compared without case, spaces, hyphens and underscores. Classes that nobody has named (LABEL_0) are taken
     in the order of their ids, with a warning.
+
+    Args:
+        ours: class names in our order.
+        theirs: in the order of its ids.
+        who: has them, for messages.
+        remedy: where its classes can be named.
 
     Raises:
         ModelError: other classes.
     """
     if len(theirs) != len(ours):
         raise ModelError(
-            f"{who} has {len(theirs)} classes ({_list(theirs)}), expected {len(ours)}: {_list(ours)}; give a teacher "
+            f"{who} has {len(theirs)} classes ({_list(theirs)}), expected {len(ours)}: {_list(ours)}; give a model "
             "that was fine-tuned on this task"
         )
     if _unnamed(theirs) and not _same(ours, theirs):
         LOG.warning(
-            "%s has classes without names: taken in the order %s; say otherwise with teacher.labels", who, _list(ours)
+            "%s has classes without names: taken in the order %s; say otherwise with %s", who, _list(ours), remedy
         )
         return None
     places = {_plain(name): place for place, name in enumerate(theirs)}
-    if len(places) < len(theirs) or places.keys() != set(map(_plain, ours)):
+    unknown = [name for name in ours if _plain(name) not in places]
+    if unknown or len(places) < len(theirs):
         raise ModelError(
-            f"{who} has the classes {_list(theirs)}, expected {_list(ours)}. If it only calls them otherwise, give "
-            "the task's names in the order of its ids as teacher.labels; else give a teacher of this task"
+            f"{who} has the classes {_list(theirs)}, expected {_list(ours)} (missing: {_list(unknown or ours)}). If "
+            f"it only calls them otherwise, give the task's names in the order of its ids as {remedy}; "
+            "else give a model of this task"
         )
     order = [places[_plain(name)] for name in ours]
     if order == list(range(len(ours))):
@@ -172,6 +184,7 @@ def class_names(config: PreTrainedConfig) -> list[str]:
 def name_classes(config: PreTrainedConfig, task: Task, labels: Sequence[str]) -> None:
     """Write a task's outputs into a config."""
     if task.kind == "questions":
+        config.num_labels = 2  # start and end; a model of three classes has another number there
         return
     if task.kind == "regression":
         config.num_labels = 1
@@ -207,6 +220,18 @@ def _check_vocabulary(theirs: Mapping[str, int], ours: Mapping[str, int], init: 
         f"teacher {init} has another vocabulary than the student's tokenizer ({len(theirs)} and {len(ours)} entries; "
         f"{word!r} is {found} there and {expected} here): give a teacher of the same base model"
     )
+
+
+def _draw_head(model: PreTrainedModel) -> frozenset[str]:
+    """Draw what stands outside the encoder, also where the file had a tensor of that name and shape: its outputs mean
+    something else. Returns the names."""
+    base = f"{adapter_for(model.config.model_type).base}."
+    fresh = type(model)(model.config)
+    names = frozenset(name for name, _ in model.named_parameters() if not name.startswith(base))
+    with torch.no_grad():
+        for name in names:
+            model.get_parameter(name).copy_(fresh.get_parameter(name))
+    return names
 
 
 def _check_classes(config: PreTrainedConfig, task: Task, labels: Sequence[str], init: str) -> None:

@@ -26,6 +26,7 @@ from ofa.data.task_batches import TaskBatch, TaskTotals
 from ofa.data.task_rows import IGNORED
 from ofa.data.tasks import Kind
 from ofa.models.adapters import adapter_for
+from ofa.models.pretraining import ready_mask
 from ofa.objectives import cross_entropy_sum, distillation_sum
 
 NOWHERE = -1e30
@@ -74,7 +75,9 @@ class TaskTraining(nn.Module):
 
 def task_logits(model: PreTrainedModel, kind: Kind, batch: TaskBatch) -> Tensor:
     """Outputs of a stock task model: [B, C], [B] (regression), [B, S, C] (tokens), [B, S, 2] (questions)."""
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    # Given the mask [B, S], transformers asks whether there is padding at all, and the host waits for the device.
+    visible = batch.attention_mask[:, None, None, :].bool()
+    inputs = {"input_ids": batch.input_ids, "attention_mask": ready_mask(model, visible)}
     if adapter_for(model.config.model_type).takes_token_types(model.config):
         inputs["token_type_ids"] = batch.token_type_ids
     output = model(**inputs)

@@ -92,7 +92,8 @@ class TaskModelConfig(Section):
     """A local folder or a hub id. Heads that it lacks are drawn from `seed`."""
 
     new_head: bool = False
-    """Draw the head anew where `init` has one for other classes or another task; otherwise that is an error."""
+    """Draw the head from `seed` also where `init` has one; otherwise a head for other classes or another task is an
+    error."""
 
     dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
     """Overrides every dropout probability of the architecture."""

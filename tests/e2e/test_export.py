@@ -1,10 +1,11 @@
 """Exporting from the middle of a run, and over what is no export: what the commands say."""
 
+import json
 import re
 
 import pytest
 
-from tests.commands import command, refused
+from tests.commands import command, overrides, refused
 from tests.processes import script
 
 
@@ -45,6 +46,15 @@ def test_a_model_after_pruning_has_its_target_and_its_step(project, kept):
     ]
     assert "from the middle of the run: step 20 of 24, after pruning ended; its target is 90 %" in checked
     assert command("verify.py", "at_20", "--expect-sparsity", "0.9", cwd=project).status == 0
+
+
+def test_a_run_that_names_a_type_alone_is_exported_with_the_sizes_of_its_init(project):
+    """The sizes of BERT-base, which the type stands for, would fit no weight."""
+    changes = overrides('model.architecture={"model_type": "bert"}', "checkpoint.keep_last=9")
+    script("pretrain.py", "--config", "sparse.json", "--run-dir", "by_type", *changes, cwd=project)
+    made, _ = exported(project, "by_type", 20)
+    assert made[0] == "exported the model of step 20 of 24 to at_20"
+    assert json.loads((project / "at_20" / "config.json").read_text())["hidden_size"] == 32
 
 
 def test_a_dense_run_that_is_expected_to_be_sparse_is_called_dense(project):

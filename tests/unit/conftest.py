@@ -8,11 +8,14 @@ import pytest
 import torch
 from transformers import BertConfig, BertForPreTraining
 
-from ofa.config import RunConfig, load
+from ofa.config import FinetuneConfig, RunConfig, load
+from ofa.data.tasks import TASKS
 from ofa.export.hf import export_model
 from ofa.export.recipe_file import Parent, describe_run
 from ofa.metrics import MetricsLog
 from ofa.models.adapters import scope
+from ofa.models.task_models import AUTO_CLASSES
+from ofa.pruning.mask_set import MaskSet
 from ofa.recipe import Recipe
 from tests.selection import keep_largest
 
@@ -137,3 +140,95 @@ def _write_result(folder):
     places = {"model": str(folder / "model"), "report": str(folder / "report.html"), "tensorboard": "tensorboard"}
     result = {"rows": rows, "tokens_per_second": 21034.2, "steps": 1000, **places}
     (folder / "result.json").write_text(json.dumps(result))
+
+
+TASK_INIT = {"sparse": "runs/tiny/ofa_90/model", "dense": "runs/tiny/teacher/model"}
+
+
+def make_task_model(kind, sparsity=SPARSITY):
+    """(model, keep): a task model of two layers; the pooler of a locked one was drawn, so it is dense."""
+    model, _ = make_sparse_model(sparsity=0.0)
+    config = model.config
+    config.num_labels = {"classification": 2, "tokens": 3, "regression": 1, "questions": 2}[kind]
+    torch.manual_seed(1)
+    built = AUTO_CLASSES[kind].from_config(config).eval()
+    scoped = {name: weight for name, weight in scope(built).items() if "pooler" not in name}
+    keep = {name: keep_largest(weight.detach().abs(), sparsity) for name, weight in scoped.items()} if sparsity else {}
+    with torch.no_grad():
+        for name, mask in keep.items():
+            scoped[name].mul_(mask)
+    return built, keep
+
+
+def make_task_config(task="rte", *, lock=True, pruning=None):
+    """Of a fine-tuning run of 40 steps."""
+    init = TASK_INIT["sparse" if lock else "dense"]
+    values = {"model": {"init": init}, "task": {"name": task}, "lock": lock, "pruning": pruning}
+    settings = {"batch": {"global_size": 8, "micro_size": 8}, "optimizer": {"lr": 0.001}}
+    return FinetuneConfig.model_validate({**values, **settings, "schedule": {"total_steps": 40}})
+
+
+def make_task_recipe(task, keep, *, lock=True, pruning=None):
+    """What such a run knows."""
+    config = make_task_config(task, lock=lock, pruning=pruning)
+    name, parents = f"tiny/{task}", [Parent("init", config.model.init, "ab" * 32)]
+    data, versions = {"name": task, "fingerprint": "cd" * 32}, {"torch": torch.__version__}
+    recipe = describe_run(config, name=name, steps=40, parents=parents, data=data, versions=versions)
+    scores = {metric: 0.75 for metric in TASKS[task].metrics}
+    recipe |= {"best_step": 30, "scores": {"validation": {"validation_loss": 0.5, **scores}}}
+    if lock:
+        masks = MaskSet({name: mask.shape for name, mask in keep.items()})
+        masks.replace(keep)
+        recipe["lock"] = {"mask_hash": masks.hash(), "patterns": dict.fromkeys(keep, "unstructured")}
+    return recipe
+
+
+@pytest.fixture
+def exported_task(tmp_path, tokenizer_folder):
+    """Factory of exported task models: of a kind of task, and `locked`, `pruned` or `dense`."""
+
+    def make(task="rte", how="locked"):
+        model, keep = make_task_model(TASKS[task].kind, 0.0 if how == "dense" else SPARSITY)
+        if how == "pruned":  # the pooler too
+            for name, weight in scope(model).items():
+                keep[name] = keep.get(name, keep_largest(weight.detach().abs(), SPARSITY))
+                weight.data.mul_(keep[name])
+            keep = {name: keep[name] for name in scope(model)}
+        pruning = {"sparsity": SPARSITY, "ramp_end": 10, "end": 20, "frequency": 5} if how == "pruned" else None
+        recipe = make_task_recipe(task, keep, lock=how == "locked", pruning=pruning)
+        export_model(tmp_path / "task", model, tokenizer_folder, keep, recipe)
+        return tmp_path / "task"
+
+    return make
+
+
+@pytest.fixture
+def task_run(tmp_path, exported_task):
+    """Factory of fine-tuning runs with plausible numbers, up to step `until`, finished or not."""
+
+    def make(task="mrpc", how="locked", until=40, finished=True):
+        pruning = {"sparsity": SPARSITY, "ramp_end": 10, "end": 20, "frequency": 5} if how == "pruned" else None
+        folder = tmp_path / "runs" / "tiny" / task
+        folder.mkdir(parents=True)
+        _write_record(folder, make_task_config(task, lock=how == "locked", pruning=pruning))
+        log, metrics = MetricsLog(folder, tensorboard=False), TASKS[task].metrics
+        zeros = {"scope_sparsity": 0.0 if how == "dense" else SPARSITY, "target_sparsity": 0.0}
+        for step in range(0, until + 1, 5):
+            scores = {name: 0.7 + 0.001 * step for name in metrics}
+            log.append(
+                {"step": step, "validation_loss": 0.6, **scores, "scope_sparsity": zeros["scope_sparsity"], "time": 1.0}
+            )
+            losses = {"loss": 0.5, "label_loss": 0.5, "kd": 0.1}
+            if step < until:
+                log.append(
+                    {"step": step, "lr": 1e-3, **losses, "train_accuracy": 0.5, "skipped": 0, **zeros, "time": 1.0}
+                )
+        log.close()
+        if finished:
+            exported_task(task, how).rename(folder / "model")
+            row = {"name": "fine-tuned model", "validation_loss": 0.6, **dict.fromkeys(metrics, 0.73)}
+            best = {"metric": TASKS[task].best, "best_step": 30, "steps": 40}
+            (folder / "result.json").write_text(json.dumps({"rows": [row], "metrics": list(metrics), **best}))
+        return folder
+
+    return make

@@ -190,5 +190,24 @@ def test_what_cannot_be_converted_is_said_and_leaves_nothing(saved):
     assert sorted(saved.folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_finished_run_keeps_its_checkpoints_unless_nobody_wants_them(tmp_path, kept):
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", CheckpointConfig(keep_finished=kept))
+    checkpoints.save(Files(), 1, {"step": 1})
+    (checkpoints.folder / "universal").mkdir()
+    (tmp_path / "run" / "result.json").write_text("{}")
+    checkpoints.close()
+    assert checkpoints.folder.exists() == kept and (tmp_path / "run" / "result.json").is_file()
+    assert checkpoints.latest() == (checkpoints.at(1) if kept else None)
+    assert not (checkpoints.folder / "universal").exists()
+
+
+def test_a_best_step_that_is_overtaken_goes(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointConfig(keep_last=1))
+    for step, best in ((1, 1), (2, 1), (3, 3), (4, 3), (5, 3)):
+        checkpoints.save(Files(), step, {"step": step}, needed={best})
+    assert names(checkpoints) == ["step-00000003", "step-00000005"]
+
+
 def test_a_run_without_checkpoints_has_none(tmp_path):
     assert Checkpoints(tmp_path / "checkpoints", CheckpointConfig()).latest() is None

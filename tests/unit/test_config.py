@@ -7,9 +7,12 @@ import pytest
 from ofa.config import (
     CONFIGS,
     ConfigError,
+    DataPrepConfig,
     FinetuneConfig,
     RunConfig,
+    SweepConfig,
     command_that_makes,
+    config_that_makes,
     differences,
     kind_of,
     load,
@@ -24,6 +27,33 @@ SHIPPED = sorted(p for p in CONFIGS.rglob("*.json") if p.name != "schema.json")
 def test_every_shipped_config_parses(path):
     kind = kind_of(path)
     assert kind is not None and load(kind, path)
+
+
+USES = {
+    "tiny/ofa_90.json": (RunConfig, "pre-trains a model: use it with launch/pretrain.py --config"),
+    "tiny/finetune.json": (FinetuneConfig, "fine-tunes a model: use it with launch/finetune.py --config"),
+    "tiny/docstrings.json": (DataPrepConfig, "prepares data: use it with python -m data_prep --config"),
+    "tiny/sweep.json": (SweepConfig, "describes a sweep: use it with python launch/sweep.py --config"),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_a_config_of_another_kind_is_named_with_its_command(name):
+    own, words = USES[name]
+    for kind, _ in USES.values():
+        if kind is own:
+            assert isinstance(load(kind, name), own)
+            continue
+        with pytest.raises(ConfigError) as refused:
+            load(kind, name)
+        assert str(refused.value) == f"{CONFIGS / name} {words}"
+
+
+def test_a_base_of_another_kind_decides_too(tmp_path):
+    """The section that tells them apart stands in the base."""
+    heir = write(tmp_path, "mine.json", {"base": "tiny/finetune.json", "seed": 1})
+    with pytest.raises(ConfigError, match="mine.json fine-tunes a model"):
+        load(RunConfig, heir)
 
 
 def write(folder, name, values):
@@ -133,6 +163,22 @@ def test_what_is_missing_comes_with_the_command_that_makes_it():
     assert command_that_makes("runs/nothing/model") is None
     tuned = command_that_makes("runs/tiny/finetune_teacher/model")
     assert tuned == "python launch/finetune.py --config tiny/finetune_teacher.json"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("runs/tiny/ofa_90/model", "tiny/ofa_90.json"),
+        ("runs/downstream/distilbert/sst2/model", "downstream/distilbert/sst2.json"),
+        ("runs/tiny/ofa_90", None),
+        ("runs/model", None),
+        ("elsewhere/tiny/ofa_90/model", None),
+        ("runs/none/such/model", None),
+        ("someone/model", None),
+    ],
+)
+def test_the_config_that_makes_a_model_is_found_by_its_place(path, name):
+    assert config_that_makes(path) == name
 
 
 def test_every_place_that_a_shipped_run_needs_has_a_command():

@@ -18,7 +18,7 @@ KNOBS = Knobs(step=3, lr=0.1, sparsity=0.5, update_mask=True, last_update=False)
 @pytest.fixture
 def parts(tmp_path):
     """A journal and what it was made of."""
-    masked = MaskedShare(["a"], model_size=20)
+    masked = MaskedShare({"a": 4, "pooler": 4}, ["a"], model_size=20)
     meter = Meter(flops_per_token=2.0, peak_flops=1000.0)
     log = MetricsLog(tmp_path, tensorboard=False)
     progress = Progress(10, active=False)
@@ -57,3 +57,11 @@ def test_pauses_do_not_count_as_training_time():
         time.sleep(0.2)
     meter.count(TOKENS)
     assert meter.read()["tokens_per_second"] > 100 / 0.15
+
+
+def test_weights_without_a_mask_live(parts):
+    """A pooler that was drawn is not locked and counts as dense."""
+    journal, _ = parts
+    journal.masked.recount({"a": torch.tensor([True, False, False, True])})
+    counted = journal.masked.counted()
+    assert (counted["encoder_sparsity"], counted["scope_sparsity"], counted["model_sparsity"]) == (0.5, 0.25, 0.1)

@@ -83,6 +83,44 @@ def test_a_dense_run_says_that_it_does_not_prune(synthetic_run):
     assert "Dense pre-training of bert" in page.text
 
 
+def pictures(text):
+    """Each picture's description and its SVG text."""
+    found = re.findall(r'alt="([^"]*)" src="data:image/svg\+xml;base64,([^"]*)"', text)
+    return {alt: base64.b64decode(data).decode() for alt, data in found}
+
+
+@pytest.mark.parametrize("how", ["locked", "pruned", "dense"])
+def test_a_fine_tuning_run_shows_its_scores_and_marks_the_exported_step(task_run, how):
+    text = build_report(task_run(how=how)).read_text()
+    page = Page(text)
+    assert page.ids == ["header", *SECTIONS]
+    assert "Score, loss, learning rate and sparsity" in page.text and "0.7300" in page.text
+    assert "Exported: step 30 of 40, the first with the best f1" in page.text
+    drawn = pictures(text)["validation score, loss, learning rate and sparsity by step"]
+    for words, there in (("f1", True), ("accuracy", True), ("exported: step 30", True), ("masked LM", False)):
+        assert (f"<!-- {words}" in drawn) == there, words
+    assert ("<!-- target" in drawn) == (how == "pruned") and ("<!-- sparsity" in drawn) == (how != "dense")
+
+
+def test_only_losses_are_loss_terms_of_a_fine_tuning_run(task_run):
+    terms = pictures(build_report(task_run()).read_text())["loss terms by step"]
+    assert "<!-- label_loss" in terms and "<!-- kd" in terms
+    assert "train_accuracy" not in terms and "skipped" not in terms
+
+
+def test_a_locked_run_says_whose_zeros_it_has(task_run):
+    page = Page(build_report(task_run()).read_text())
+    assert "are those of the base, in 12 tensors, kept where they stood" in page.text
+    assert "trained without zeros: bert.pooler.dense.weight" in page.text
+    assert "masks do not change" in page.text
+
+
+@pytest.mark.parametrize(("until", "words"), [(20, "this run at step 20"), (0, "no step of 40 recorded yet")])
+def test_an_unfinished_fine_tuning_run_has_a_page_without_a_mark(task_run, until, words):
+    text = build_report(task_run(until=until, finished=False)).read_text()
+    assert words in Page(text).text and not any("exported" in svg for svg in pictures(text).values())
+
+
 def test_a_run_of_zero_steps_has_a_page(synthetic_run):
     page = Page(build_report(synthetic_run("tiny/one_shot_90.json", until=1)).read_text())
     assert page.ids == ["header", *SECTIONS]

@@ -1,4 +1,4 @@
-"""The real SQuAD v1.1 dev file; the data folder is named by OFA_TEST_DATA."""
+"""The real SQuAD v1.1 dev file (the data folder is named by OFA_TEST_DATA), and a small model."""
 
 import json
 import os
@@ -6,6 +6,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
+from tests.task_parts import save_model, small_model
 
 ARCHIVE = "squad_dev.tar.xz"
 
@@ -27,3 +29,9 @@ def squad_dev(tmp_path_factory):
                 contexts[question["id"]] = paragraph["context"]
     assert len(golds) == 10_570
     return golds, contexts
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """Folder of a small pre-trained model with its tokenizer."""
+    return str(save_model(tmp_path_factory.mktemp("base"), small_model(head="pre-training")))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofa.data.task_rows import TaskRows
-from ofa.downstream.answers import AnswerError, find_answers
+from ofa.downstream.answers import AnswerError, find_answers, withheld
 from ofa.downstream.scores import ScoreError
 
 OUTSIDE = (-1, -1)
@@ -222,3 +222,11 @@ def test_rows_of_another_task_are_refused():
 def test_logits_that_are_not_finite_are_refused():
     with pytest.raises(ScoreError, match="token logits of 1 of 16 rows are not finite, first in row 11"):
         answer([window(spans_at(), TOKENS, 0), window(spans_at(e3=np.nan), TOKENS, 0)], [CONTEXT])
+
+
+@given(questions(), st.booleans(), st.sampled_from([-math.inf, -0.5, 0.0, 0.25, math.inf]))
+def test_answers_withheld_afterwards_are_those_of_the_threshold(case, unanswerable, threshold):
+    windows, contexts = case
+    given = answer(windows, contexts, unanswerable=unanswerable, null_threshold=math.inf)
+    asked = answer(windows, contexts, unanswerable=unanswerable, null_threshold=threshold)
+    assert withheld(given, threshold) == asked

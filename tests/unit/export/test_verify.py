@@ -202,6 +202,68 @@ def test_a_recipe_that_says_something_else_is_found(exported):
     assert ("recipe-disagrees", QUERY) in problems(exported)
 
 
+POOLER = "bert.pooler.dense.weight"
+
+
+def relock(folder, edit):
+    """Edit the lock section of a recipe in place."""
+    recipe = json.loads((folder / "recipe.json").read_text())
+    edit(recipe["lock"])
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+
+
+@pytest.mark.parametrize("expect", [None, 0.9])
+def test_a_locked_task_model_with_a_drawn_pooler_passes(exported_task, expect):
+    """The pooler that the base lacked has no mask, and --expect-sparsity does not count it."""
+    found = verify_folder(exported_task(), expect)
+    assert found.problems == [] and f"not locked, because the base did not have it: {POOLER}" in found.notes
+    assert [row.surplus for row in found.rows if row.name == POOLER] == [None]
+
+
+def test_a_locked_model_of_another_sparsity_is_found_in_its_masked_tensors_only(exported_task):
+    wrong = {where for kind, where in problems(exported_task(), 0.8) if kind == "wrong-count"}
+    assert len(wrong) == 12 and POOLER not in wrong
+
+
+@pytest.mark.parametrize("how", ["pruned", "dense"])
+def test_a_task_model_without_a_lock_passes(exported_task, how):
+    assert verify_folder(exported_task(how=how)).problems == []
+
+
+def test_a_locked_tensor_without_its_mask_is_found(exported_task):
+    folder = exported_task()
+    keep = read_masks(folder / "masks.safetensors")
+    del keep[QUERY]
+    write_masks(folder / "masks.safetensors", keep)
+    assert problems(folder) >= {("missing-mask", QUERY), ("lock-disagrees", "masks.safetensors")}
+
+
+def test_a_mask_of_a_tensor_that_was_not_locked_is_found(exported_task):
+    folder = exported_task()
+    relock(folder, lambda lock: lock["patterns"].pop(QUERY))
+    assert ("lock-disagrees", QUERY) in problems(folder)
+
+
+def test_masks_and_weights_that_moved_together_are_found_by_the_locks_hash(exported_task):
+    folder = exported_task()
+    keep = read_masks(folder / "masks.safetensors")
+    keep[QUERY].view(-1)[first(keep[QUERY].view(-1), True)] = False
+    write_masks(folder / "masks.safetensors", keep)
+    change(folder, QUERY, lambda weight: weight.mul_(keep[QUERY].view(-1)))
+    found = problems(folder, None)
+    assert ("lock-disagrees", "masks.safetensors") in found and not {"not-zeroed", "zero-not-dropped"} & dict(
+        found
+    ).keys()
+
+
+@pytest.mark.parametrize("lock", [[], {}, {"mask_hash": 3, "patterns": {}}, {"mask_hash": "a", "patterns": {"b": "c"}}])
+def test_a_lock_section_that_is_none_is_a_damaged_recipe(exported_task, lock):
+    folder = exported_task()
+    recipe = json.loads((folder / "recipe.json").read_text())
+    (folder / "recipe.json").write_text(json.dumps({**recipe, "lock": lock}))
+    assert ("damaged-recipe", "recipe.json") in problems(folder)
+
+
 def released(folder, model, sparsity):
     """A folder as others have released them: pytorch_model.bin, -0.0, an old buffer, no masks."""
     with torch.no_grad():

@@ -11,6 +11,8 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from ofa.config import ModelConfig, ObjectiveConfig, TeacherConfig
 from ofa.models.build import (
@@ -20,7 +22,9 @@ from ofa.models.build import (
     check_teacher,
     check_tokenizer,
     check_vocabulary,
+    like_student,
     load_teacher,
+    load_tokenizer,
 )
 
 EVERY_TYPE = ["bert", "roberta", "distilbert"]
@@ -253,3 +257,39 @@ def test_a_folder_with_another_tokenizer_is_an_error(tmp_path):
     with pytest.raises(ModelError, match="not the one that data/x was prepared with"):
         check_tokenizer(str(tmp_path), corpus(tokenizer_fingerprint="another"))
     check_tokenizer(None, corpus(tokenizer_fingerprint="another"))
+
+
+# ---- tokenizers -------------------------------------------------------------------------------------------------
+
+
+def test_a_model_folder_without_a_tokenizer_is_refused(make, tmp_path):
+    """transformers makes one of five special tokens, to which every word is unknown."""
+    saved(make.small_model(), tmp_path)
+    with pytest.raises(ModelError, match="has no tokenizer: put tokenizer.json"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_tokenizer_without_padding_is_refused(make, tmp_path):
+    saved(make.small_model(), tmp_path)
+    words = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3, "b": 4}
+    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]").save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="has no padding token"):
+        load_tokenizer(str(tmp_path))
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[SEP]").save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path)).pad_token_id == 2
+
+
+def test_sizes_of_a_model_come_from_its_init_where_the_config_names_a_type_alone(make, tmp_path):
+    """Exporting a checkpoint makes the model anew: with the sizes of the type's defaults its weights would not fit."""
+    make.small_model("bert").save_pretrained(tmp_path / "model")
+    settings = ModelConfig(init=str(tmp_path / "model"), architecture={"model_type": "bert"}, dropout=0.25)
+    like = like_student(settings)
+    shapes = {name: value.shape for name, value in build_model(settings, seed=1).named_parameters()}
+    assert {name: value.shape for name, value in like.named_parameters()} == shapes
+    assert like.config.hidden_size == 32 and like.config.hidden_dropout_prob == 0.25
+
+
+def test_sizes_of_an_init_that_is_gone_are_unknown(make, tmp_path):
+    with pytest.raises(ModelError, match="nowhere"):
+        like_student(ModelConfig(init=str(tmp_path / "nowhere"), architecture={"model_type": "bert"}))

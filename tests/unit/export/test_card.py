@@ -1,0 +1,57 @@
+"""Cards of task models: what they say is the recipe's, and their code runs."""
+
+import re
+
+import pytest
+import torch
+
+from ofa.data.tasks import TASKS
+
+KINDS = {"rte": "classification", "stsb": "regression", "squad": "questions"}
+
+
+def card(folder):
+    """The card with its line breaks as spaces, and its Python code."""
+    text = (folder / "README.md").read_text()
+    return " ".join(text.split()), "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.S))
+
+
+@pytest.mark.parametrize("task", KINDS)
+@pytest.mark.parametrize("how", ["locked", "pruned", "dense"])
+def test_the_code_of_a_task_models_card_runs_and_keeps_the_zeros(exported_task, task, how):
+    folder = exported_task(task, how)
+    names = {}
+    exec(compile(card(folder)[1].replace("path/to/this/folder", str(folder)), "README.md", "exec"), names)
+    assert TASKS[task].kind == KINDS[task] and ("keep_zeros" in names) == (how != "dense")
+    if how == "dense":
+        return
+    with torch.no_grad():
+        for weight in names["model"].parameters():
+            weight.sub_(1.0)
+    names["keep_zeros"]()
+    assert all(not names["parameters"][name][places].any() for name, places in names["dropped"].items())
+
+
+WORDS = {
+    "locked": ("90 % zeros kept", "Every zero of that model was kept", "drawn anew", "`bert.pooler.dense.weight`"),
+    "pruned": ("pruned to 90 % zeros", "pruned on the way", "Gradual magnitude pruning: 90 %"),
+    "dense": ("all weights trained", "no zero was kept or made"),
+}
+
+
+@pytest.mark.parametrize("how", WORDS)
+def test_the_card_says_what_became_of_the_zeros_and_what_the_model_scores(exported_task, how):
+    text, _ = card(exported_task("rte", how))
+    for words in (
+        *WORDS[how],
+        "text classification, task `rte`",
+        "| validation | 0.7500 | 0.5000 |",
+        "Step 30 was exported",
+    ):
+        assert words in text
+    assert ("| encoder layers |" in text) == (how != "dense")
+    assert "loss: 1 x label loss" in text and "None" not in text
+
+
+def test_scores_of_questions_are_in_percent(exported_task):
+    assert "in percent" in card(exported_task("squad"))[0]

@@ -88,7 +88,8 @@ def read_split(task: Task, config: TaskConfig, split: str) -> Examples:
         key = "train_rows" if split == "train" else "validation_rows"
         raise TaskError(f"{where} has {len(found)} examples{aside}, asked for {limit}; leave task.{key} out")
     if task.kind in ("classification", "tokens") and len(found.class_names) < 2:
-        raise TaskError(f"{where} has one class only: {', '.join(found.class_names)}")
+        only = ", ".join(found.class_names)
+        raise TaskError(f"{where} has one class only: {only}; add examples of others, or name all in task.labels")
     return replace(found, dropped=dropped)
 
 

@@ -113,6 +113,8 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
         ValueError: of many kinds, each saying what does not fit.
     """
     data = open_task_data(config)
+    for split in (data.train, data.validation):
+        LOG.info("%s", split.in_words(data.task))
     task, device = data.task, dist.device()
     built = build_task_model(config.model, task, data.labels, seed=config.seed)
     model, scoped = built.model, scope(built.model)
@@ -129,6 +131,7 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
         device=device,
     )
     schedule = _schedule(config, len(data.train.rows))
+    keep, patterns = _locked(config, scoped, built.drawn) if config.lock else ({}, {})
     dense, order, teacher = None, None, None
     if config.teacher is not None:
         dense, order = load_task_teacher(config.teacher, task, data.labels, data.tokenizer, config.model.attention)
@@ -137,7 +140,6 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
         epochs = schedule.total_steps * config.batch.global_size / len(data.train.rows)
         print_of = parents[-1].fingerprint
         teacher = cached(config, data, asked, epochs=epochs, folder=folder.path, fingerprint=print_of)
-    keep, patterns = _locked(config, scoped, built.drawn) if config.lock else ({}, {})
     module, guard = TaskTraining(model, task.kind, config.objective), UpdateGuard(config.optimizer)
     masked = masked_share(model)
     engine = guarded_engine(config, module, scoped, guard, start)

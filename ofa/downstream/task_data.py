@@ -34,6 +34,19 @@ class Split:
     examples: Examples
     rows: TaskRows
 
+    def in_words(self, task: Task) -> str:
+        """Counts for a line of the log, above all of what was cut or left out."""
+        parts = [f"{len(self.examples):,} examples"]
+        if len(self.rows) != len(self.examples):
+            parts.append(f"{len(self.rows):,} windows")
+        parts.append(f"{self.rows.lengths.mean():.0f} tokens on average")
+        if self.rows.cut:
+            what = "words" if task.kind == "tokens" else "texts"
+            parts.append(f"{self.rows.cut:,} {what} cut at {task.max_length} tokens")
+        if self.examples.dropped:
+            parts.append(f"{self.examples.dropped:,} left out")
+        return f"{task.name}, {self.name}: {', '.join(parts)}"
+
 
 @dataclass(frozen=True)
 class OpenTask:
@@ -54,7 +67,9 @@ class OpenTask:
         Raises:
             TaskError: it is not there, or damaged.
         """
-        return read_encoded(self.task, self.config, split, self.tokenizer)
+        found = read_encoded(self.task, self.config, split, self.tokenizer)
+        LOG.info("%s", found.in_words(self.task))
+        return found
 
 
 @dataclass(frozen=True)
@@ -103,9 +118,7 @@ def read_encoded(task: Task, config: TaskConfig, split: str, tokenizer: PreTrain
         TaskError: as `ofa.data.task_sources.read_split`.
     """
     examples = read_split(task, config, split)
-    rows = encode(examples, tokenizer, task.kind, task.max_length, config.stride)
-    LOG.info("%s, %s: %s", task.name, split, _in_words(examples, rows, task))
-    return Split(split, examples, rows)
+    return Split(split, examples, encode(examples, tokenizer, task.kind, task.max_length, config.stride))
 
 
 def tokenizer_folder(init: str, tokenizer: PreTrainedTokenizerFast, place: Path) -> Path:
@@ -145,15 +158,3 @@ def _opened(task_config: str, init: str) -> TaskData:
     parts = [fingerprint(train.rows, validation.rows), *task.labels]
     whole = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return TaskData(config, task, tokenizer, train, validation, whole)
-
-
-def _in_words(examples: Examples, rows: TaskRows, task: Task) -> str:
-    parts = [f"{len(examples):,} examples"]
-    if len(rows) != len(examples):
-        parts.append(f"{len(rows):,} windows")
-    parts.append(f"{rows.lengths.mean():.0f} tokens on average")
-    if rows.cut:
-        parts.append(f"{rows.cut:,} {'words' if task.kind == 'tokens' else 'texts'} cut at {task.max_length} tokens")
-    if examples.dropped:
-        parts.append(f"{examples.dropped:,} left out")
-    return ", ".join(parts)

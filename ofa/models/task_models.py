@@ -7,8 +7,9 @@ the parameters that the files did not give, and for a teacher the order in which
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,20 +121,16 @@ def load_task_teacher(
         ModelError: it cannot be read, is of another kind, has other classes or another vocabulary.
     """
     model = load_task_model(settings.init, task.kind, attention=attention)
-    theirs = load_tokenizer(settings.init)
-    if theirs.get_vocab() != tokenizer.get_vocab():
-        raise ModelError(
-            f"teacher {settings.init} has another vocabulary than the student's tokenizer ({len(theirs.get_vocab())} "
-            f"and {len(tokenizer.get_vocab())} entries), so the same ids mean other words: give a teacher of the same "
-            "base model"
-        )
+    _check_vocabulary(load_tokenizer(settings.init).get_vocab(), tokenizer.get_vocab(), settings.init)
     if task.kind == "questions":
         return model, None
     if task.kind == "regression":
         if model.config.num_labels != 1:
             raise ModelError(f"teacher {settings.init} has {model.config.num_labels} outputs, {task.name} needs one")
         return model, None
-    return model, class_order(labels, settings.labels or class_names(model.config), f"teacher {settings.init}")
+    if settings.labels is not None:
+        return model, class_order(labels, settings.labels, f"teacher {settings.init}, by teacher.labels,")
+    return model, class_order(labels, class_names(model.config), f"teacher {settings.init}")
 
 
 def class_order(
@@ -154,7 +151,10 @@ def class_order(
         ModelError: other classes.
     """
     if len(theirs) != len(ours):
-        raise ModelError(f"{who} has {len(theirs)} classes ({', '.join(theirs)}), expected {len(ours)}: {_list(ours)}")
+        raise ModelError(
+            f"{who} has {len(theirs)} classes ({_list(theirs)}), expected {len(ours)}: {_list(ours)}; give a model "
+            "that was fine-tuned on this task"
+        )
     if _unnamed(theirs) and not _same(ours, theirs):
         LOG.warning(
             "%s has classes without names: taken in the order %s; say otherwise with %s", who, _list(ours), remedy
@@ -164,8 +164,9 @@ def class_order(
     unknown = [name for name in ours if _plain(name) not in places]
     if unknown or len(places) < len(theirs):
         raise ModelError(
-            f"{who} has the classes {_list(theirs)}, expected {_list(ours)}: no {_list(unknown or ours)} among them. "
-            f"If they only have other names, give them in the order of its ids as {remedy}"
+            f"{who} has the classes {_list(theirs)}, expected {_list(ours)} (missing: {_list(unknown or ours)}). If "
+            f"it only calls them otherwise, give the task's names in the order of its ids as {remedy}; "
+            "else give a model of this task"
         )
     order = [places[_plain(name)] for name in ours]
     if order == list(range(len(ours))):
@@ -204,6 +205,21 @@ def head_of(config: PreTrainedConfig) -> str | None:
 def class_of(config: PreTrainedConfig, kind: Kind) -> str:
     """Name of the stock class of an architecture for a kind of task."""
     return AUTO_CLASSES[kind]._model_mapping[type(config)].__name__
+
+
+def _check_vocabulary(theirs: Mapping[str, int], ours: Mapping[str, int], init: str) -> None:
+    """Refuse a teacher to which the same ids are other words."""
+    if theirs == ours:
+        return
+    word = min(
+        dict(theirs.items() ^ ours.items()),
+        key=lambda word: (min(theirs.get(word, math.inf), ours.get(word, math.inf)), word),
+    )
+    found, expected = (f"id {ids[word]}" if word in ids else "none" for ids in (theirs, ours))
+    raise ModelError(
+        f"teacher {init} has another vocabulary than the student's tokenizer ({len(theirs)} and {len(ours)} entries; "
+        f"{word!r} is {found} there and {expected} here): give a teacher of the same base model"
+    )
 
 
 def _draw_head(model: PreTrainedModel) -> frozenset[str]:

@@ -131,7 +131,7 @@ def locked_masks(
     if saved is None:
         keep, origin = zeros_of(read), "the weights that are zero"
     else:
-        keep, origin = {name: saved[name] for name in read if name in saved}, "what its saved masks drop"
+        keep, origin = {name: saved[name] for name in read if name in saved}, "what its masks.safetensors drops"
         _check_masks(keep, {name: weight.shape for name, weight in read.items()})
         _check_dropped_are_zero(keep, read)
         unused = sorted(saved.keys() - keep.keys())

@@ -202,4 +202,8 @@ class FinetuneConfig(TrainingConfig):
             raise ValueError("objective.ce_weight and kd_weight are both 0: nothing would be learned")
         if self.lock and self.pruning is not None:
             raise ValueError("lock keeps the zeros as they are and pruning makes new ones: set lock to false")
+        if self.engine.compile:
+            raise ValueError(
+                "engine.compile: a task's batches have many widths, and each would be compiled anew: set it to false"
+            )
         return self

@@ -94,7 +94,8 @@ def show_task() -> None:
 if __name__ == "__main__":
     OPTIONS = arguments()
     common.only_first_rank()
-    os.environ.pop("WORLD_SIZE", None)  # the rank that stays works alone
+    if "WORLD_SIZE" in os.environ:
+        os.environ["WORLD_SIZE"] = "1"  # the rank that stays works alone
     from ofa.downstream.evaluate_model import evaluate_model, evaluation_table  # after the arguments: it takes seconds
     from ofa.evaluate import evaluate_folder
     from ofa.tables import result_table

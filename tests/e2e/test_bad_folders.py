@@ -203,7 +203,6 @@ PREPARATION = {
         ["tokenizer ./nowhere/at/all cannot be loaded", "give a local folder or a hub id"],
     ),
     "an unknown key": ({"path": ["text"]}, {}, ["unknown key source.path", "did you mean paths?"]),
-    "a training config": ({"paths": ["text"]}, {"schedule": {}}, ["trains a model", "launch/pretrain.py"]),
 }
 
 

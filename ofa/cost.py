@@ -79,14 +79,13 @@ def checkpoint_bytes(config: TrainingConfig, size: Size) -> float:
     """Bytes on disk of one checkpoint, over all ranks: live weights, optimizer state, one bit a mask."""
     live = 2 if config.engine.precision == "bf16" else 4
     masters = MASTER_AND_MOMENTS if config.engine.zero_stage else 8
-    return (live + masters) * size.parameters + (size.scoped / 8 if config.pruning else 0)
+    return (live + masters) * size.parameters + (size.scoped / 8 if config.has_masks else 0)
 
 
 def disk_bytes(config: TrainingConfig, size: Size) -> float:
     """Bytes that a run folder needs at least: the newest checkpoints, one that is being written, and the fp32 model."""
-    checkpoints = config.checkpoint.keep_last + 1 + (config.rewind_target is not None)
-    masks = size.scoped / 8 if config.pruning else 0
-    return checkpoints * checkpoint_bytes(config, size) + 4 * size.parameters + masks
+    masks = size.scoped / 8 if config.has_masks else 0
+    return config.most_checkpoints * checkpoint_bytes(config, size) + 4 * size.parameters + masks
 
 
 def _on_meta(model: ModelConfig) -> PreTrainedModel:

@@ -38,11 +38,7 @@ class Meter:
         self._tokens = 0
         self._all_tokens = 0
         self._all_seconds = 0.0
-        self._since = self._began = time.perf_counter()
-
-    def elapsed(self) -> float:
-        """Seconds since it was made, pauses counted."""
-        return time.perf_counter() - self._began
+        self._since = time.perf_counter()
 
     def count(self, tokens: int) -> None:
         """The tokens of one step's global batch."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
@@ -94,6 +95,8 @@ class Run(ABC):
         self.samples = SampleLog(self.folder.samples, active=self.config.log.samples)
         self.loss_since_save = torch.zeros((), device=dist.device())
         """Sum of this rank's losses, on the device: not a number as soon as one is not."""
+        self.began = time.perf_counter()
+        """When this process began; `ofa.train` puts it back to before the parts were made."""
 
     @abstractmethod
     def scores(self) -> dict[str, float]:
@@ -143,7 +146,7 @@ class Run(ABC):
 
     def total_seconds(self) -> float:
         """Time since the start of every process of this run, without what was done again after a kill."""
-        return self.seconds + self.journal.meter.elapsed()
+        return self.seconds + time.perf_counter() - self.began
 
 
 def resume(run: Run, start: Start) -> None:

@@ -108,7 +108,7 @@ class RunFolder:
         used = sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
         check_space(
             self.path,
-            f"{config.checkpoint.keep_last + 1} checkpoints of {megabytes(checkpoint_bytes(config, size))} and a model",
+            f"{config.most_checkpoints} checkpoints of {megabytes(checkpoint_bytes(config, size))} and a model",
             disk_bytes(config, size) - used,
             "free space, lower checkpoint.keep_last, or choose another --run-dir",
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def run_to_end(
     Raises:
         ValueError: of many kinds, each saying what is wrong with the config, the folder, the data or a model.
     """
-    folder = RunFolder(run_dir)
+    began, folder = time.perf_counter(), RunFolder(run_dir)
     request = StopRequest(folder.stop, time_limit)
     with together(config.engine.patience):
         start(config)
@@ -116,6 +117,7 @@ def run_to_end(
         if dist.rank() != 0:
             start_logging(folder.log, active=False)
         run = kind.assemble(config, folder, beginning.start, name=name)
+        run.began = began
         if run.start_step == run.recipe.total_steps > 0:
             LOG.warning("nothing is left to train: the checkpoint is that of the last step; exporting it")
         if dist.rank() == 0 and not folder.has_started():

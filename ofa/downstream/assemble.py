@@ -19,8 +19,9 @@ from ofa.data.task_batches import TaskLoader
 from ofa.data.task_plan import total_steps
 from ofa.downstream.evaluation import evaluate_split
 from ofa.downstream.task_data import TaskData, open_task_data
-from ofa.downstream.taught import cached
+from ofa.downstream.taught import cached, warn_of_a_bad_teacher
 from ofa.export.masks_file import MASKS_FILE, read_masks, read_patterns
+from ofa.export.recipe_file import Parent
 from ofa.guard import UpdateGuard
 from ofa.models.adapters import scope, shape
 from ofa.models.build import side_file
@@ -47,9 +48,6 @@ class FinetuningRun(Run):
     """With the number of steps that the epochs come to."""
     patterns: dict[str, str] = field(kw_only=True)
     """Of the locked masks, by parameter name, as the base's masks.safetensors says."""
-    dense_teacher: PreTrainedModel | None = field(kw_only=True)
-    """Whose outputs `teacher` gives, for the final table."""
-    teacher_order: list[int] | None = field(kw_only=True)
     module: TaskTraining
     teacher: TaskTeacher | TaughtRows | None
     best: tuple[int, float] | None = field(default=None, kw_only=True)
@@ -115,7 +113,7 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
     data = open_task_data(config)
     for split in (data.train, data.validation):
         LOG.info("%s", split.in_words(data.task))
-    task, device = data.task, dist.device()
+    task = data.task
     built = build_task_model(config.model, task, data.labels, seed=config.seed)
     model, scoped = built.model, scope(built.model)
     dist.on_rank_zero(lambda: folder.check_space(config, size_of(model)))
@@ -128,24 +126,20 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
         config.seed,
         rank=dist.rank(),
         world_size=dist.world_size(),
-        device=device,
+        device=dist.device(),
     )
     schedule = _schedule(config, len(data.train.rows))
     keep, patterns = _locked(config, scoped, built.drawn) if config.lock else ({}, {})
-    dense, order, teacher = None, None, None
+    teacher = None
     if config.teacher is not None:
-        dense, order = load_task_teacher(config.teacher, task, data.labels, data.tokenizer, config.model.attention)
-        parents.append(parent("teacher", config.teacher.init, dense))
-        asked = TaskTeacher(dense, task.kind, order).to(device, compute_dtype(config))
-        epochs = schedule.total_steps * config.batch.global_size / len(data.train.rows)
-        print_of = parents[-1].fingerprint
-        teacher = cached(config, data, asked, epochs=epochs, folder=folder.path, fingerprint=print_of)
+        teacher, its_parent = _teacher(config, data, schedule.total_steps, folder)
+        parents.append(its_parent)
     module, guard = TaskTraining(model, task.kind, config.objective), UpdateGuard(config.optimizer)
     masked = masked_share(model)
     engine = guarded_engine(config, module, scoped, guard, start)
     recipe = Recipe.of(schedule, config.optimizer.lr, config.pruning)
     progress = Progress(recipe.total_steps, active=dist.rank() == 0)
-    operations = _flops_per_token(model, data, dense if isinstance(teacher, TaskTeacher) else None)
+    operations = _flops_per_token(model, data, teacher.model if isinstance(teacher, TaskTeacher) else None)
     accuracy = None if task.kind == "regression" else "train_accuracy"
     run = FinetuningRun(
         name=name,
@@ -160,8 +154,6 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
         module=module,
         engine=engine,
         teacher=teacher,
-        dense_teacher=dense,
-        teacher_order=order,
         pruner=_pruner(config, keep, scoped, engine.weights),
         journal=journal(config, folder, masked, progress, flops_per_token=operations, accuracy=accuracy),
         progress=progress,
@@ -173,6 +165,21 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
         resume(run, start)
     begin(run)
     return run
+
+
+def _teacher(
+    config: FinetuneConfig, data: TaskData, steps: int, folder: RunFolder
+) -> tuple[TaskTeacher | TaughtRows, Parent]:
+    """What the student learns from, and whose weights it is (a collective call)."""
+    assert config.teacher is not None
+    dense, order = load_task_teacher(config.teacher, data.task, data.labels, data.tokenizer, config.model.attention)
+    its_parent = parent("teacher", config.teacher.init, dense)
+    asked = TaskTeacher(dense, data.task.kind, order).to(dist.device(), compute_dtype(config))
+    epochs = steps * config.batch.global_size / len(data.train.rows)
+    teacher = cached(config, data, asked, epochs=epochs, folder=folder.path, fingerprint=its_parent.fingerprint)
+    if isinstance(teacher, TaughtRows) and data.task.kind == "classification" and dist.rank() == 0:
+        warn_of_a_bad_teacher(teacher.values.argmax(dim=1).cpu().numpy(), data)
+    return teacher, its_parent
 
 
 def _pruner(
@@ -200,17 +207,13 @@ def _schedule(config: FinetuneConfig, rows: int) -> ScheduleConfig:
         ValueError: pruning goes on after them.
     """
     asked = config.schedule
-    steps = asked.total_steps or total_steps(rows, config.batch.global_size, asked.epochs or EPOCHS)
+    steps = asked.total_steps or total_steps(rows, config.batch.global_size, asked.epochs or 0.0)
     if config.pruning is not None and config.pruning.last_refresh >= steps:
         raise ValueError(
             f"the last refresh of the masks is at step {config.pruning.last_refresh} and the run has {steps} steps: "
             "nothing would be trained under the final masks; lower pruning.ramp_end and pruning.end, or train longer"
         )
     return ScheduleConfig(total_steps=steps, warmup_steps=math.ceil(asked.warmup_share * steps), decay=asked.decay)
-
-
-EPOCHS = 3.0
-"""Passes over the training rows where the config says nothing."""
 
 
 def _flops_per_token(model: PreTrainedModel, data: TaskData, teacher: PreTrainedModel | None) -> float:

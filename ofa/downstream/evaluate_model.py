@@ -32,7 +32,7 @@ from ofa.export.weights import SINGLE
 from ofa.models.adapters import sparsities
 from ofa.models.build import load_tokenizer, side_file
 from ofa.models.place import ModelError, is_local
-from ofa.models.task_models import class_names, class_order, load_task_model
+from ofa.models.task_models import class_names, class_order, load_task_model, unnamed
 from ofa.models.task_training import TaskTeacher
 from ofa.run_folder import RunFolder, read_json
 from ofa.tables import result_table
@@ -212,7 +212,7 @@ def matched_classes(config: PreTrainedConfig, task: Task, name: str) -> tuple[Ta
         return task, None
     if task.labels:
         return task, class_order(task.labels, names, name, NAMED_IN)
-    if all(one.upper().startswith("LABEL_") for one in names):
+    if unnamed(names, names):
         raise EvaluationError(
             f"{name} has classes without names ({', '.join(names)}): name them in the order of its ids, "
             '--set task.labels=\'["...", "..."]\''

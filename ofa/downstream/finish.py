@@ -23,6 +23,7 @@ from ofa.export.from_state import fill
 from ofa.export.hf import export_model
 from ofa.export.recipe_file import describe_run, fingerprint_of_file
 from ofa.models.adapters import scope
+from ofa.models.task_models import load_task_teacher
 from ofa.models.task_training import TaskTeacher, TaskTraining
 from ofa.pruning.mask_set import MaskSet
 from ofa.report import build_report
@@ -88,10 +89,12 @@ def _references(run: FinetuningRun, exported: PreTrainedModel) -> list[dict[str,
     """What a task model is held against: its teacher; the most frequent answer for all; itself, scope all zero."""
     rows = []
     split = run.data.validation
-    if run.dense_teacher is not None:
-        asked = TaskTeacher(run.dense_teacher, run.data.task.kind, run.teacher_order)
-        asked = asked.to(dist.device(), torch.float32)
-        rows.append(table_row("teacher", {split.name: _score(run, asked, split)}, run.dense_teacher))
+    if run.settings.teacher is not None:  # read anew: the run has it in its own precision, or its answers only
+        dense, order = load_task_teacher(
+            run.settings.teacher, run.data.task, run.data.labels, run.data.tokenizer, run.settings.model.attention
+        )
+        asked = TaskTeacher(dense, run.data.task.kind, order).to(dist.device())
+        rows.append(table_row("teacher", {split.name: _score(run, asked, split)}, dense))
     constant = _constant(run)
     if constant is not None:
         rows.append(table_row("floor: one answer for all", {split.name: scored(run.data, split, constant)}, None))

@@ -68,6 +68,26 @@ def cached(
     return _taught(values, data.task.kind, data.train.rows)
 
 
+def warn_of_a_bad_teacher(answers: np.ndarray, data: TaskData) -> None:
+    """Say so where a teacher is right on fewer training rows than the most frequent class for all would be: its classes
+    may stand in another order than they were taken to (OFA-20).
+
+    Args:
+        answers: int64 [N], its class for each training row.
+        data: of the task.
+    """
+    labels = data.train.rows.labels
+    assert labels is not None
+    right, frequent = (answers == labels).mean(), np.bincount(labels).max() / len(labels)
+    LOG.info("the teacher is right on %.1f %% of the training rows", 100 * right)
+    if right < frequent:
+        LOG.warning(
+            "that is less than the most frequent class for all (%.1f %%): are its classes in another order? Name them "
+            "in the order of its ids as teacher.labels",
+            100 * frequent,
+        )
+
+
 def _taught(values: np.ndarray, kind: Kind, rows: TaskRows) -> TaughtRows:
     starts = None
     if kind in ("tokens", "questions"):

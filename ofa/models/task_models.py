@@ -39,7 +39,7 @@ AUTO_CLASSES: dict[Kind, Any] = {
 }
 """The stock class of each kind of task."""
 
-UNNAMED = re.compile(r"label_\d+|\d+")
+UNNAMED = re.compile(r"label_\d+")
 """What a class is called whose name nobody gave."""
 
 
@@ -138,8 +138,8 @@ def class_order(
 ) -> list[int] | None:
     """Position among `theirs` of each of our classes; None where the order is the same (OFA-20).
 
-    Names are compared without case, spaces, hyphens and underscores. Classes that nobody has named (LABEL_0) are taken
-    in the order of their ids, with a warning.
+    Names are compared without case, spaces, hyphens and underscores, unless that makes two of ours the same. Classes
+    that nobody has named are taken in the order of their ids, with a warning.
 
     Args:
         ours: class names in our order.
@@ -155,24 +155,32 @@ def class_order(
             f"{who} has {len(theirs)} classes ({_list(theirs)}), expected {len(ours)}: {_list(ours)}; give a model "
             "that was fine-tuned on this task"
         )
-    if _unnamed(theirs) and not _same(ours, theirs):
+    if unnamed(theirs, ours):
         LOG.warning(
             "%s has classes without names: taken in the order %s; say otherwise with %s", who, _list(ours), remedy
         )
         return None
-    places = {_plain(name): place for place, name in enumerate(theirs)}
-    unknown = [name for name in ours if _plain(name) not in places]
+    plain = _plain if len(set(map(_plain, ours))) == len(ours) else str
+    places = {plain(name): place for place, name in enumerate(theirs)}
+    unknown = [name for name in ours if plain(name) not in places]
     if unknown or len(places) < len(theirs):
         raise ModelError(
             f"{who} has the classes {_list(theirs)}, expected {_list(ours)} (missing: {_list(unknown or ours)}). If "
             f"it only calls them otherwise, give the task's names in the order of its ids as {remedy}; "
             "else give a model of this task"
         )
-    order = [places[_plain(name)] for name in ours]
+    order = [places[plain(name)] for name in ours]
     if order == list(range(len(ours))):
         return None
     LOG.info("%s has its classes in the order %s: read in the order %s", who, _list(theirs), _list(ours))
     return order
+
+
+def unnamed(names: Sequence[str], ours: Sequence[str]) -> bool:
+    """Whether nobody has named a model's classes: LABEL_0 and so on, or bare numbers that are not ours too."""
+    if all(UNNAMED.fullmatch(name.lower()) for name in names):
+        return True
+    return all(name.isdecimal() for name in names) and set(names) != set(ours)
 
 
 def class_names(config: PreTrainedConfig) -> list[str]:
@@ -240,7 +248,7 @@ def _check_classes(config: PreTrainedConfig, task: Task, labels: Sequence[str], 
     if task.kind == "regression":
         fits = len(theirs) == 1
     else:
-        fits = len(theirs) == len(labels) and (_same(labels, theirs) or _unnamed(theirs))
+        fits = len(theirs) == len(labels) and (_same(labels, theirs) or unnamed(theirs, labels))
     if not fits:
         wanted = "one number" if task.kind == "regression" else _list(labels)
         raise ModelError(
@@ -251,10 +259,6 @@ def _check_classes(config: PreTrainedConfig, task: Task, labels: Sequence[str], 
 
 def _same(ours: Sequence[str], theirs: Sequence[str]) -> bool:
     return [_plain(name) for name in ours] == [_plain(name) for name in theirs]
-
-
-def _unnamed(names: Sequence[str]) -> bool:
-    return all(UNNAMED.fullmatch(name.lower()) for name in names)
 
 
 def _plain(name: str) -> str:

@@ -116,8 +116,8 @@ def locked_masks(
 
     Args:
         scoped: the prunable weights, whole (before the engine divides them), by name.
-        saved: keep masks that stood beside the model; None: its zeros are locked. Masks of weights outside the scope
-            are left out: a model for questions has no pooler.
+        saved: keep masks that stood beside the model; None: its zeros are locked, as are those of sparse tensors that
+            it has no mask for. Masks of weights outside the scope are left out: a model for questions has no pooler.
         drawn: names that the model's file lacked; never locked, for their values mean nothing yet.
 
     Returns:
@@ -132,9 +132,11 @@ def locked_masks(
         keep, origin = zeros_of(read), "the weights that are zero"
     else:
         keep, origin = {name: saved[name] for name in read if name in saved}, "what its masks.safetensors drops"
+        keep = _with_zeros_beside(keep, read)
         _check_masks(keep, {name: weight.shape for name, weight in read.items()})
         _check_dropped_are_zero(keep, read)
-        unused = sorted(saved.keys() - keep.keys())
+        _warn_of_kept_zeros(keep, read)
+        unused = sorted(saved.keys() - read.keys())
         if unused:
             LOG.info("saved masks of weights that this model does not have, or that were drawn: %s", ", ".join(unused))
     _check_zeros(keep)
@@ -143,6 +145,34 @@ def locked_masks(
     if dropped <= CHANCE * weights:
         LOG.warning("only %d of %d weights are zero: that is a dense model with zeros by accident", dropped, weights)
     return keep
+
+
+def _with_zeros_beside(keep: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks, and the zeros of tensors without one that are sparse themselves."""
+    found = {name: keep.get(name, mask) for name, mask in zeros_of(weights).items()}
+    beside = [name for name, mask in found.items() if name not in keep and _share_of_zeros(mask) > CHANCE]
+    if beside:
+        LOG.warning("no mask of %s, which %s zeros: these are locked too", ", ".join(beside), _has(beside))
+    return {name: mask for name, mask in found.items() if name in keep or name in beside}
+
+
+def _warn_of_kept_zeros(keep: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    for name, mask in keep.items():
+        trained = mask & (weights[name].detach() == 0)
+        if int(torch.count_nonzero(trained)) > CHANCE * mask.numel():
+            LOG.warning(
+                "%s: %d weights are zero and its saved mask keeps them: they are trained, not locked",
+                name,
+                int(torch.count_nonzero(trained)),
+            )
+
+
+def _has(names: Collection[str]) -> str:
+    return "has" if len(names) == 1 else "have"
+
+
+def _share_of_zeros(keep: Tensor) -> float:
+    return 1.0 - int(torch.count_nonzero(keep)) / max(1, keep.numel())
 
 
 def _check_masks(keep: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:

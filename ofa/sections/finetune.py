@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from ofa.sections.base import Section
-from ofa.sections.training import TrainingConfig
+from ofa.sections.training import TrainingConfig, with_loss_weights
 
 
 class TaskConfig(Section):
@@ -133,6 +133,9 @@ class TaskObjectiveConfig(Section):
     """Softens both distributions; the loss is multiplied by its square."""
 
 
+DEFAULT_EPOCHS = 3.0
+
+
 class TaskScheduleConfig(Section):
     """How long, and the learning rate on the way: warm-up from 0, then linear to 0 or constant."""
 
@@ -147,6 +150,14 @@ class TaskScheduleConfig(Section):
 
     decay: Literal["linear", "constant"] = "linear"
     """What follows the warm-up: linear decay to 0 at the last step, or the peak."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _some_length(cls, values: Any) -> Any:
+        """The default is filled in, so that the resolved config says how long."""
+        if isinstance(values, dict) and values.get("epochs") is None and values.get("total_steps") is None:
+            return {**values, "epochs": DEFAULT_EPOCHS}
+        return values
 
     @model_validator(mode="after")
     def _one_length(self) -> TaskScheduleConfig:
@@ -181,18 +192,20 @@ class FinetuneConfig(TrainingConfig):
 
     PLACES: ClassVar[dict[str, Any]] = {"task": {"path", "dataset"}, "teacher": {"cache"}}
 
+    @property
+    def most_checkpoints(self) -> int:
+        """Also the best one."""
+        return super().most_checkpoints + 1
+
+    @property
+    def has_masks(self) -> bool:
+        """Also those of a lock."""
+        return super().has_masks or self.lock
+
     @model_validator(mode="before")
     @classmethod
     def _weights_follow_the_teacher(cls, values: Any) -> Any:
-        """Fill the objective's null weights, so that the resolved config says what was run."""
-        if not isinstance(values, dict) or not isinstance(values.get("objective", {}), dict):
-            return values
-        objective = dict(values.get("objective", {}))
-        has_teacher = values.get("teacher") is not None
-        for key, default in (("ce_weight", 0.0 if has_teacher else 1.0), ("kd_weight", 1.0 if has_teacher else 0.0)):
-            if objective.get(key) is None:
-                objective[key] = default
-        return {**values, "objective": objective}
+        return with_loss_weights(values, taught=(0.0, 1.0))
 
     @model_validator(mode="after")
     def _sections_fit(self) -> FinetuneConfig:

@@ -10,7 +10,7 @@ from ofa.sections.base import Section
 from ofa.sections.data import DataConfig
 from ofa.sections.model import ModelConfig, ObjectiveConfig, TeacherConfig
 from ofa.sections.schedule import ScheduleConfig
-from ofa.sections.training import TrainingConfig
+from ofa.sections.training import TrainingConfig, with_loss_weights
 
 
 class EvaluateConfig(Section):
@@ -46,15 +46,7 @@ class RunConfig(TrainingConfig):
     @model_validator(mode="before")
     @classmethod
     def _weights_follow_the_teacher(cls, values: Any) -> Any:
-        """Fill the objective's null weights, so that the resolved config says what was run."""
-        if not isinstance(values, dict) or not isinstance(values.get("objective", {}), dict):
-            return values
-        objective = dict(values.get("objective", {}))
-        has_teacher = values.get("teacher") is not None
-        for key, default in (("ce_weight", 0.5 if has_teacher else 1.0), ("kd_weight", 0.5 if has_teacher else 0.0)):
-            if objective.get(key) is None:
-                objective[key] = default
-        return {**values, "objective": objective}
+        return with_loss_weights(values, taught=(0.5, 0.5))
 
     @model_validator(mode="after")
     def _sections_fit(self) -> RunConfig:

@@ -77,6 +77,16 @@ class TrainingConfig(Section):
         """Step whose weights come back at every refresh; None: they never do."""
         return None
 
+    @property
+    def most_checkpoints(self) -> int:
+        """That are on disk at a time: the newest, those that are needed for longer, and one that is being written."""
+        return self.checkpoint.keep_last + 1 + (self.rewind_target is not None)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether a checkpoint holds masks."""
+        return self.pruning is not None
+
     def fingerprint(self) -> str:
         """sha256 of everything that decides the result."""
         return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()
@@ -90,6 +100,23 @@ class TrainingConfig(Section):
         for section, key in DIVISION:
             del values[section][key]
         return values
+
+
+def with_loss_weights(values: Any, *, taught: tuple[float, float]) -> Any:
+    """A raw config whose objective's null weights are filled, so that the resolved one says what was run.
+
+    Args:
+        values: as they were read.
+        taught: ce_weight and kd_weight with a teacher; without one they are 1 and 0.
+    """
+    if not isinstance(values, dict) or not isinstance(values.get("objective", {}), dict):
+        return values
+    objective = dict(values.get("objective", {}))
+    weights = taught if values.get("teacher") is not None else (1.0, 0.0)
+    for key, default in zip(("ce_weight", "kd_weight"), weights, strict=True):
+        if objective.get(key) is None:
+            objective[key] = default
+    return {**values, "objective": objective}
 
 
 def division(dumped: dict[str, Any]) -> dict[str, Any]:

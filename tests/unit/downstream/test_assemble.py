@@ -11,7 +11,7 @@ from ofa.downstream.assemble import FinetuningRun
 from ofa.journal import NotFinite
 from ofa.run_folder import RunFolder
 
-NOT_ASKED = ("module", "engine", "teacher", "pruner", "journal", "progress", "guard", "loader", "dense_teacher")
+NOT_ASKED = ("module", "engine", "teacher", "pruner", "journal", "progress", "guard", "loader")
 PRUNING = {"sparsity": 0.5, "ramp_end": 20, "end": 25, "frequency": 5}
 
 
@@ -42,7 +42,6 @@ def run(tmp_path):
             data=SimpleNamespace(task=TASKS["mrpc"]),
             schedule=None,
             patterns={},
-            teacher_order=None,
             **dict.fromkeys(NOT_ASKED),
         )
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,7 @@ from ofa.config import FinetuneConfig, TaskConfig
 from ofa.data.tasks import task_for
 from ofa.downstream import taught
 from ofa.downstream.task_data import Split, TaskData
-from ofa.downstream.taught import OUTPUTS_FILE, cached
+from ofa.downstream.taught import OUTPUTS_FILE, cached, warn_of_a_bad_teacher
 from ofa.models.task_training import TaskTeacher, TaughtRows
 from tests.task_parts import KINDS, batch_of, random_rows, small_model, tokenizer
 
@@ -140,3 +141,15 @@ def test_rows_of_one_token_each_are_no_rows_with_one_output(ask):
     kept = ask(teacher("tokens"), kind="tokens", rows=single)
     batch, _ = batch_of(single, "tokens")
     assert kept.targets(batch).shape == (3, 1, 3)
+
+
+def test_a_teacher_that_is_worse_than_one_class_for_all_is_called_out(caplog):
+    """OFA-20: classes without names are taken in order; a wrong order must not go unseen."""
+    caplog.set_level("INFO", logger="ofa")
+    labels = np.array([0] * 6 + [1] * 4)
+    rows = SimpleNamespace(labels=labels)
+    data = SimpleNamespace(train=SimpleNamespace(rows=rows))
+    warn_of_a_bad_teacher(labels, data)
+    assert "right on 100.0 % of the training rows" in caplog.text and "another order" not in caplog.text
+    warn_of_a_bad_teacher(1 - labels, data)
+    assert "less than the most frequent class for all (60.0 %)" in caplog.text and "teacher.labels" in caplog.text

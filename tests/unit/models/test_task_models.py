@@ -310,3 +310,23 @@ def test_a_teacher_with_another_vocabulary_is_refused(folders):
     for words, count in (((*VOCABULARY[:-1], "other"), 26), ((*VOCABULARY, "more"), 27)):
         with pytest.raises(ModelError, match=rf"another vocabulary .*\({len(VOCABULARY)} and {count} entries; "):
             load_teacher(init, words=words)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "order"),
+    [
+        (["0", "1"], ["1", "0"], [1, 0]),
+        (["2", "1"], ["1", "2"], [1, 0]),
+        (["negative", "positive"], ["0", "1"], None),
+        (["a b", "ab"], ["ab", "a b"], [1, 0]),
+    ],
+)
+def test_classes_called_by_numbers_are_names_where_the_task_has_the_same(ours, theirs, order):
+    """OFA-20: an order of stars or of 0 and 1 is an order like any other."""
+    assert class_order(ours, theirs, "it") == order
+
+
+def test_a_head_for_the_same_numbers_in_another_order_is_refused(tmp_path):
+    save_model(tmp_path, small_model("bert", "classification", labels=["1", "2"]))
+    with pytest.raises(ModelError, match="put task.labels in that order"):
+        build_task_model(TaskModelConfig(init=str(tmp_path)), MNLI, ["2", "1"], seed=0)

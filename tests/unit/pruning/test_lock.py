@@ -238,3 +238,26 @@ def test_saved_masks_that_drop_living_weights_are_refused():
         keep["2.weight"][tuple(place)] = False
     with pytest.raises(LockError, match="2.weight: 3 weights are not zero although their saved mask drops them"):
         locked_masks(scoped, keep)
+
+
+def test_a_sparse_tensor_without_a_saved_mask_is_locked_by_its_zeros_and_a_dense_one_is_not(caplog):
+    """A mask file of part of the scope must not let the rest grow back."""
+    caplog.set_level("INFO", logger="ofa")
+    weights = {name: nn.Parameter(torch.randn(40, 40)) for name in ("masked", "sparse", "dense")}
+    masked, sparse = (torch.rand(40, 40) < 0.3 for _ in range(2))
+    with torch.no_grad():
+        weights["masked"].mul_(masked)
+        weights["sparse"].mul_(sparse)
+    keep = locked_masks(weights, {"masked": masked})
+    assert keep.keys() == {"masked", "sparse"} and torch.equal(keep["sparse"], sparse)
+    assert "no mask of sparse, which has zeros: these are locked too" in caplog.text
+
+
+def test_zeros_that_a_saved_mask_keeps_are_named(caplog):
+    weight = nn.Parameter(torch.randn(40, 40))
+    keep = torch.rand(40, 40) < 0.3
+    with torch.no_grad():
+        weight.mul_(keep)
+        weight[keep.nonzero()[:100].unbind(1)] = 0.0
+    assert torch.equal(locked_masks({"a": weight}, {"a": keep})["a"], keep)
+    assert "a: 100 weights are zero and its saved mask keeps them" in caplog.text

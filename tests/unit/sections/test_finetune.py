@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ofa.config import ConfigError, FinetuneConfig, parse
+from ofa.config import ConfigError, FinetuneConfig, load, parse
 
 VALUES = {
     "model": {"init": "runs/base/model"},
@@ -83,3 +83,10 @@ def test_where_data_are_and_how_work_is_divided_is_not_what_is_trained():
     assert all(config_of(**change).fingerprint() == one for change in same)
     for change in ({"seed": 1}, {"lock": False}, {"task": {"max_length": 64}}, {"evaluate": {"every": 7}}):
         assert config_of(**TEACHER, **change).fingerprint() != one, change
+
+
+def test_a_fine_tuning_run_has_room_for_its_best_checkpoint_too():
+    """The best one stays beside the newest, and a new one is written before an old one goes."""
+    config = load(FinetuneConfig, "tiny/finetune.json")
+    assert config.most_checkpoints == config.checkpoint.keep_last + 2 and config.has_masks
+    assert not load(FinetuneConfig, "tiny/finetune_teacher.json").has_masks

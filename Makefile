@@ -21,7 +21,10 @@ pretrain: $(VENV)/installed
 	$(RUN) launch/pretrain.py --config tiny/ofa_90.json
 	$(RUN) launch/verify.py runs/tiny/ofa_90 --expect-sparsity 0.9
 
-finetune: pretrain
+runs/tiny/ofa_90/model/recipe.json:
+	$(MAKE) pretrain
+
+finetune: $(VENV)/installed runs/tiny/ofa_90/model/recipe.json
 	$(RUN) launch/finetune.py --config tiny/finetune.json --with-teacher
 	$(RUN) launch/verify.py runs/tiny/finetune --same-zeros-as runs/tiny/ofa_90
 

@@ -55,6 +55,7 @@ def teacher_config() -> str | None:
     if CONFIG.teacher is None:
         raise config.ConfigError(f"--with-teacher: {OPTIONS.config} has no teacher section")
     if (Path(CONFIG.teacher.init) / "config.json").is_file():
+        print(f"teacher: {CONFIG.teacher.init} is there already and serves as it is; remove its run to make it anew")
         return None
     name = config.config_that_makes(CONFIG.teacher.init)
     if name is None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from ofa.data import counter
 from ofa.data.task_records import Record, read_records, source_of, value_of
 from ofa.data.task_squad import Answer, Question, question_of
 from ofa.data.tasks import Task, TaskError
@@ -74,11 +74,11 @@ def read_split(task: Task, config: TaskConfig, split: str) -> Examples:
     labelled = not (split.startswith("test") and task.files)
     limit = config.train_rows if split == "train" else config.validation_rows if _is_validation(split) else None
     if task.kind == "questions":
-        found = _questions(task, islice(records, limit), labelled)
+        found = _questions(task, _part(records, limit, split), labelled)
     else:
         assert task.labels or task.kind == "regression" or split == "train", "the training split says the classes"
         rows = _with_labels(records, task, config, counts) if labelled else ((record, None) for record in records)
-        found = (_words if task.kind == "tokens" else _texts)(task, config, list(islice(rows, limit)))
+        found = (_words if task.kind == "tokens" else _texts)(task, config, _part(rows, limit, split))
     dropped = sum(counts.values())
     aside = f" ({dropped} were left out)" if dropped else ""
     where = f"{source_of(task, config)}: the {split} split"
@@ -91,6 +91,19 @@ def read_split(task: Task, config: TaskConfig, split: str) -> Examples:
         only = ", ".join(found.class_names)
         raise TaskError(f"{where} has one class only: {only}; add examples of others, or name all in task.labels")
     return replace(found, dropped=dropped)
+
+
+T = TypeVar("T")
+
+
+def _part(rows: Iterable[T], limit: int | None, split: str) -> list[T]:
+    """All rows, or `limit` of them in their order: a random part, since files are often sorted by class; always the
+    same one."""
+    every = list(rows)
+    if limit is None or limit >= len(every):
+        return every
+    chosen = np.sort(counter.permutation(counter.key(0, "part", split), len(every))[:limit])
+    return [every[place] for place in chosen]
 
 
 Label = str | float | list[str]
@@ -129,7 +142,7 @@ def _words(task: Task, config: TaskConfig, rows: list[_Row]) -> Examples:
     return Examples(ids=_ids(rows), labels=numbers, class_names=classes, words=words)
 
 
-def _questions(task: Task, records: Iterator[Record], labelled: bool) -> Examples:
+def _questions(task: Task, records: Iterable[Record], labelled: bool) -> Examples:
     found: dict[str, Question] = {}
     for record in records:
         one = question_of(record.values, record.where, labelled=labelled, unanswerable=task.unanswerable)

@@ -62,7 +62,7 @@ class TaskConfig(Section):
     """Tokens that windows of one context share (questions)."""
 
     train_rows: int | None = Field(default=None, gt=0)
-    """Examples used, from the first; null: all of them."""
+    """Examples used: a random part of the split, always the same; null: all of them."""
 
     validation_rows: int | None = Field(default=None, gt=0)
     """The same for the validation split."""

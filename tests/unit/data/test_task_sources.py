@@ -253,8 +253,19 @@ def test_other_labels_are_dropped_and_counted_before_rows_are(tmp_path):
     rows = "".join(f"t{number},{'abc'[number % 3]}\n" for number in range(9))
     write(tmp_path, "text,label\n" + rows, "train.csv")
     found = read(path=str(tmp_path), labels=["c", "a"], other_labels="drop", train_rows=4)
-    assert found.texts == ["t0", "t2", "t3", "t5"] and found.labels.tolist() == [1, 0, 1, 0] and found.dropped == 2
-    assert found.class_names == ("c", "a")
+    numbers = [int(text[1:]) for text in found.texts]
+    assert len(numbers) == 4 and numbers == sorted(numbers) and not any(number % 3 == 1 for number in numbers)
+    assert found.labels.tolist() == [int(number % 3 == 0) for number in numbers]
+    assert found.dropped == 3 and found.class_names == ("c", "a")
+
+
+def test_a_part_of_a_split_is_a_random_one_and_always_the_same(tmp_path):
+    """Files are often sorted by class: their beginning would hold one of them."""
+    rows = "".join(f"t{number},{'ab'[number >= 100]}\n" for number in range(200))
+    write(tmp_path, "text,label\n" + rows, "train.csv")
+    found = read(path=str(tmp_path), train_rows=40)
+    assert 10 <= found.labels.sum() <= 30 and found.texts != read(path=str(tmp_path)).texts[:40]
+    assert found.texts == read(path=str(tmp_path), train_rows=40).texts
 
 
 def test_broken_lines_of_one_published_file_are_counted(tmp_path):

@@ -7,11 +7,14 @@ of two configs.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from ofa.config import CHECKOUT, ConfigError, FinetuneConfig, RunConfig, TrainingConfig, differences, load, parse
+from ofa.data.task_files import check_files
+from ofa.data.tasks import task_for
+from ofa.models.place import check_place
 from ofa.run_folder import RunFolder, read_json
 from ofa.sweep.axes import SweepError
 
@@ -92,6 +95,31 @@ def chosen(cells: Sequence[Cell], pattern: str | None) -> list[Cell]:
                 "run it first, or choose it too"
             )
     return found
+
+
+def check_places(cells: Sequence[Cell], configs: Mapping[str, TrainingConfig]) -> None:
+    """Refuse a sweep whose models, data or task files are not there, as far as no other cell makes them.
+
+    Raises:
+        SweepError: with the cell's name, and what to do.
+    """
+    made = {str(cell.folder.path / "model") for cell in cells}
+    for cell in cells:
+        config = configs[cell.name]
+        try:
+            for init in _inits(config):
+                if init not in made and not cell.is_done():
+                    check_place(init)
+            if isinstance(config, FinetuneConfig) and not cell.is_done():
+                check_files(task_for(config.task), config.task)
+        except ValueError as error:
+            raise SweepError(f"cell {cell.name}: {error}") from None
+
+
+def _inits(config: TrainingConfig) -> list[str]:
+    assert isinstance(config, RunConfig | FinetuneConfig)
+    inits = (config.model.init, config.teacher.init if config.teacher else None)
+    return [init for init in inits if init is not None]
 
 
 def _check_begun(cell: Cell, config: TrainingConfig) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ofa.config import SweepConfig
 from ofa.run_folder import RunFolder, commit, write_json
-from ofa.sweep.cells import check, chosen
+from ofa.sweep.cells import check, check_places, chosen
 from ofa.sweep.findings import show, write_findings
 from ofa.sweep.jobs import JobStarter
 from ofa.sweep.local import LocalStarter
@@ -51,6 +51,7 @@ def sweep(
     own.acquire()
     try:
         starter = JobStarter(folder / "jobs", config.slurm, workers or ALL_AT_ONCE) if slurm else None
+        check_places(todo, configs)
         write_json(own.config, _record(config))
         arguments = [] if limit is None else ["--time-limit", str(max(1, round(limit)))]
         running = Sweep(

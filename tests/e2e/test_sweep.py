@@ -117,6 +117,7 @@ def test_a_dry_run_prints_the_commands_and_leaves_no_trace(project):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--config", "tiny/sweep.json"], ["cell sparsity=0.8-seed=1: model folder runs/tiny", "make it with"]),
         (["--config", "quick.json"], ["pre-trains a model: use it with launch/pretrain.py"]),
         (["--config", "tiny/sweep.json", "--set", "cels=[]"], ["unknown key cels; did you mean cells?"]),
         (["--config", "tiny/sweep.json", "--set", "grid.optimizer={}"], ["grid.optimizer", "list"]),

@@ -20,7 +20,7 @@ from ofa.data.ahead import step_batches
 from ofa.data.plan import accumulation, rank_positions
 from ofa.data.task_plan import TaskPlan, total_steps
 from ofa.data.task_rows import IGNORED, TaskRows
-from ofa.data.tasks import Kind
+from ofa.data.tasks import Kind, TaskError
 from ofa.data.tensors import Tensors
 
 WIDTH = 8
@@ -81,6 +81,10 @@ class TaskBatcher:
             before = np.concatenate([[0], np.cumsum(labelled, dtype=np.int64)])
             self._counted = before[self._starts + rows.lengths] - before[self._starts]
 
+    def empty_rows(self) -> np.ndarray:
+        """Numbers of the rows in which nothing counts."""
+        return np.flatnonzero(self._counted == 0)
+
     def totals(self, row_ids: np.ndarray) -> TaskTotals:
         """Counts over `row_ids`, int64 [n]."""
         return TaskTotals(int(self._counted[row_ids].sum()), int(self._rows.lengths[row_ids].sum()))
@@ -115,7 +119,7 @@ class TaskLoader:
     """The training batches of one rank.
 
     With a CUDA `device`, batches arrive on it, copied one step ahead. Raises PlanError where the batch sizes do not
-    divide.
+    divide, TaskError for rows in which nothing counts.
     """
 
     def __init__(
@@ -139,6 +143,12 @@ class TaskLoader:
         self._workers, self._device = workers, torch.device(device)
         self._plan = TaskPlan(rows.lengths, batch.global_size, seed)
         self._batcher = TaskBatcher(rows, kind, pad_id)
+        empty = self._batcher.empty_rows()
+        if len(empty):
+            raise TaskError(
+                f"{len(empty)} training rows have no word with a label and a token, first number {empty[0]}: a batch "
+                "of such rows has nothing to learn; remove them"
+            )
 
     def total_steps(self, epochs: float) -> int:
         """Steps of `epochs` passes over the rows, rounded up."""

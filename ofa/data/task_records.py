@@ -113,15 +113,19 @@ _Values = Iterator[tuple[str, dict[str, Any]]]
 
 
 def _read_tsv(file: Iterable[str], task: Task, path: Path, counts: Counter[str]) -> _Values:
-    """Cells as they are: in this format a quote is a character like any other."""
+    """In a published file cells are as they are, a quote is a character like any other, and further cells may stand at
+    the end of a line; a user's own is CSV with tabs, as tables are written."""
+    if not task.files:
+        yield from _read_csv(file, task, path, counts, delimiter="\t")
+        return
     rows = ((number, line.rstrip("\r\n").split("\t")) for number, line in enumerate(file, start=1) if line.strip())
-    return _table(rows, task, path, counts)
+    yield from _table(rows, task, path, counts)
 
 
-def _read_csv(file: Iterable[str], task: Task, path: Path, counts: Counter[str]) -> _Values:
+def _read_csv(file: Iterable[str], task: Task, path: Path, counts: Counter[str], *, delimiter: str = ",") -> _Values:
     """Cells that may be quoted; a record of several lines is named by its last."""
     csv.field_size_limit(_CELL)
-    reader = csv.reader(file, strict=True)
+    reader = csv.reader(file, strict=True, delimiter=delimiter)
     try:
         yield from _table(((reader.line_num, cells) for cells in reader if cells), task, path, counts, exact=True)
     except csv.Error as error:

@@ -134,6 +134,8 @@ def _words(task: Task, config: TaskConfig, rows: list[_Row]) -> Examples:
     words = [_listed(column, record) for record, _ in rows]
     names: list[str] = []
     for (record, label), own in zip(rows, words, strict=True):
+        if not own:
+            raise TaskError(f"{record.where}: no words; remove it")  # a batch of such rows would have nothing to learn
         labels = label if isinstance(label, list) else []
         if label is not None and len(labels) != len(own):
             raise TaskError(f"{record.where}: {len(own)} words and {len(labels)} labels; every word needs one")

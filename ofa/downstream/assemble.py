@@ -18,7 +18,7 @@ from ofa.cost import size_of
 from ofa.data.task_batches import TaskLoader
 from ofa.data.task_plan import total_steps
 from ofa.downstream.evaluation import evaluate_split
-from ofa.downstream.task_data import TaskData, open_task_data
+from ofa.downstream.task_data import TaskData, check_ranks_agree, open_task_data
 from ofa.downstream.taught import cached, warn_of_a_bad_teacher
 from ofa.export.masks_file import MASKS_FILE, read_masks, read_patterns
 from ofa.export.recipe_file import Parent
@@ -111,6 +111,7 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
         ValueError: of many kinds, each saying what does not fit.
     """
     data = open_task_data(config)
+    check_ranks_agree(dist.gather_objects(data.fingerprint))
     for split in (data.train, data.validation):
         LOG.info("%s", split.in_words(data.task))
     task = data.task

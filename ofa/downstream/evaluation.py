@@ -20,7 +20,7 @@ from ofa.data.task_batches import TaskBatch, evaluation_batches
 from ofa.data.task_rows import IGNORED, TaskRows
 from ofa.data.tasks import Kind, Task
 from ofa.downstream.answers import Answers, find_answers, withheld
-from ofa.downstream.scores import check_finite, decisions, labelled_words, score
+from ofa.downstream.scores import ScoreError, check_finite, decisions, labelled_words, score
 from ofa.downstream.squad import score_v1, score_v2
 from ofa.downstream.task_data import OpenTask, Split
 
@@ -170,7 +170,15 @@ def _real(outputs: Tensor, batch: TaskBatch, kind: Kind) -> Tensor:
 
 
 def _in_order(pieces: list[tuple[np.ndarray, np.ndarray]], rows: TaskRows, kind: Kind) -> np.ndarray:
-    """One array out of batches of rows in any order."""
+    """One array out of batches of rows in any order.
+
+    Raises:
+        ScoreError: a row is missing or there twice: ranks read different data.
+    """
+    came = np.concatenate([row_ids for row_ids, _ in pieces])
+    if len(came) != len(rows) or len(np.unique(came)) != len(rows):
+        found = len(np.unique(came))
+        raise ScoreError(f"outputs of {found} rows came together, expected {len(rows)}: ranks have read other data")
     first = pieces[0][1]
     if kind not in ("tokens", "questions"):
         whole = np.empty((len(rows), *first.shape[1:]), dtype=np.float32)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from ofa.config import FinetuneConfig, TaskConfig, parse
 from ofa.data.task_rows import TaskRows, encode, fingerprint
 from ofa.data.task_sources import Examples, read_split
-from ofa.data.tasks import NoSplitError, Task, task_for
+from ofa.data.tasks import NoSplitError, Task, TaskError, task_for
 from ofa.export.hf import TOKENIZER_FILES
 from ofa.models.adapters import adapter_for
 from ofa.models.build import load_tokenizer, read_config
@@ -155,6 +156,30 @@ def _opened(task_config: str, init: str) -> TaskData:
     if train.examples.class_names:
         task = replace(task, labels=train.examples.class_names)
     validation = read_encoded(task, config, "validation", tokenizer)
-    parts = [fingerprint(train.rows, validation.rows), *task.labels]
+    parts = [fingerprint(train.rows, validation.rows), *task.labels, *_scored_by(validation.examples)]
     whole = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return TaskData(config, task, tokenizer, train, validation, whole)
+
+
+def check_ranks_agree(fingerprints: Sequence[str]) -> None:
+    """Hold what ranks have read, each by itself, against each other: other rows would give other divisors and other
+    numbers of collective calls.
+
+    Args:
+        fingerprints: of each rank's data, by rank.
+
+    Raises:
+        TaskError: on every rank alike, naming the ranks that differ from the first.
+    """
+    other = [str(rank) for rank, one in enumerate(fingerprints) if one != fingerprints[0]]
+    if other:
+        raise TaskError(
+            f"rank{'s' * (len(other) > 1)} {', '.join(other)} read other task data than rank 0: the files or the "
+            "tokenizer differ between machines; give all of them the same"
+        )
+
+
+def _scored_by(examples: Examples) -> Iterator[str]:
+    """What decides scores and stands in no row: the gold answers of questions."""
+    for key, answers in zip(examples.ids, examples.answers or [], strict=False):
+        yield json.dumps([key, [answer.text for answer in answers]])

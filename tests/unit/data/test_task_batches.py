@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ofa.config import BatchConfig
 from ofa.data.task_batches import TaskBatcher, TaskLoader, evaluation_batches
 from ofa.data.task_rows import IGNORED, TaskRows
+from ofa.data.tasks import TaskError
 
 PAD = 77
 KINDS = ("classification", "regression", "tokens", "questions")
@@ -161,3 +162,12 @@ def test_on_cuda_batches_arrive_on_the_device():
     found = list(loader(rows, device="cuda").batches(0, 6))
     assert all(tensor.is_cuda for _, batches in found for batch in batches for tensor in batch.tensors())
     assert [plain(step) for step in found] == [plain(step) for step in loader(rows).batches(0, 6)]
+
+
+def test_rows_in_which_nothing_counts_are_refused():
+    """Length grouping would put them into one batch, whose loss divides by nothing."""
+    labels = np.array([1, IGNORED, IGNORED, IGNORED, IGNORED, 2], dtype=np.int64)
+    one = np.ones(6, dtype=np.int32)
+    rows = TaskRows(one, np.zeros(6, dtype=np.int8), np.array([2, 2, 2]), labels, np.arange(3))
+    with pytest.raises(TaskError, match="1 training rows have no word with a label and a token, first number 1"):
+        TaskLoader(rows, "tokens", 0, BatchConfig(global_size=1, micro_size=1), seed=0)

@@ -276,9 +276,9 @@ def test_broken_lines_of_one_published_file_are_counted(tmp_path):
 
 
 def test_words_come_as_lists_or_parted_by_spaces(tmp_path):
-    write(tmp_path, '{"text": ["a", "b c"], "label": ["N", "V"]}\n{"text": [], "label": []}\n', "train.jsonl")
+    write(tmp_path, '{"text": ["a", "b c"], "label": ["N", "V"]}\n', "train.jsonl")
     found = read(name="token_classification", path=str(tmp_path))
-    assert found.words == [["a", "b c"], []] and found.labels.tolist() == [0, 1] and found.class_names == ("N", "V")
+    assert found.words == [["a", "b c"]] and found.labels.tolist() == [0, 1] and found.class_names == ("N", "V")
     write(tmp_path, "text\tlabel\na  b\tV N\n", "other.tsv")
     found = read(name="token_classification", path=str(tmp_path), train=["other.tsv"])
     assert found.words == [["a", "b"]] and found.labels.tolist() == [1, 0]
@@ -437,3 +437,21 @@ def test_bad_questions_are_refused(tmp_path, text, message):
     write(tmp_path, text, "train-v1.1.json")
     with pytest.raises(TaskError, match=message):
         read(name="squad", path=str(tmp_path))
+
+
+def test_a_users_tsv_is_a_table_with_tabs(tmp_path):
+    """A cell too many would move the label into the next column's place; quotes are those of whoever wrote it."""
+    write(tmp_path, 'text\tlabel\n"a ""b""\tc"\tx\nd\ty\n', "train.tsv")
+    assert read(path=str(tmp_path)).texts == ['a "b"\tc', "d"]
+    write(tmp_path, "text\tlabel\na\tx\nthis is\tbad\ty\n", "train.tsv")
+    with pytest.raises(TaskError, match="train.tsv, line 3: 3 columns, expected 2"):
+        read(path=str(tmp_path))
+
+
+def test_an_example_without_words_is_refused(tmp_path):
+    """Batches of such rows would have no label to divide by."""
+    lines = [{"words": ["a"], "tags": ["X"]}, {"words": [], "tags": []}, {"words": ["b"], "tags": ["Y"]}]
+    write(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "train.jsonl")
+    config = TaskConfig(name="token_classification", path=str(tmp_path), text_column="words", label_column="tags")
+    with pytest.raises(TaskError, match="line 2: no words; remove it"):
+        read_split(task_for(config), config, "train")

@@ -14,7 +14,7 @@ from ofa.data.task_rows import IGNORED, encode
 from ofa.data.task_sources import Examples
 from ofa.data.task_squad import Answer
 from ofa.data.tasks import task_for
-from ofa.downstream.evaluation import decided, evaluate_split, label_loss, predict, scored
+from ofa.downstream.evaluation import _in_order, decided, evaluate_split, label_loss, predict, scored
 from ofa.downstream.scores import ScoreError
 from ofa.downstream.task_data import Split, TaskData
 from ofa.models.task_training import TaskTraining
@@ -195,3 +195,12 @@ def test_a_question_may_have_no_answer():
     assert found.answers.predictions == {"q0": "the red", "q1": "blue", "q2": ""}
     assert (found.scores["exact_match"], found.scores["f1"]) == (100.0, 100.0) and "exact" not in found.scores
     assert set(data.task.metrics) < set(found.scores)
+
+
+def test_rows_that_no_rank_has_are_noticed():
+    """Ranks that read different files would otherwise leave memory in the outputs that nobody wrote."""
+    rows = random_rows("classification", 3)
+    one = np.zeros((1, 2), dtype=np.float32)
+    for came in ([0, 1], [0, 1, 1]):
+        with pytest.raises(ScoreError, match="of 2 rows came together, expected 3"):
+            _in_order([(np.array([row]), one) for row in came], rows, "classification")

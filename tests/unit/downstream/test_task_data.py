@@ -10,7 +10,7 @@ import pytest
 
 from ofa.config import FinetuneConfig
 from ofa.data.tasks import TaskError
-from ofa.downstream.task_data import open_task_data, tokenizer_folder
+from ofa.downstream.task_data import check_ranks_agree, open_task_data, tokenizer_folder
 from ofa.models.place import ModelError
 from tests.task_parts import ARCHITECTURES, VOCABULARY, save_model, small_model
 
@@ -180,3 +180,9 @@ def test_the_tokenizers_files_are_the_models_own_where_it_has_a_folder(mnli, bas
     assert not (tmp_path / "copy").exists()
     assert tokenizer_folder("someone/model", tokenizer, tmp_path / "copy") == tmp_path / "copy"
     assert json.loads((tmp_path / "copy" / "tokenizer.json").read_text())["model"]["vocab"]["red"] == 5
+
+
+def test_ranks_that_read_other_data_are_named():
+    check_ranks_agree(["a", "a"])
+    with pytest.raises(TaskError, match="ranks 1, 3 read other task data than rank 0"):
+        check_ranks_agree(["a", "b", "a", "c"])

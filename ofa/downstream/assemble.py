@@ -122,7 +122,7 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
     loader = TaskLoader(
         data.train.rows,
         task.kind,
-        _pad(data),
+        data.pad_id,
         config.batch,
         config.seed,
         rank=dist.rank(),
@@ -222,9 +222,3 @@ def _flops_per_token(model: PreTrainedModel, data: TaskData, teacher: PreTrained
     lengths = data.train.rows.lengths.astype(float)
     own = float((lengths**2).sum() / lengths.sum())
     return flops.train_flops(shape(model.config), own, 0.0, shape(teacher.config) if teacher else None, 0.0)
-
-
-def _pad(data: TaskData) -> int:
-    pad = data.tokenizer.pad_token_id
-    assert isinstance(pad, int), "the tokenizer has no padding token"
-    return pad

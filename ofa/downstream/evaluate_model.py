@@ -245,10 +245,8 @@ def _scored(
             f"the tokenizer of {name} gives the id {highest}, and the model's vocabulary has {entries} entries: put "
             "the model's own tokenizer beside it"
         )
-    pad = opened.tokenizer.pad_token_id
-    assert isinstance(pad, int), "load_tokenizer refuses a tokenizer without padding"
     asked = TaskTeacher(model, opened.task.kind, order).to(dist.device())
-    outputs = predict(asked.targets, part.rows, opened.task.kind, pad_id=pad, micro_size=micro_size)
+    outputs = predict(asked.targets, part.rows, opened.task.kind, pad_id=opened.pad_id, micro_size=micro_size)
     return scored(opened, part, outputs)
 
 

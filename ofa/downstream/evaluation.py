@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -74,8 +73,7 @@ def evaluate_split(module: nn.Module, kind: Kind, data: OpenTask, split: Split, 
     """Score a `TaskTraining` on a split (a collective call); leaves it in the mode in which it was."""
     was_training = module.training
     module.eval()
-    pad = data.tokenizer.pad_token_id
-    outputs = predict(module, split.rows, kind, pad_id=_whole(pad), micro_size=micro_size)
+    outputs = predict(module, split.rows, kind, pad_id=data.pad_id, micro_size=micro_size)
     module.train(was_training)
     return scored(data, split, outputs)
 
@@ -194,8 +192,3 @@ def _in_order(pieces: list[tuple[np.ndarray, np.ndarray]], rows: TaskRows, kind:
             whole[starts[row] : starts[row] + length] = outputs[begin : begin + length]
             begin += length
     return whole
-
-
-def _whole(number: Any) -> int:
-    assert isinstance(number, int), "the tokenizer has no padding token"
-    return number

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 from transformers import PreTrainedTokenizerFast
 
@@ -61,6 +62,11 @@ class OpenTask:
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of their ids; none for regression and questions."""
         return self.task.labels
+
+    @property
+    def pad_id(self) -> int:
+        """Padding token, which `load_tokenizer` has seen to."""
+        return cast(int, self.tokenizer.pad_token_id)
 
     def read(self, split: str) -> Split:
         """A split.

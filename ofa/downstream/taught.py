@@ -59,10 +59,8 @@ def cached(
     values = dist.on_rank_zero(lambda: _read(path, key))
     if values is None:
         LOG.info("asking the teacher once for all %d training rows", len(data.train.rows))
-        pad = data.tokenizer.pad_token_id
-        assert isinstance(pad, int), "the tokenizer has no padding token"
         size = config.evaluate.micro_size or config.batch.micro_size
-        values = predict(teacher.targets, data.train.rows, data.task.kind, pad_id=pad, micro_size=size)
+        values = predict(teacher.targets, data.train.rows, data.task.kind, pad_id=data.pad_id, micro_size=size)
         if dist.rank() == 0:
             write_bytes(path, safetensors.numpy.save({VALUES: values}, metadata={KEY: key}))
     return _taught(values, data.task.kind, data.train.rows)

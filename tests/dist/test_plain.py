@@ -6,6 +6,8 @@ import pytest
 
 from tests import processes
 
+pytestmark = pytest.mark.slow
+
 WORKER = Path(__file__).with_name("plain_worker.py")
 
 

@@ -168,6 +168,7 @@ def test_two_ranks_score_every_kind_alike(tasks, finetuned, kind):
     assert scores(two) == pytest.approx(scores(finetuned(kind, *EXACT)), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_zero_3_on_two_ranks_keeps_the_zeros(tasks, finetuned):
     """OFA-22, and evaluation with a last batch that only one rank has."""
     pairs = (*EXACT, "engine.zero_stage=3", "evaluate.micro_size=8")
@@ -176,6 +177,7 @@ def test_zero_3_on_two_ranks_keeps_the_zeros(tasks, finetuned):
     assert scores(two) == pytest.approx(scores(finetuned("questions", *EXACT)), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_bf16_keeps_the_zeros(tasks, finetuned):
     """OFA-21: the export is that of the fp32 masters."""
     run = finetuned("taught", "engine.precision=bf16", "optimizer.weight_decay=0.01", "optimizer.lr=3e-2")

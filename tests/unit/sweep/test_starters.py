@@ -15,6 +15,24 @@ from ofa.sweep.jobs import Job
 from ofa.sweep.local import LocalStarter
 
 
+def held(run):
+    """The run, whose process stands still until it is let go: the kernel shows an environment from a moment after the
+    start until the end."""
+    until = time.monotonic() + 10
+    while not environment_of(run) and time.monotonic() < until:
+        pass
+    os.kill(run._process.pid, signal.SIGSTOP)
+    return run
+
+
+def let_go(*runs):
+    """Let them end, which without data they do at once."""
+    for run in runs:
+        os.kill(run._process.pid, signal.SIGCONT)
+    while any(run.poll() is None for run in runs):
+        time.sleep(0.05)
+
+
 def environment_of(run):
     """What a process was started with."""
     text = Path(f"/proc/{run._process.pid}/environ").read_text()
@@ -34,14 +52,13 @@ def test_cells_side_by_side_have_their_own_threads_and_gpu(planned, monkeypatch,
     configs = check(list(cells.values()))
     starter, runs = LocalStarter(2), {}
     for name, running in (("seed=1", []), ("seed=2", ["seed=1"]), ("seed=3", ["seed=2"])):
-        runs[name] = starter.start(cells[name], configs[name], [], running)
+        runs[name] = held(starter.start(cells[name], configs[name], [], running))
     assert [environment_of(run)["CUDA_VISIBLE_DEVICES"] for run in runs.values()] == ["3", "5", "3"]
     threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
     for run in runs.values():
         assert environment_of(run)["OMP_NUM_THREADS"] == threads
         assert f"engine.threads={threads}" in command_of(run)
-    while any(run.poll() is None for run in runs.values()):
-        time.sleep(0.05)
+    let_go(*runs.values())
     assert [run.poll() for run in runs.values()] == [1, 1, 1]
 
 
@@ -50,12 +67,11 @@ def test_a_cell_alone_and_one_that_says_its_threads_are_left_as_they_are(planned
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     cells = planned(set={"engine.threads": 3}, grid={"seed": [1]})
     (cell,), configs = cells.values(), check(list(cells.values()))
-    alone = LocalStarter(1).start(cell, configs[cell.name], [], [])
-    beside = LocalStarter(2).start(cell, configs[cell.name], [], [])
+    alone = held(LocalStarter(1).start(cell, configs[cell.name], [], []))
+    beside = held(LocalStarter(2).start(cell, configs[cell.name], [], []))
     assert environment_of(alone)["OMP_NUM_THREADS"] == "7"
     assert [part for part in command_of(beside) if part.startswith("engine.threads")] == ["engine.threads=3"]
-    while alone.poll() is None or beside.poll() is None:
-        time.sleep(0.05)
+    let_go(alone, beside)
 
 
 SAVES = """

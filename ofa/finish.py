@@ -17,9 +17,8 @@ from ofa.export.recipe_file import describe_run
 from ofa.models.adapters import sparsities
 from ofa.models.build import load_teacher
 from ofa.models.pretraining import MaskedLanguageModeling
-from ofa.report import build_report
-from ofa.run_folder import RunFolder, read_json, versions, write_json
-from ofa.tables import result_table
+from ofa.report import build_report, show_result
+from ofa.run_folder import versions, write_json
 
 LOG = logging.getLogger(__name__)
 
@@ -46,13 +45,6 @@ def finish(run: PretrainingRun) -> None:
         build_report(run.folder.path)  # also over one that was asked for while the run went on
         show_result(run.folder)
     dist.barrier()
-
-
-def show_result(folder: RunFolder) -> None:
-    """Print a finished run's table; its report is made if it is not there yet."""
-    if not folder.report.is_file():
-        build_report(folder.path)
-    print(result_table(read_json(folder.result)))
 
 
 def _references(run: PretrainingRun) -> list[dict[str, Any]]:

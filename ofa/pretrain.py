@@ -6,11 +6,11 @@ from pathlib import Path
 
 from ofa.assemble import PretrainingRun, assemble
 from ofa.config import RunConfig
-from ofa.finish import finish, show_result
+from ofa.finish import finish
 from ofa.inputs import check_inputs
 from ofa.train import Kind, run_to_end
 
-PRETRAINING: Kind[RunConfig, PretrainingRun] = Kind(check_inputs, assemble, finish, show_result)
+PRETRAINING: Kind[RunConfig, PretrainingRun] = Kind(check_inputs, assemble, finish)
 
 
 def pretrain(

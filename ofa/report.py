@@ -18,7 +18,8 @@ from ofa.data.tasks import TASKS
 from ofa.export.words import pruning_method, pruning_target
 from ofa.files import write_text
 from ofa.report_data import ReportData, read_report_data
-from ofa.tables import Columns, result_cells, result_columns
+from ofa.run_folder import RunFolder, read_json
+from ofa.tables import Columns, result_cells, result_columns, result_table
 
 REPORT_FILE = "report.html"
 
@@ -64,6 +65,13 @@ def build_report(folder: str | Path, output: str | Path | None = None) -> Path:
     path = Path(output) if output else data.folder / REPORT_FILE
     write_text(path, page(data))
     return path
+
+
+def show_result(folder: RunFolder) -> None:
+    """Print a finished run's table; its report is made if it is not there yet."""
+    if not folder.report.is_file():
+        build_report(folder.path)
+    print(result_table(read_json(folder.result)))
 
 
 def page(data: ReportData) -> str:

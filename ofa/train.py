@@ -33,6 +33,7 @@ from ofa.models.compile import check_compiler
 from ofa.progress import start_logging, stop_logging
 from ofa.pruning.pruner import MaskChurn
 from ofa.recipe import Knobs
+from ofa.report import show_result
 from ofa.run import Run, Totals
 from ofa.run_folder import RunFolder, read_json
 from ofa.stop import StopAgreement, StopRequest
@@ -75,8 +76,6 @@ class Kind(Generic[ConfigT, RunT]):
     """From (config, folder, start, name=...) to the parts of the run (a collective call)."""
     finish: Callable[[RunT], None]
     """Export, score and report (a collective call)."""
-    show: Callable[[RunFolder], None]
-    """Print what a finished run has to say."""
 
 
 def run_to_end(
@@ -112,7 +111,7 @@ def run_to_end(
         if beginning.finished:
             if dist.rank() == 0:
                 print(f"{folder.path}: already finished")
-                kind.show(folder)
+                show_result(folder)
             return DONE
         if dist.rank() != 0:
             start_logging(folder.log, active=False)

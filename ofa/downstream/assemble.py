@@ -16,7 +16,6 @@ from ofa.checkpoint import Start
 from ofa.config import FinetuneConfig, ScheduleConfig
 from ofa.cost import size_of
 from ofa.data.task_batches import TaskLoader
-from ofa.data.task_plan import total_steps
 from ofa.downstream.evaluation import evaluate_split
 from ofa.downstream.task_data import TaskData, check_ranks_agree, open_task_data
 from ofa.downstream.taught import cached, warn_of_a_bad_teacher
@@ -44,8 +43,6 @@ class FinetuningRun(Run):
     """A run on a task's rows."""
 
     data: TaskData = field(kw_only=True)
-    schedule: ScheduleConfig = field(kw_only=True)
-    """With the number of steps that the epochs come to."""
     patterns: dict[str, str] = field(kw_only=True)
     """Of the locked masks, by parameter name, as the base's masks.safetensors says."""
     module: TaskTraining
@@ -129,7 +126,7 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
         world_size=dist.world_size(),
         device=dist.device(),
     )
-    schedule = _schedule(config, len(data.train.rows))
+    schedule = _schedule(config, loader)
     keep, patterns = _locked(config, scoped, built.drawn) if config.lock else ({}, {})
     teacher = None
     if config.teacher is not None:
@@ -148,7 +145,6 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
         folder=folder,
         data_fingerprint=data.fingerprint,
         data=data,
-        schedule=schedule,
         patterns=patterns,
         loader=loader,
         recipe=recipe,
@@ -201,14 +197,14 @@ def _locked(
     return keep, {name: patterns.get(name, "unstructured") for name in keep}
 
 
-def _schedule(config: FinetuneConfig, rows: int) -> ScheduleConfig:
+def _schedule(config: FinetuneConfig, loader: TaskLoader) -> ScheduleConfig:
     """The steps that the config's epochs come to.
 
     Raises:
         ValueError: pruning goes on after them.
     """
     asked = config.schedule
-    steps = asked.total_steps or total_steps(rows, config.batch.global_size, asked.epochs or 0.0)
+    steps = asked.total_steps or loader.total_steps(asked.epochs or 0.0)
     if config.pruning is not None and config.pruning.last_refresh >= steps:
         raise ValueError(
             f"the last refresh of the masks is at step {config.pruning.last_refresh} and the run has {steps} steps: "

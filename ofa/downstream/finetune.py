@@ -6,11 +6,11 @@ from pathlib import Path
 
 from ofa.config import FinetuneConfig
 from ofa.downstream.assemble import FinetuningRun, assemble
-from ofa.downstream.finish import finish, show_result
+from ofa.downstream.finish import finish
 from ofa.downstream.inputs import check_inputs
 from ofa.train import Kind, run_to_end
 
-FINETUNING: Kind[FinetuneConfig, FinetuningRun] = Kind(check_inputs, assemble, finish, show_result)
+FINETUNING: Kind[FinetuneConfig, FinetuningRun] = Kind(check_inputs, assemble, finish)
 
 
 def finetune(

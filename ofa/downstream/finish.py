@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from ofa import dist
 from ofa.downstream.assemble import FinetuningRun
-from ofa.downstream.evaluation import Scored, evaluate_split, scored
+from ofa.downstream.evaluation import Scored, evaluate_split, predict, scored
 from ofa.downstream.results import device_hours_of, result_row, table_row, write_row
 from ofa.downstream.task_data import Split, tokenizer_folder
 from ofa.downstream.write_predictions import write_predictions
@@ -25,10 +25,8 @@ from ofa.export.recipe_file import describe_run, fingerprint_of_file
 from ofa.models.adapters import scope
 from ofa.models.task_models import load_task_teacher
 from ofa.models.task_training import TaskTeacher, TaskTraining
-from ofa.pruning.mask_set import MaskSet
-from ofa.report import build_report
-from ofa.run_folder import RunFolder, read_json, versions, write_json
-from ofa.tables import result_table
+from ofa.report import build_report, show_result
+from ofa.run_folder import versions, write_json
 
 LOG = logging.getLogger(__name__)
 
@@ -50,7 +48,7 @@ def finish(run: FinetuningRun) -> None:
             exported.cpu(),
             tokenizer_folder(run.settings.model.init, run.data.tokenizer, run.folder.path / TOKENIZER),
             keep,
-            _recipe(run, step, keep, own),
+            _recipe(run, step, own),
         )
         for split in splits:
             write_predictions(run.folder.path / "predictions", run.data, split, own[split.name])
@@ -62,13 +60,6 @@ def finish(run: FinetuningRun) -> None:
         build_report(run.folder.path)
         show_result(run.folder)
     dist.barrier()
-
-
-def show_result(folder: RunFolder) -> None:
-    """Print a finished run's table; its report is made if it is not there yet."""
-    if not folder.report.is_file():
-        build_report(folder.path)
-    print(result_table(read_json(folder.result)))
 
 
 def _best_state(run: FinetuningRun) -> tuple[int, dict[str, Tensor]]:
@@ -93,8 +84,9 @@ def _references(run: FinetuningRun, exported: PreTrainedModel) -> list[dict[str,
         dense, order = load_task_teacher(
             run.settings.teacher, run.data.task, run.data.labels, run.data.tokenizer, run.settings.model.attention
         )
-        asked = TaskTeacher(dense, run.data.task.kind, order).to(dist.device())
-        rows.append(table_row("teacher", {split.name: _score(run, asked, split)}, dense))
+        asked, kind = TaskTeacher(dense, run.data.task.kind, order).to(dist.device()), run.data.task.kind
+        answers = predict(asked.targets, split.rows, kind, pad_id=run.data.pad_id, micro_size=run.micro_size)
+        rows.append(table_row("teacher", {split.name: scored(run.data, split, answers)}, dense))
     constant = _constant(run)
     if constant is not None:
         rows.append(table_row("floor: one answer for all", {split.name: scored(run.data, split, constant)}, None))
@@ -119,25 +111,14 @@ def _constant(run: FinetuningRun) -> np.ndarray | None:
     return np.tile(outputs, (len(rows.tokens) if kind == "tokens" else len(rows), 1))
 
 
-def _score(run: FinetuningRun, model: PreTrainedModel | TaskTeacher, split: Split) -> Scored:
+def _score(run: FinetuningRun, model: PreTrainedModel, split: Split) -> Scored:
     """The fp32 weights of a stock model on a split, whatever precision the run had."""
     kind = run.data.task.kind
-    module = _Asked(model) if isinstance(model, TaskTeacher) else TaskTraining(model, kind, run.settings.objective)
+    module = TaskTraining(model, kind, run.settings.objective)
     return evaluate_split(module.to(dist.device()), kind, run.data, split, micro_size=run.micro_size)
 
 
-class _Asked(nn.Module):
-    """A teacher as something that is scored: its classes are in the student's order."""
-
-    def __init__(self, teacher: TaskTeacher):
-        super().__init__()
-        self._teacher = teacher
-
-    def forward(self, batch: Any) -> Tensor:
-        return self._teacher.targets(batch)
-
-
-def _recipe(run: FinetuningRun, step: int, keep: Mapping[str, Tensor], own: Mapping[str, Scored]) -> dict[str, Any]:
+def _recipe(run: FinetuningRun, step: int, own: Mapping[str, Scored]) -> dict[str, Any]:
     """What recipe.json says: the steps that the epochs came to, what the exported step scores, and what is locked."""
     asked = run.settings.schedule.model_copy(update={"epochs": None, "total_steps": run.recipe.total_steps})
     recipe = describe_run(
@@ -151,9 +132,7 @@ def _recipe(run: FinetuningRun, step: int, keep: Mapping[str, Tensor], own: Mapp
     recipe["best_step"] = step
     recipe["scores"] = {split: found.scores for split, found in own.items() if found.scores}
     if run.settings.lock:
-        masks = MaskSet({name: mask.shape for name, mask in keep.items()})
-        masks.replace(keep)
-        recipe["lock"] = {"mask_hash": masks.hash(), "patterns": run.patterns}
+        recipe["lock"] = {"mask_hash": run.pruner.state_dict()["mask_hash"], "patterns": run.patterns}
     return recipe
 
 

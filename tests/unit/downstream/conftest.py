@@ -1,26 +1,17 @@
 """The real SQuAD v1.1 dev file (the data folder is named by OFA_TEST_DATA), and a small model."""
 
 import json
-import os
-import tarfile
-from pathlib import Path
 
 import pytest
 
+from tests.real_data import unpacked
 from tests.task_parts import save_model, small_model
-
-ARCHIVE = "squad_dev.tar.xz"
 
 
 @pytest.fixture(scope="session")
 def squad_dev(tmp_path_factory):
     """(golds, contexts, ids): id -> its gold answers and id -> its context, of 10,570 questions."""
-    archive = Path(os.environ.get("OFA_TEST_DATA", "")) / ARCHIVE
-    if "OFA_TEST_DATA" not in os.environ or not archive.is_file():
-        pytest.skip(f"OFA_TEST_DATA has no {ARCHIVE}")
-    folder = tmp_path_factory.mktemp("squad")
-    with tarfile.open(archive) as packed:
-        packed.extract("dev-v1.1.json", folder, filter="data")
+    folder = unpacked("squad_dev.tar.xz", tmp_path_factory.mktemp("squad"))
     golds, contexts = {}, {}
     for article in json.loads((folder / "dev-v1.1.json").read_text())["data"]:
         for paragraph in article["paragraphs"]:

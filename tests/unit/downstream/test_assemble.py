@@ -40,7 +40,6 @@ def run(tmp_path):
             parents=[],
             validate_every=20,
             data=SimpleNamespace(task=TASKS["mrpc"]),
-            schedule=None,
             patterns={},
             **dict.fromkeys(NOT_ASKED),
         )

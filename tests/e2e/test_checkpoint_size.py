@@ -19,7 +19,7 @@ FILE = 20_000
 """Bytes of names, shapes and settings that a file may have besides."""
 
 
-@pytest.fixture(scope="module", params=["sparse", "hard"])
+@pytest.fixture(scope="module", params=[pytest.param("sparse", marks=pytest.mark.slow), "hard"])
 def mode(request):
     """Name of a config."""
     return request.param

@@ -50,7 +50,8 @@ def test_a_run_that_does_not_fit_is_refused_before_it_begins(project, disk):
     refused(project, "--config", "teacher.json", "--run-dir", "disk/run", words=words)
 
 
-@pytest.mark.parametrize("reached", [pytest.param("metrics.jsonl", marks=pytest.mark.slow), "checkpoints/latest"])
+@pytest.mark.slow
+@pytest.mark.parametrize("reached", ["metrics.jsonl", "checkpoints/latest"])
 def test_a_disk_that_fills_up_while_training_costs_no_checkpoint(project, disk, reached):
     """OFA-21 on a full disk: torch fails while it writes the first checkpoint; later ones are not begun."""
     run = disk / "run"

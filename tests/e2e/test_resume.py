@@ -52,6 +52,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(project, 
     assert metrics(folder) == metrics(undisturbed[mode])
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_a_refresh_step_continues_with_its_moments_zeroed(project, undisturbed):
     """OFA-29: hard mode, from the state before the refresh at step 15; moments come from the file, not from a step."""
     process = processes.script(

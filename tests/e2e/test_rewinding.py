@@ -117,6 +117,7 @@ def assert_smallest_dropped(magnitude, before, keep, sparsity):
     assert magnitude[keep].min() >= magnitude[before & ~keep].max()
 
 
+@pytest.mark.slow
 def test_the_moments_of_a_round_hold_its_own_gradients_only(undisturbed):
     """After one update from zero, m = (1 - b1) g and v = (1 - b2) g^2: one gradient explains both."""
     for step, alone in ((1, True), (2, False), (6, False), (7, True), (8, False), (11, True), (15, True)):

@@ -47,6 +47,7 @@ def test_a_skipped_update_moves_no_schedule_and_loses_no_data(project, spiky):
     assert sorted({line["step"] for line in batches}) == list(range(STEPS))
 
 
+@pytest.mark.slow
 def test_what_is_usual_and_how_much_was_skipped_is_continued(project, spiky):
     """OFA-29: stopped after the first skips, and continued to the same bytes."""
     folder = project / "skips" / "stopped"

@@ -79,6 +79,7 @@ def test_each_signal_to_any_rank_or_to_all_saves_and_ends_with_75(project, numbe
     assert metrics(folder)[-1]["step"] < last_saved(folder)
 
 
+@pytest.mark.slow
 def test_asked_again_while_a_rank_hangs_it_ends_at_once_and_the_next_start_continues(project, two_undisturbed):
     """Ranks cannot agree, because one is frozen; the checkpoint before stays in force."""
     folder = project / "stopping" / "again"

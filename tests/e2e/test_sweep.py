@@ -42,6 +42,7 @@ def times(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_skips_what_is_done_and_does_the_rest_and_a_failed_run_stops_nothing(project):
     """Two workers, a run that needs another one's model, one that fails; then a table with its dash."""
     write_sweep(project, "chain", cells=CELLS, grid={"seed": [1]})

@@ -300,6 +300,7 @@ def campaign(monkeypatch, capsys, folder, *arguments):
     return status, json.loads(printed.out)
 
 
+@pytest.mark.chaos
 def test_a_run_hurt_in_a_save_in_a_step_and_in_the_export_ends_with_the_same_bytes(monkeypatch, capsys, tmp_path):
     """OFA-29: SIGKILL inside a save, SIGTERM on the ramp, SIGKILL inside the export, each followed by a start that
     continues: seed 445 draws just these, and others only where a moment is missed on a busy machine."""

@@ -52,6 +52,7 @@ def test_shares_count_a_refresh_among_the_updates_between_two():
     assert checkpoint.published_frequency() == 1000
 
 
+@pytest.mark.slow
 def test_a_quick_run_prints_json_and_its_status_follows_the_figures(tmp_path):
     """PERF-29, OFA-32: the command that measures them; the ten losses are equal at any size, of the rest at this size
     anything may be."""

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from ofa.config import SweepConfig
 from ofa.report_figures import BLUE, ORANGE, STYLE
-from ofa.sweep.table import Group
+from ofa.sweep.table import TASK, Group
 
 COLUMNS = 3
 """Panels side by side."""
@@ -57,7 +57,7 @@ def picture(sweep: SweepConfig, found: Sequence[Group]) -> bytes:
 
 def panel_axis(sweep: SweepConfig, found: Sequence[Group]) -> str | None:
     """The grid key whose values have a panel each."""
-    return sweep.panels or ("task" if any("task" in group.at for group in found) else None)
+    return sweep.panels or (TASK if any(TASK in group.at for group in found) else None)
 
 
 def _draw(

@@ -14,6 +14,12 @@ from ofa.tables import table
 
 PLUS_MINUS = "\u00b1"
 
+TASK = "task"
+"""The grid key that says on what a run is scored."""
+
+FLOOR = "floor:"
+"""How names of reference rows begin that are no models but what models are held against."""
+
 
 @dataclass
 class Group:
@@ -56,6 +62,21 @@ def groups(sweep: SweepConfig, cells: Sequence[Cell], rows: Sequence[Mapping[str
     return list(found.values())
 
 
+def floors(found: Sequence[Group]) -> list[Group]:
+    """What any model beats that has learned something: a group for each of the floors that the runs name (one answer
+    for all rows; the own model with its scope zero) and, where the grid has tasks, for each task; over all runs."""
+    made: dict[tuple[Any, ...], Group] = {}
+    for group in found:
+        for row in group.rows:
+            for name, metrics in (row.get("references") or {}).items():
+                if name.startswith(FLOOR):
+                    at = {axis: label for axis, label in group.at.items() if axis == TASK}
+                    floor = made.setdefault((name, *at.items()), Group(name, at))
+                    floor.planned += 1
+                    floor.rows.append({"metrics": metrics})
+    return sorted(made.values(), key=lambda floor: floor.kind)
+
+
 def metric_names(found: Sequence[Group], metric: str | None) -> list[str]:
     """Names of all metrics: those that lead, then the others as they come."""
     leading = [group.leading(metric) for group in found]
@@ -76,6 +97,7 @@ def lines(found: Sequence[Group], metric: str | None) -> tuple[list[str], list[l
     axes = list(dict.fromkeys(axis for group in found for axis in group.at))
     names = metric_names(found, metric)
     head = ["cell", *axes, "n", *names]
+    shown = [*found, *floors(found)]
     body = [
         [
             group.kind or "-",
@@ -83,9 +105,9 @@ def lines(found: Sequence[Group], metric: str | None) -> tuple[list[str], list[l
             str(len(group.rows)) if len(group.rows) == group.planned else f"{len(group.rows)} of {group.planned}",
             *(mean_and_deviation(group.values(name)) for name in names),
         ]
-        for group in found
+        for group in shown
     ]
-    if not any(group.kind for group in found):
+    if not any(group.kind for group in shown):
         head, body = head[1:], [line[1:] for line in body]
     return head, body
 

@@ -124,6 +124,22 @@ def test_other_keys_can_be_averaged_and_the_leading_metric_stands_first(build_sw
     assert row.split() == ["6", "0.2500", "\u00b1", "0.1871", "1.0000", "\u00b1", "0.0000"]
 
 
+def test_floors_stand_below_once_a_task_whatever_kinds_of_runs_name_them(build_sweep, planned):
+    values = {"cells": [{"name": "dense"}, {"name": "sparse"}], "grid": {**GRID, "optimizer.lr": [1e-4, 1e-3]}}
+    cells, sweep = planned(**values), build_sweep(**values)
+    rows = rows_of(cells, {name: 0.9 for name in cells if "mrpc" in name})
+    for number, row in enumerate(rows):
+        floors = {"floor: one answer for all": 0.6, "floor: scope all zero": number % 2, "teacher": 0.95}
+        row["references"] = {name: {"accuracy": value} for name, value in floors.items()}
+    lines = console_table(sweep, groups(sweep, list(cells.values()), rows)).splitlines()
+    floors = [line.replace(" \u00b1 ", "+-").split("  ") for line in lines if line.startswith("floor")]
+    assert [[cell.strip() for cell in line if cell] for line in floors] == [
+        ["floor: one answer for all", "mrpc", "-", "12", "0.6000+-0.0000"],
+        ["floor: scope all zero", "mrpc", "-", "12", "0.5000+-0.5222"],
+    ]
+    assert not any(line.startswith("teacher") for line in lines)
+
+
 def coloured(image, colour):
     """Pixels of about a colour."""
     wanted = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255

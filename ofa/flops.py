@@ -6,8 +6,8 @@ Counted are matrix products (a multiply and an add are two operations), which is
 
 One token, forward, with L layers, hidden size h, feed-forward size f, vocabulary V, in a segment of s tokens:
 
-    encoder   2 L (4 h^2 + 2 h f) + 4 s h L
-    head      2 h^2 + 2 h V           for each position that passes through it
+    encoder   2 L (4 h^2 + 2 h f) + 4 s h L    (3 h f where the feed-forward network is gated)
+    head      2 h e + 2 e V           for each position that passes through it, embeddings of size e (mostly h)
 
 Backward costs twice the forward; a frozen teacher has a forward only. The pooler and the next-sentence head run once a
 segment and are left out (below 0.01 %).
@@ -20,7 +20,7 @@ import time
 import torch
 from torch import Tensor
 
-from ofa.models.adapters import Shape
+from ofa.models.architecture import Shape
 
 TRAIN_FACTOR = 3
 """Forward and backward, in forwards."""
@@ -28,13 +28,13 @@ TRAIN_FACTOR = 3
 
 def encoder_flops(shape: Shape, length: float) -> float:
     """Forward of the encoder for one token of a segment of `length` tokens."""
-    linear = 4 * shape.hidden**2 + 2 * shape.hidden * shape.intermediate
+    linear = 4 * shape.hidden**2 + shape.ffn_matrices * shape.hidden * shape.intermediate
     return 2 * shape.layers * linear + 4 * length * shape.hidden * shape.layers
 
 
 def head_flops(shape: Shape) -> float:
     """Forward of the masked-LM head for one position: transform and decoder."""
-    return 2 * shape.hidden**2 + 2 * shape.hidden * shape.vocab
+    return 2 * shape.hidden * shape.embedding + 2 * shape.embedding * shape.vocab
 
 
 def forward_flops(shape: Shape, length: float, head_share: float) -> float:

@@ -35,6 +35,8 @@ _BERT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 SIZES = {
     "bert": _BERT,
     "roberta": {**_BERT, "type_vocab_size": 1},
+    "electra": {**_BERT, "embedding_size": 8},
+    "modernbert": {**_BERT, "local_attention": 8},
     "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
 }
 ARCHITECTURES = tuple(SIZES)

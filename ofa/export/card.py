@@ -11,6 +11,7 @@ from typing import Any
 from ofa.data.tasks import TASKS, Kind
 from ofa.export.stage import Stage, percent, recorded_stage
 from ofa.export.words import loss_words, pruning_method, pruning_target
+from ofa.models.compact import MODEL_TYPE_PREFIX
 from ofa.models.task_models import AUTO_CLASSES
 
 CARD_FILE = "README.md"
@@ -84,9 +85,15 @@ LOAD_TEXT = """
 from transformers import {auto}, AutoTokenizer
 
 folder = "path/to/this/folder"
-model = {auto}.from_pretrained(folder)
+model = {auto}.from_pretrained(folder{trust})
 tokenizer = AutoTokenizer.from_pretrained(folder)
 ```
+"""
+
+COMPACT_TEXT = """
+Heads, feed-forward dimensions or whole sublayers are cut out of this model, and its layers have sizes of their own
+(`structure` in config.json). `compact.py` builds the stock class and cuts it to them; it needs torch and transformers
+alone, and `trust_remote_code=True` lets it run.
 """
 
 OTHER_TEXT = """
@@ -143,7 +150,10 @@ def model_card(recipe: dict[str, Any]) -> str:
     imported = recipe.get("imported")
     if imported:
         parts.append(IMPORTED_TEXT.format(**imported))
-    load = LOAD_TEXT.format(auto=imported["auto_class"] if imported else _auto_class(config))
+    compact = recipe["scope"]["model_type"].startswith(MODEL_TYPE_PREFIX)
+    trust = ", trust_remote_code=True" if compact else ""
+    load = LOAD_TEXT.format(auto=imported["auto_class"] if imported else _auto_class(config), trust=trust)
+    load += COMPACT_TEXT if compact else ""
     parts += ["\n## Recipe\n\n", "\n".join(recipe_lines(recipe)), "\n", load]
     if "task" not in config:
         parts.append(OTHER_TEXT)
@@ -168,7 +178,7 @@ def _values(recipe: dict[str, Any], stage: Stage | None) -> dict[str, Any]:
     target = recipe.get("target_sparsity") if reached else None
     return {
         "name": recipe.get("name", "model"),
-        "model_type": scope["model_type"],
+        "model_type": scope["model_type"].removeprefix(MODEL_TYPE_PREFIX),
         "trained": "" if "imported" in recipe else "pre-trained ",
         "once": "" if "imported" in recipe else ", once, before any task",
         "percent": round(100 * (target or recipe["sparsity"]["scope_sparsity"]), 4 if target else 1),

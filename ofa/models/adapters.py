@@ -10,89 +10,40 @@ does not foresee is then pruned without a word.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
+from ofa.models.architecture import Adapter, AdapterError, Blocks, Shape
+from ofa.models.compact import MODEL_TYPE_PREFIX, register
 
-class AdapterError(ValueError):
-    """An architecture without a row, or a row that does not fit the model."""
+TASK_CLASSES = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+READERS = tuple(zip(TASK_CLASSES[1:], (("classifier",), ("qa_outputs",)), strict=True))
 
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes that decide FLOPs."""
-
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    vocab: int
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """One architecture; paths are those of its masked-LM or pre-training class."""
-
-    model_type: str
-    base: str
-    """The encoder with its embeddings."""
-    layers: str
-    """The list of encoder layers."""
-    linears: tuple[str, ...]
-    """Prunable Linear modules of one layer."""
-    pooler: str | None
-    """Module that makes a sentence vector of the first token; its `dense` is prunable where the model has it."""
-    head: tuple[str | Callable[[Tensor], Tensor], ...]
-    """Steps of the masked-LM head before the decoder: module paths, or functions where the model has no module."""
-    decoder: str
-    """Linear that makes logits; its weight is the word embedding."""
-    nsp: str | None
-    """Linear of the next-sentence head."""
-    token_types: bool
-    """The encoder takes `token_type_ids`."""
-    positions_follow_padding: bool
-    """Position embeddings begin at pad_token_id + 1 instead of 0."""
-    intermediate_key: str
-    """Config key of the feed-forward size; the other sizes have one name in all configs."""
-    dropout_keys: tuple[str, ...]
-    """Config keys of the dropout probabilities that act in pre-training."""
-    head_dropout_keys: tuple[str, ...]
-    """Those of task heads."""
-
-    def position_offset(self, config: PreTrainedConfig) -> int:
-        """Embedding index of a segment's first token."""
-        return config.pad_token_id + 1 if self.positions_follow_padding else 0
-
-    def longest_sequence(self, config: PreTrainedConfig) -> int:
-        """Tokens of the longest segment that the position embeddings cover."""
-        return config.max_position_embeddings - self.position_offset(config)
-
-    def takes_token_types(self, config: PreTrainedConfig) -> bool:
-        """Whether second segments have an embedding of their own."""
-        return self.token_types and config.type_vocab_size > 1
-
-    def encoder_names(self, config: PreTrainedConfig) -> list[str]:
-        """State-dict names of the encoder layers' prunable weights, layer by layer."""
-        layers = range(config.num_hidden_layers)
-        return [f"{self.layers}.{layer}.{linear}.weight" for layer in layers for linear in self.linears]
-
-    def pooler_name(self) -> str | None:
-        """State-dict name of the pooler's prunable weight."""
-        return f"{self.pooler}.dense.weight" if self.pooler else None
-
-
-BERT_LINEARS = (
-    "attention.self.query",
-    "attention.self.key",
-    "attention.self.value",
-    "attention.output.dense",
-    "intermediate.dense",
-    "output.dense",
+BERT_BLOCKS = Blocks(
+    mixer="attention.self",
+    qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
+    attention_out="attention.output.dense",
+    attention_norm="attention.output.LayerNorm",
+    ffn="intermediate",
+    up="intermediate.dense",
+    down="output.dense",
+    ffn_norm="output.LayerNorm",
+    gated=False,
+    pre_norm=False,
+    embeddings=(
+        "embeddings.word_embeddings",
+        "embeddings.position_embeddings",
+        "embeddings.token_type_embeddings",
+    ),
+    embedding_norm="embeddings.LayerNorm",
+    projection=None,
+    final_norm=None,
+    readers=(("ForSequenceClassification", ("bert.pooler.dense",)), *READERS, ("Model", ("pooler.dense",))),
 )
 
 ADAPTERS = (
@@ -100,14 +51,17 @@ ADAPTERS = (
         model_type="bert",
         base="bert",
         layers="bert.encoder.layer",
-        linears=BERT_LINEARS,
+        blocks=BERT_BLOCKS,
         pooler="bert.pooler",
         head=("cls.predictions.transform",),
         decoder="cls.predictions.decoder",
         nsp="cls.seq_relationship",
         token_types=True,
         positions_follow_padding=False,
+        windowed=False,
         intermediate_key="intermediate_size",
+        embedding_key="hidden_size",
+        pooling_key=None,
         dropout_keys=("hidden_dropout_prob", "attention_probs_dropout_prob"),
         head_dropout_keys=("classifier_dropout",),
     ),
@@ -115,14 +69,20 @@ ADAPTERS = (
         model_type="roberta",
         base="roberta",
         layers="roberta.encoder.layer",
-        linears=BERT_LINEARS,
+        blocks=replace(
+            BERT_BLOCKS,
+            readers=(("ForSequenceClassification", ("classifier.dense",)), *READERS, ("Model", ("pooler.dense",))),
+        ),
         pooler="roberta.pooler",
         head=("lm_head.dense", functional.gelu, "lm_head.layer_norm"),
         decoder="lm_head.decoder",
         nsp=None,
         token_types=True,
         positions_follow_padding=True,
+        windowed=False,
         intermediate_key="intermediate_size",
+        embedding_key="hidden_size",
+        pooling_key=None,
         dropout_keys=("hidden_dropout_prob", "attention_probs_dropout_prob"),
         head_dropout_keys=("classifier_dropout",),
     ),
@@ -130,13 +90,22 @@ ADAPTERS = (
         model_type="distilbert",
         base="distilbert",
         layers="distilbert.transformer.layer",
-        linears=(
-            "attention.q_lin",
-            "attention.k_lin",
-            "attention.v_lin",
-            "attention.out_lin",
-            "ffn.lin1",
-            "ffn.lin2",
+        blocks=Blocks(
+            mixer="attention",
+            qkv=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+            attention_out="attention.out_lin",
+            attention_norm="sa_layer_norm",
+            ffn="ffn",
+            up="ffn.lin1",
+            down="ffn.lin2",
+            ffn_norm="output_layer_norm",
+            gated=False,
+            pre_norm=False,
+            embeddings=("embeddings.word_embeddings", "embeddings.position_embeddings"),
+            embedding_norm="embeddings.LayerNorm",
+            projection=None,
+            final_norm=None,
+            readers=(("ForSequenceClassification", ("pre_classifier",)), *READERS, ("Model", ())),
         ),
         pooler=None,
         head=("vocab_transform", "activation", "vocab_layer_norm"),
@@ -144,20 +113,83 @@ ADAPTERS = (
         nsp=None,
         token_types=False,
         positions_follow_padding=False,
+        windowed=False,
         intermediate_key="hidden_dim",
+        embedding_key="hidden_size",
+        pooling_key=None,
         dropout_keys=("dropout", "attention_dropout"),
         head_dropout_keys=("seq_classif_dropout", "qa_dropout"),
     ),
+    Adapter(
+        model_type="electra",
+        base="electra",
+        layers="electra.encoder.layer",
+        blocks=replace(
+            BERT_BLOCKS,
+            projection="embeddings_project",
+            readers=(("ForSequenceClassification", ("classifier.dense",)), *READERS, ("Model", ())),
+        ),
+        pooler=None,
+        head=("generator_predictions",),
+        decoder="generator_lm_head",
+        nsp=None,
+        token_types=True,
+        positions_follow_padding=False,
+        windowed=False,
+        intermediate_key="intermediate_size",
+        embedding_key="embedding_size",
+        pooling_key=None,
+        dropout_keys=("hidden_dropout_prob", "attention_probs_dropout_prob"),
+        head_dropout_keys=("classifier_dropout",),
+    ),
+    Adapter(
+        model_type="modernbert",
+        base="model",
+        layers="model.layers",
+        blocks=Blocks(
+            mixer="attn",
+            qkv=("attn.Wqkv",),
+            attention_out="attn.Wo",
+            attention_norm="attn_norm",
+            ffn="mlp",
+            up="mlp.Wi",
+            down="mlp.Wo",
+            ffn_norm="mlp_norm",
+            gated=True,
+            pre_norm=True,
+            embeddings=("embeddings.tok_embeddings",),
+            embedding_norm="embeddings.norm",
+            projection=None,
+            final_norm="final_norm",
+            readers=(*((kind, ("head.dense",)) for kind in TASK_CLASSES), ("Model", ())),
+        ),
+        pooler=None,
+        head=("head",),
+        decoder="decoder",
+        nsp=None,
+        token_types=False,
+        positions_follow_padding=False,
+        windowed=True,
+        intermediate_key="intermediate_size",
+        embedding_key="hidden_size",
+        pooling_key="classifier_pooling",
+        dropout_keys=("embedding_dropout", "attention_dropout", "mlp_dropout"),
+        head_dropout_keys=("classifier_dropout",),
+    ),
 )
+
+for _row in ADAPTERS:
+    register(CONFIG_MAPPING[_row.model_type])
 
 
 def adapter_for(model_type: str) -> Adapter:
-    """The row of an architecture.
+    """The row of an architecture; that of compact models is their stock type's.
 
     Raises:
         AdapterError: there is none; lists the known ones.
     """
     rows = {row.model_type: row for row in ADAPTERS}
+    model_type = model_type.removeprefix(MODEL_TYPE_PREFIX)
     if model_type not in rows:
         raise AdapterError(f"no adapter for model_type {model_type!r}; ofa/models/adapters.py knows {', '.join(rows)}")
     return rows[model_type]
@@ -165,12 +197,15 @@ def adapter_for(model_type: str) -> Adapter:
 
 def shape(config: PreTrainedConfig) -> Shape:
     """Sizes of a model, from its config."""
+    adapter = adapter_for(config.model_type)
     return Shape(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
-        intermediate=getattr(config, adapter_for(config.model_type).intermediate_key),
+        intermediate=getattr(config, adapter.intermediate_key),
         heads=config.num_attention_heads,
         vocab=config.vocab_size,
+        embedding=getattr(config, adapter.embedding_key),
+        ffn_matrices=3 if adapter.blocks.gated else 2,
     )
 
 
@@ -181,7 +216,7 @@ def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
         AdapterError: the row's path leads to no list of layers.
     """
     adapter = adapter_for(model.config.model_type)
-    layers = model.get_submodule(adapter.layers) if _has(model, adapter.layers) else None
+    layers = model.get_submodule(adapter.layers) if has_module(model, adapter.layers) else None
     if not isinstance(layers, nn.ModuleList):
         raise AdapterError(
             f"adapter {adapter.model_type}: found no list of layers at {adapter.layers}; correct `layers` of the row "
@@ -194,7 +229,7 @@ def scope(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     """The prunable weights of a transformers model: name -> parameter [out, in], layer by layer, the pooler last.
 
     The scope of Prune Once for All: every Linear of the encoder layers and, where the model has one, of the pooler;
-    never embeddings, biases, LayerNorm or a head.
+    never embeddings or a projection of them, biases, LayerNorm or a head.
 
     Raises:
         AdapterError: a weight of the row is missing in the model, or the model's encoder has a Linear of which the row
@@ -204,10 +239,11 @@ def scope(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     parameters = dict(model.named_parameters())
     expected = adapter.encoder_names(model.config)
     pooler = adapter.pooler_name()
-    if pooler and (pooler in parameters or _has(model, adapter.nsp)):
+    if pooler and (pooler in parameters or has_module(model, adapter.nsp)):
         expected.append(pooler)
     missing = [name for name in expected if name not in parameters]
-    unknown = sorted(_linear_weights(model, adapter.base) - set(expected))
+    outside = {f"{adapter.base}.{adapter.blocks.projection}.weight"}
+    unknown = sorted(_linear_weights(model, adapter.base) - set(expected) - outside)
     if missing or unknown:
         matched = f"{len(expected) - len(missing)} of {len(expected)} scoped weights matched"
         raise AdapterError(
@@ -259,11 +295,12 @@ def sparsities_of(tensors: Mapping[str, Tensor], scoped: Iterable[str], encoder:
 
 
 def _linear_weights(model: nn.Module, base: str) -> set[str]:
-    modules = model.get_submodule(base).named_modules(prefix=base) if _has(model, base) else ()
+    modules = model.get_submodule(base).named_modules(prefix=base) if has_module(model, base) else ()
     return {f"{name}.weight" for name, module in modules if isinstance(module, nn.Linear)}
 
 
-def _has(model: nn.Module, path: str | None) -> bool:
+def has_module(model: nn.Module, path: str | None) -> bool:
+    """Whether a path leads to a module; None leads nowhere."""
     if path is None:
         return False
     try:

@@ -1,9 +1,10 @@
 """torch.compile, layer by layer.
 
 In: stock models. Out: the same models, whose encoder layers run as compiled code; names, classes, state-dict keys and
-hooks stay. All layers of a model share one compilation, because their weights are inputs of the graph, so it takes as
-long as for one layer. A student in training, a student in evaluation and a frozen teacher are traced apart: what they
-have to save for a backward differs. So is each batch shape, of which a run has two or three.
+hooks stay. All layers of a kind share one compilation, because their weights are inputs of the graph, so it takes as
+long as for one layer; most models have one kind, those whose first layer is unlike the others have two. A student in
+training, a student in evaluation and a frozen teacher are traced apart: what they have to save for a backward differs.
+So is each batch shape, of which a run has two or three.
 
 The road not taken is compiling the whole model: its backward hands out all gradients at its end, so the engine could
 reduce none of them beside it, and compiling takes a time that grows with the layers.

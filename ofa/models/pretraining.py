@@ -168,16 +168,26 @@ def encode(model: PreTrainedModel, adapter: Adapter, batch: MicroBatch) -> Tenso
     return model.get_submodule(adapter.base)(**inputs).last_hidden_state
 
 
-def document_attention_mask(model: PreTrainedModel, document_ids: Tensor) -> Tensor:
+def document_attention_mask(model: PreTrainedModel, document_ids: Tensor) -> Tensor | dict[str, Tensor]:
     """Mask [B, 1, S, S] under which tokens see their own segment; padding sees padding, so no row is empty."""
     return ready_mask(model, document_ids[:, None, :, None] == document_ids[:, None, None, :])
 
 
-def ready_mask(model: PreTrainedModel, visible: Tensor) -> Tensor:
+def ready_mask(model: PreTrainedModel, visible: Tensor) -> Tensor | dict[str, Tensor]:
     """A boolean [B, 1, S or 1, S], which query sees which key, as stock models take it without a look at its values.
 
-    Boolean for SDPA; eager attention adds its mask to the scores, so there it is 0 or the lowest number.
+    Boolean for SDPA; eager attention adds its mask to the scores, so there it is 0 or the lowest number. For each kind
+    of layer where some see a window only; in it a token sees itself always, so that no row of padding is empty.
     """
+    if not adapter_for(model.config.model_type).windowed:
+        return _as_taken(model, visible)
+    places = torch.arange(visible.shape[-1], device=visible.device)
+    apart = (places[:, None] - places).abs()
+    near = (visible & (apart <= model.config.sliding_window)) | (apart == 0)
+    return {"full_attention": _as_taken(model, visible), "sliding_attention": _as_taken(model, near)}
+
+
+def _as_taken(model: PreTrainedModel, visible: Tensor) -> Tensor:
     if model.config._attn_implementation != "eager":
         return visible
     lowest = torch.finfo(model.dtype).min

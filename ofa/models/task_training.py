@@ -75,10 +75,13 @@ class TaskTraining(nn.Module):
 
 def task_logits(model: PreTrainedModel, kind: Kind, batch: TaskBatch) -> Tensor:
     """Outputs of a stock task model: [B, C], [B] (regression), [B, S, C] (tokens), [B, S, 2] (questions)."""
-    # Given the mask [B, S], transformers asks whether there is padding at all, and the host waits for the device.
-    visible = batch.attention_mask[:, None, None, :].bool()
-    inputs = {"input_ids": batch.input_ids, "attention_mask": ready_mask(model, visible)}
-    if adapter_for(model.config.model_type).takes_token_types(model.config):
+    adapter = adapter_for(model.config.model_type)
+    mask: Tensor | dict[str, Tensor] = batch.attention_mask
+    if kind in ("tokens", "questions") or not adapter.takes_means(model.config):
+        # Given the mask [B, S], transformers asks whether there is padding at all, and the host waits for the device.
+        mask = ready_mask(model, batch.attention_mask[:, None, None, :].bool())
+    inputs = {"input_ids": batch.input_ids, "attention_mask": mask}
+    if adapter.takes_token_types(model.config):
         inputs["token_type_ids"] = batch.token_type_ids
     output = model(**inputs)
     if kind == "questions":

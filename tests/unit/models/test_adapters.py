@@ -33,8 +33,10 @@ def meta_model(kind, model_type, **sizes):
         (AutoModelForMaskedLM, "distilbert", {}, 36, 42_467_328),
         (AutoModelForMaskedLM, "roberta", {}, 72, 84_934_656),
         (AutoModelForMaskedLM, "bert", {}, 72, 84_934_656),
+        (AutoModelForMaskedLM, "electra", {}, 72, 9_437_184),
+        (AutoModelForMaskedLM, "modernbert", {}, 88, 110_297_088),
     ],
-    ids=["bert-base", "bert-large", "distilbert", "roberta", "bert-base-mlm"],
+    ids=["bert-base", "bert-large", "distilbert", "roberta", "bert-base-mlm", "electra-small", "modernbert-base"],
 )
 def test_the_scope_has_the_published_size(kind, model_type, sizes, tensors, weights):
     """OFA-8"""
@@ -48,7 +50,8 @@ def test_the_scope_holds_no_head_no_embedding_no_bias_and_no_norm(make, model_ty
     model = make.small_model(model_type)
     linears = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     base = adapter_for(model_type).base
-    assert set(scope(model)) == {name for name in linears if name.startswith(f"{base}.")}
+    outside = {"electra.embeddings_project.weight"}
+    assert set(scope(model)) == {name for name in linears if name.startswith(f"{base}.")} - outside
 
 
 def test_the_scope_is_ordered_by_layer_with_the_pooler_last(make):
@@ -92,8 +95,8 @@ def test_a_linear_of_the_encoder_that_the_row_does_not_know_is_an_error(make):
 
 
 def test_an_unknown_architecture_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(AdapterError, match="electra.*bert, roberta, distilbert"):
-        adapter_for("electra")
+    with pytest.raises(AdapterError, match="albert.*bert, roberta, distilbert, electra, modernbert"):
+        adapter_for("albert")
 
 
 @pytest.mark.parametrize("model_type", EVERY_TYPE)

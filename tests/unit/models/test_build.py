@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from ofa.config import ModelConfig, ObjectiveConfig, TeacherConfig
+from ofa.models.adapters import ADAPTERS
 from ofa.models.build import (
     ModelError,
     build_config,
@@ -27,7 +28,7 @@ from ofa.models.build import (
     load_tokenizer,
 )
 
-EVERY_TYPE = ["bert", "roberta", "distilbert"]
+EVERY_TYPE = [row.model_type for row in ADAPTERS]
 
 
 def saved(model, folder):

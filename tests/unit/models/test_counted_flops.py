@@ -22,6 +22,14 @@ ARCHITECTURES = {
         "intermediate_size": 4096,
     },
     "distilbert": {"model_type": "distilbert"},
+    "electra-small": {
+        "model_type": "electra",
+        "hidden_size": 256,
+        "embedding_size": 128,
+        "num_attention_heads": 4,
+        "intermediate_size": 1024,
+    },
+    "modernbert-base": {"model_type": "modernbert", "vocab_size": 30522, "pad_token_id": 0},
 }
 SIZES = pytest.mark.parametrize("length", [128, 512])
 MODELS = pytest.mark.parametrize("name", ARCHITECTURES)

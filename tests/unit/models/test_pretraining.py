@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ofa.config import ObjectiveConfig, PruningConfig
 from ofa.data.batches import MicroBatch
-from ofa.models.adapters import adapter_for, scope
+from ofa.models.adapters import ADAPTERS, adapter_for, scope
 from ofa.models.pretraining import (
     MaskedLanguageModeling,
     Teacher,
@@ -23,7 +23,7 @@ from ofa.models.pretraining import (
 from ofa.pruning.magnitude import MagnitudePruner
 from ofa.pruning.pruner import Span
 
-EVERY_TYPE = ["bert", "roberta", "distilbert"]
+EVERY_TYPE = [row.model_type for row in ADAPTERS]
 PACKED = [[9, 14, 5], [30], [12, 12, 7]]
 LENGTH = 36
 PLAIN = ObjectiveConfig(ce_weight=1.0, kd_weight=0.0)

@@ -150,10 +150,20 @@ def test_logits_are_those_of_the_stock_forward(model_type, attention):
     model = small_model(model_type)
     model.set_attn_implementation(attention)
     batch, _ = batch_of(random_rows("classification"), "classification")
-    types = {"token_type_ids": batch.token_type_ids} if model_type == "bert" else {}
+    types = {"token_type_ids": batch.token_type_ids} if model_type in ("bert", "electra") else {}
     stock = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **types).logits
     found = task_logits(model, "classification", batch)
     assert torch.allclose(found, stock, atol=1e-5) and stock.std() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["classification", "tokens"])
+def test_a_sentence_judged_by_the_mean_of_its_tokens_is_the_stock_models(kind):
+    """Its head needs the mask [B, S]; heads for tokens do not."""
+    model = small_model("modernbert", kind, classifier_pooling="mean")
+    batch, _ = batch_of(random_rows(kind), kind)
+    stock = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    real = batch.attention_mask.bool() if kind == "tokens" else slice(None)
+    assert torch.allclose(task_logits(model, kind, batch)[real], stock[real], atol=1e-5) and stock.std() > 0.1
 
 
 # ---- defaults of the transfer --------------------------------------------------------------------------------

@@ -1,0 +1,36 @@
+"""Random structures and open probabilities for tests of structured pruning."""
+
+import torch
+from hypothesis import strategies as st
+
+from ofa.downstream.cofi.gates import FAMILIES, Gates
+from ofa.models.structure import Sizes, StructureMasks
+
+BERT_BASE = Sizes(layers=12, heads=12, head_size=64, intermediate=3072, hidden=768)
+
+small_sizes = st.builds(
+    Sizes,
+    layers=st.integers(1, 4),
+    heads=st.integers(1, 4),
+    head_size=st.integers(1, 6),
+    intermediate=st.sampled_from([8, 16, 48]),
+    hidden=st.integers(2, 12),
+)
+some_families = st.sets(st.sampled_from(FAMILIES), min_size=1)
+
+
+def random_gates(sizes, families=FAMILIES, *, seed=0, mean=0.0, spread=3.0):
+    """Gates all over their range."""
+    torch.manual_seed(seed)
+    return Gates(sizes, families, mean=mean, noise=spread)
+
+
+def random_masks(sizes, *, seed=0, hidden=False, share=0.5):
+    """A canonical structure of 0 and 1 in which about `share` of the units live."""
+    generator = torch.Generator().manual_seed(seed)
+    ones = StructureMasks.ones(sizes, hidden=hidden)
+    drawn = {
+        name: None if mask is None else (torch.rand(mask.shape, generator=generator) < share).float()
+        for name, mask in vars(ones).items()
+    }
+    return StructureMasks(**drawn).canonical()

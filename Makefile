@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 
-.PHONY: pretrain finetune test test-all lint schema wheels clean
+.PHONY: pretrain finetune cofi test test-all lint schema wheels clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,10 @@ finetune: $(VENV)/installed runs/tiny/ofa_90/model/recipe.json
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+cofi: $(VENV)/installed runs/tiny/ofa_90/model/recipe.json
+	$(RUN) launch/cofi.py --config tiny/cofi.json --with-teacher
+	$(RUN) launch/verify.py runs/tiny/cofi
 
 test: lint
 	OMP_NUM_THREADS=1 $(RUN) -m pytest

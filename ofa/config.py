@@ -20,6 +20,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 
 from ofa.sections.base import Section, nearest
+from ofa.sections.cofi import CofiConfig, CofiObjectiveConfig, CompactScheduleConfig, StructureConfig
 from ofa.sections.data import BatchConfig, DataConfig
 from ofa.sections.data_prep import CleanConfig, DataPrepConfig, SourceConfig, TokenizerConfig
 from ofa.sections.engine import EngineConfig
@@ -45,6 +46,9 @@ __all__ = [
     "CellConfig",
     "CheckpointConfig",
     "CleanConfig",
+    "CofiConfig",
+    "CofiObjectiveConfig",
+    "CompactScheduleConfig",
     "ConfigError",
     "DataConfig",
     "DataPrepConfig",
@@ -63,6 +67,7 @@ __all__ = [
     "ScheduleConfig",
     "Section",
     "SourceConfig",
+    "StructureConfig",
     "SweepConfig",
     "TaskConfig",
     "TaskEvaluateConfig",
@@ -93,6 +98,7 @@ CONFIGS = CHECKOUT / "configs"
 USES: dict[type[Section], str] = {
     SweepConfig: "describes a sweep: use it with python launch/sweep.py",
     RunConfig: "pre-trains a model: use it with launch/pretrain.py",
+    CofiConfig: "prunes a task model's structure: use it with launch/cofi.py",
     FinetuneConfig: "fine-tunes a model: use it with launch/finetune.py",
     DataPrepConfig: "prepares data: use it with python -m data_prep",
 }
@@ -100,11 +106,19 @@ USES: dict[type[Section], str] = {
 
 KEYS: dict[str, type[Section]] = {
     "script": SweepConfig,
+    "structure": CofiConfig,
     "task": FinetuneConfig,
     "source": DataPrepConfig,
     "data": RunConfig,
 }
-"""Sections that configs of one kind alone have."""
+"""Sections that configs of one kind have, and no kind that stands further down."""
+
+MAKERS: dict[type[Section] | None, str] = {
+    RunConfig: "deepspeed launch/pretrain.py",
+    CofiConfig: "python launch/cofi.py",
+    FinetuneConfig: "python launch/finetune.py",
+}
+"""Commands that make models."""
 
 
 DEEPEST = 20
@@ -198,7 +212,8 @@ def run_folder(name: str | Path) -> Path:
 
 def schema() -> dict[str, Any]:
     """JSON schema of config files, for editors."""
-    kinds = {"run": RunConfig, "finetune": FinetuneConfig, "sweep": SweepConfig, "data_prep": DataPrepConfig}
+    kinds = {"run": RunConfig, "finetune": FinetuneConfig, "cofi": CofiConfig}
+    kinds |= {"sweep": SweepConfig, "data_prep": DataPrepConfig}
     either = {"title": "sparse-ofa config", "anyOf": [], "$defs": {}}
     for name, kind in kinds.items():
         one = kind.model_json_schema(ref_template="#/$defs/{model}")
@@ -228,8 +243,7 @@ def command_that_makes(path: str) -> str | None:
     """The command whose output is `path`, if a shipped config makes it: a run's model or prepared data."""
     name = config_that_makes(path)
     if name is not None:
-        tuned = kind_of(CONFIGS / name) is FinetuneConfig
-        return f"{'python launch/finetune.py' if tuned else 'deepspeed launch/pretrain.py'} --config {name}"
+        return f"{MAKERS[kind_of(CONFIGS / name)]} --config {name}"
     parts = Path(path).parts
     if parts[:1] == ("data",):
         for folder in ("data", "tiny"):

@@ -127,6 +127,7 @@ class Journal:
         churn: MaskChurn | None,
         grad_norm: float | None,
         skipped: int,
+        more: Mapping[str, float] | None = None,
     ) -> None:
         """Write the line of step knobs.step (a collective call).
 
@@ -137,6 +138,7 @@ class Journal:
             churn: of the masks, if they were refreshed.
             grad_norm: of the update.
             skipped: updates not applied so far.
+            more: what the run adds.
 
         Raises:
             NotFinite: the loss is NaN or infinite.
@@ -150,7 +152,7 @@ class Journal:
         line: dict[str, Any] = {"step": knobs.step, "lr": knobs.lr, "loss": summed.pop("loss")}
         if self._accuracy is not None:
             line[self._accuracy] = summed.pop("correct") / counted
-        line |= summed
+        line |= {**summed, **(more or {})}
         line |= {"target_sparsity": knobs.sparsity, **self.masked.counted(), **asdict(churn or MaskChurn())}
         line |= {"grad_norm": grad_norm, "skipped": skipped, **self.meter.read()}
         self.metrics.append(line)

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ofa import report_figures as figures
+from ofa import report_structure
 from ofa.data.tasks import TASKS
 from ofa.export.words import pruning_method, pruning_target
 from ofa.files import write_text
 from ofa.report_data import ReportData, read_report_data
+from ofa.report_structure import is_of_structure
 from ofa.run_folder import RunFolder, read_json
 from ofa.tables import Columns, result_cells, result_columns, result_table
 
@@ -30,7 +32,7 @@ NOT_TERMS = {
 """Keys of a training line that are not loss terms."""
 
 NOT_SCORES = NOT_TERMS | {"validation_loss"}
-"""Keys of a validation line that are no metrics."""
+"""Keys of a validation line that are no metrics, beside what is said of the structure."""
 
 STYLE = """
 :root { color-scheme: light; }
@@ -83,6 +85,7 @@ def page(data: ReportData) -> str:
         ("sparsity", "Sparsity of each tensor", sparsity_section(data)),
         ("churn", "Mask changes", churn_section(data)),
         ("weights", "Weights", weights_section(data)),
+        *([("structure", "Structure", structure_section(data))] if is_structural(data.config) else []),
         ("throughput", "Throughput", throughput_section(data)),
         ("config", "Config", config_section(data)),
     ]
@@ -144,18 +147,31 @@ def is_task(config: dict[str, Any]) -> bool:
     return "task" in config
 
 
+def is_structural(config: dict[str, Any]) -> bool:
+    """Whether the run prunes whole units."""
+    return "structure" in config
+
+
 def task_words(config: dict[str, Any]) -> str:
     """One sentence on a fine-tuning run."""
     zeros = "every zero of the base kept" if config["lock"] else "all weights trained"
     if config.get("pruning"):
         zeros = f"{pruning_method(config)} on the way: {pruning_target(config['pruning'])}"
     teacher = f", with the task teacher {config['teacher']['init']}" if config.get("teacher") else ""
+    if is_structural(config):
+        asked = config["structure"]
+        what = "CoFi" if asked["method"] == "gates" else "Structured magnitude pruning"
+        return (
+            f"{what} of {config['model']['init']} on {config['task']['name']} to {asked['sparsity']:.0%} of its "
+            f"{asked['cost']}{teacher}; {zeros}."
+        )
     return f"Fine-tuning of {config['model']['init']} on {config['task']['name']}{teacher}; {zeros}."
 
 
 def scores_in(line: dict[str, Any]) -> list[str]:
     """Names of a task's metrics in a validation line."""
-    return [key for key in line if key not in NOT_SCORES and "sparsity" not in key]
+    known = (key for key in line if key not in NOT_SCORES and "sparsity" not in key)
+    return [key for key in known if not is_of_structure(key)]
 
 
 def progress(data: ReportData) -> tuple[str, bool]:
@@ -220,7 +236,8 @@ def curves_section(data: ReportData) -> str:
 
 def terms_section(data: ReportData) -> str:
     """Every loss term that the training lines hold."""
-    names = sorted({key for line in data.train_lines for key in line} - NOT_TERMS)
+    found = {key for line in data.train_lines for key in line} - NOT_TERMS
+    names = sorted(key for key in found if not is_of_structure(key))
     if not names:
         return none("No loss terms have been recorded.")
     return picture(figures.loss_terms(data.train_lines, names), "loss terms by step")
@@ -239,6 +256,18 @@ def sparsity_section(data: ReportData) -> str:
         text += f" {locked:,} are those of the base, in {len(lock['patterns'])} tensors, kept where they stood."
         text += f" Not in the base, so trained without zeros: {', '.join(drawn)}." if drawn else ""
     return note(text) + picture(figures.tensor_sparsity(data.counts), "sparsity of each tensor")
+
+
+def structure_section(data: ReportData) -> str:
+    """What is left of each layer, and how the search went."""
+    if not data.validation_lines:
+        return none("No structure has been looked at yet.")
+    picture_of_search = picture(report_structure.search(data.lines), "structural sparsity and multipliers by step")
+    if data.structure is None:
+        return none("The structure is not final yet.") + picture_of_search
+    text = "Units of the dense model that are left; a hard structure is what would be cut out at that step's target."
+    uri = report_structure.units(data.structure)
+    return note(text) + picture(uri, "heads and intermediate dimensions of each layer") + picture_of_search
 
 
 def churn_section(data: ReportData) -> str:

@@ -39,6 +39,8 @@ class ReportData:
     lines: list[dict[str, Any]] = field(default_factory=list)
     result: dict[str, Any] | None = None
     recipe: dict[str, Any] | None = None
+    structure: dict[str, Any] | None = None
+    """Units that structured pruning has left: the run's structure.json."""
     counts: dict[str, TensorCount] = field(default_factory=dict)
     """Of every scoped weight of the exported model."""
     shown: dict[str, Tensor] = field(default_factory=dict)
@@ -74,6 +76,7 @@ def read_report_data(path: str | Path) -> ReportData:
     else:
         data = ReportData(run.path, _run_name(run.path), record=read_json(run.config), lines=read_metrics(run.metrics))
         data.result = read_json(run.result) if run.result.is_file() else None
+        data.structure = read_json(run.structure) if run.structure.is_file() else None
         model = run.model
     try:
         _add_model(data, find_model_folder(model))

@@ -52,7 +52,7 @@ def curves(lines: Sequence[Line]) -> str:
         _sparsity(panels[2], lines)
         panels[2].set_xlabel("step")
         panels[2].xaxis.set_major_locator(MaxNLocator(integer=True))
-        return _svg(figure)
+        return svg(figure)
 
 
 def task_curves(
@@ -82,7 +82,7 @@ def task_curves(
             _name_line(panels[0], exported, f"exported: step {exported:,}", lines)
         panels[-1].set_xlabel("step")
         panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-        return _svg(figure)
+        return svg(figure)
 
 
 def loss_terms(lines: Sequence[Line], names: Sequence[str]) -> str:
@@ -91,12 +91,12 @@ def loss_terms(lines: Sequence[Line], names: Sequence[str]) -> str:
         figure = Figure(figsize=(WIDTH, 2.6 * math.ceil(len(names) / 3)), layout="constrained")
         panels = figure.subplots(math.ceil(len(names) / 3), min(3, len(names)), squeeze=False).flatten()
         for panel, name in zip(panels, names, strict=False):
-            _draw(panel, lines, name, color=BLUE, smooth=True)
+            draw(panel, lines, name, color=BLUE, smooth=True)
             panel.set_title(name, fontsize=10)
             panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         for panel in panels[len(names) :]:
             panel.set_axis_off()
-        return _svg(figure)
+        return svg(figure)
 
 
 def churn(lines: Sequence[Line]) -> str:
@@ -115,8 +115,8 @@ def churn(lines: Sequence[Line]) -> str:
         panel.set_xlabel("step")
         panel.set_ylabel("weights")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _legend_above(panel)
-        return _svg(figure)
+        legend_above(panel)
+        return svg(figure)
 
 
 def throughput(lines: Sequence[Line]) -> str:
@@ -124,13 +124,13 @@ def throughput(lines: Sequence[Line]) -> str:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
         panel = figure.subplots()
-        _draw(panel, lines, "tokens_per_second", color=BLUE)
+        draw(panel, lines, "tokens_per_second", color=BLUE)
         panel.set_ylim(bottom=0)
         panel.set_xlabel("step")
         panel.set_ylabel("tokens per second")
         panel.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return _svg(figure)
+        return svg(figure)
 
 
 def tensor_sparsity(counts: Mapping[str, TensorCount]) -> str:
@@ -156,7 +156,7 @@ def tensor_sparsity(counts: Mapping[str, TensorCount]) -> str:
         panel.set_xticks(range(layers), [str(layer) for layer in range(layers)])
         panel.set_xlabel("layer (numbers in the cells: % zeros)")
         figure.colorbar(image, format=PercentFormatter(1.0), pad=0.01)
-        return _svg(figure)
+        return svg(figure)
 
 
 def weight_histograms(weights: Mapping[str, Tensor]) -> str:
@@ -169,7 +169,7 @@ def weight_histograms(weights: Mapping[str, Tensor]) -> str:
             _histogram(panel, name, weight.float().flatten().numpy())
         for panel in panels[len(weights) :]:
             panel.set_axis_off()
-        return _svg(figure)
+        return svg(figure)
 
 
 def _histogram(panel: Axes, name: str, values: np.ndarray) -> None:
@@ -194,38 +194,38 @@ def _histogram(panel: Axes, name: str, values: np.ndarray) -> None:
 
 def _loss(panel: Axes, lines: Sequence[Line]) -> None:
     # The masked-LM term, not the weighted sum: validation has no other, and the two share an axis.
-    _draw(panel, lines, "masked_lm", color=BLUE, label="training", smooth=True)
-    _draw(panel, lines, "validation_loss", color=ORANGE, label="validation", marker="o")
+    draw(panel, lines, "masked_lm", color=BLUE, label="training", smooth=True)
+    draw(panel, lines, "validation_loss", color=ORANGE, label="validation", marker="o")
     panel.set_ylabel("masked LM (nats)")
     shown = [line[key] for line in lines for key in ("masked_lm", "validation_loss") if _is_number(line.get(key))]
     _fit_to_most(panel, shown)
-    _legend_above(panel)
+    legend_above(panel)
 
 
 def _scores(panel: Axes, lines: Sequence[Line], metrics: Sequence[str]) -> None:
     for name, color in zip(metrics, (ORANGE, BLUE, GREEN), strict=False):
-        _draw(panel, lines, name, color=color, label=name.replace("_", " "), marker="o")
+        draw(panel, lines, name, color=color, label=name.replace("_", " "), marker="o")
     panel.set_ylabel("validation score")
     if panel.lines:
-        _legend_above(panel)
+        legend_above(panel)
     else:
         panel.text(0.5, 0.5, "no validation yet", ha="center", va="center", transform=panel.transAxes)
 
 
 def _task_loss(panel: Axes, lines: Sequence[Line]) -> None:
     # The label loss, not the weighted sum: validation has no other, and the two share an axis.
-    _draw(panel, lines, "label_loss", color=BLUE, label="training", smooth=True)
-    _draw(panel, lines, "validation_loss", color=ORANGE, label="validation", marker="o")
+    draw(panel, lines, "label_loss", color=BLUE, label="training", smooth=True)
+    draw(panel, lines, "validation_loss", color=ORANGE, label="validation", marker="o")
     panel.set_ylabel("label loss")
     _fit_to_most(
         panel, [line[k] for line in lines for k in ("label_loss", "validation_loss") if _is_number(line.get(k))]
     )
     if panel.lines:
-        _legend_above(panel)
+        legend_above(panel)
 
 
 def _learning_rate(panel: Axes, lines: Sequence[Line]) -> None:
-    _draw(panel, lines, "lr", color=BLUE)
+    draw(panel, lines, "lr", color=BLUE)
     panel.set_ylabel("learning rate")
     panel.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
 
@@ -240,20 +240,20 @@ def _name_line(panel: Axes, step: int, text: str, lines: Sequence[Line]) -> None
 
 
 def _sparsity(panel: Axes, lines: Sequence[Line], *, with_target: bool = True) -> None:
-    _draw(panel, lines, "scope_sparsity", color=ORANGE, label="scope", drawstyle="steps-post")
+    draw(panel, lines, "scope_sparsity", color=ORANGE, label="scope", drawstyle="steps-post")
     if with_target:
-        _draw(panel, lines, "target_sparsity", color="#111827", label="target", linestyle=":")
-    _draw(panel, lines, "model_sparsity", color=GREEN, label="whole model", drawstyle="steps-post")
+        draw(panel, lines, "target_sparsity", color="#111827", label="target", linestyle=":")
+    draw(panel, lines, "model_sparsity", color=GREEN, label="whole model", drawstyle="steps-post")
     panel.set_ylim(-0.02, 1.02)
     panel.set_ylabel("sparsity")
     panel.yaxis.set_major_formatter(PercentFormatter(1.0))
     if panel.lines:
-        _legend_above(panel)
+        legend_above(panel)
     else:
         panel.text(0.5, 0.5, "no pruning in this run", ha="center", va="center", transform=panel.transAxes)
 
 
-def _draw(panel: Axes, lines: Sequence[Line], key: str, *, color: str, smooth: bool = False, **style: Any) -> None:
+def draw(panel: Axes, lines: Sequence[Line], key: str, *, color: str, smooth: bool = False, **style: Any) -> None:
     """One metrics key over the steps that have it; values that are no numbers leave a gap."""
     points = [(line["step"], line[key]) for line in lines if isinstance(line.get(key), (int, float))]
     if not points:
@@ -290,11 +290,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def _legend_above(panel: Axes) -> None:
+def legend_above(panel: Axes) -> None:
+    """A legend over the panel's upper right corner."""
     panel.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=4, fontsize=9)
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """A drawn figure as a `data:` URI."""
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue().encode()).decode()

@@ -98,6 +98,15 @@ class Run(ABC):
         self.began = time.perf_counter()
         """When this process began; `ofa.train` puts it back to before the parts were made."""
 
+    @property
+    def steps_of_all_stages(self) -> int:
+        """Steps after which nothing is left to train; `recipe` ends with this stage."""
+        return self.recipe.total_steps
+
+    def more_for_the_line(self) -> dict[str, float]:
+        """What the metrics line of an update says besides; may read the device."""
+        return {}
+
     @abstractmethod
     def scores(self) -> dict[str, float]:
         """Scores of the student on the validation rows, `validation_loss` among them (a collective call)."""

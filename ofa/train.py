@@ -74,8 +74,8 @@ class Kind(Generic[ConfigT, RunT]):
     """Open what a run needs; is given the config and `--resume`, and raises ValueError for what does not fit."""
     assemble: Callable[..., RunT]
     """From (config, folder, start, name=...) to the parts of the run (a collective call)."""
-    finish: Callable[[RunT], None]
-    """Export, score and report (a collective call)."""
+    finish: Callable[[RunT], RunT | None]
+    """Export, score and report (a collective call); or begin the next stage, whose run it returns."""
 
 
 def run_to_end(
@@ -117,21 +117,23 @@ def run_to_end(
             start_logging(folder.log, active=False)
         run = kind.assemble(config, folder, beginning.start, name=name)
         run.began = began
-        if run.start_step == run.recipe.total_steps > 0:
+        if run.start_step == run.steps_of_all_stages > 0:
             LOG.warning("nothing is left to train: the checkpoint is that of the last step; exporting it")
         if dist.rank() == 0 and not folder.has_started():
-            folder.record(config, run.data_fingerprint, dist.world_size(), run.recipe.total_steps)
-        request.install()
-        try:
-            ended = train(run, StopAgreement(request, board))
-        finally:
-            run.progress.stop()
-        request.uninstall()
-        if not ended:
-            request.done()
-            LOG.info("stopped and saved: start the same command again to continue")
-            return STOPPED_AND_SAVED
-        kind.finish(run)
+            folder.record(config, run.data_fingerprint, dist.world_size(), run.steps_of_all_stages)
+        agreement, stage = StopAgreement(request, board), run
+        while stage is not None:
+            request.install()
+            try:
+                ended = train(stage, agreement)
+            finally:
+                stage.progress.stop()
+            request.uninstall()
+            if not ended:
+                request.done()
+                LOG.info("stopped and saved: start the same command again to continue")
+                return STOPPED_AND_SAVED
+            stage = kind.finish(stage)
         return DONE
     except BaseException as error:
         LOG.debug("the run ended with an error", exc_info=True)  # for log.txt; the terminal gets its one line
@@ -146,7 +148,7 @@ def run_to_end(
 
 
 def train(run: Run, stop: StopAgreement) -> bool:
-    """Run the loop to its end; False if it was asked to stop before, with its state saved."""
+    """Run the loop to the end of the run's stage; False if it was asked to stop before, with its state saved."""
     step, total = run.start_step, run.recipe.total_steps
     batches = run.loader.batches(run.batch)
     while True:
@@ -169,7 +171,9 @@ def train(run: Run, stop: StopAgreement) -> bool:
 
         if churn is not None or step % run.config.log.every == 0 or step == total - 1:
             norm, skipped = run.engine.grad_norm(), run.guard.total
-            run.journal.log(knobs, terms, totals.counted, churn=churn, grad_norm=norm, skipped=skipped)
+            run.journal.log(
+                knobs, terms, totals.counted, churn=churn, grad_norm=norm, skipped=skipped, more=run.more_for_the_line()
+            )
         step += 1
         if stop.is_due(step):
             save(run, step)

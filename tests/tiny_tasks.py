@@ -145,6 +145,15 @@ COMMON = {
 }
 """Dropout stays at the architecture's 0.1, so that its randomness has to be resumed too."""
 
+COFI = {
+    "model": {"init": "dense"},
+    "schedule": {"total_steps": 30},
+    "structure": {"sparsity": 0.6, "begin_epochs": 0.3, "ramp_epochs": 0.5, "multiple": 4, "lr": 0.5},
+    "finetune": {"epochs": 0.6},
+    "optimizer": {"lr": 1e-3},
+}
+"""Stages change inside an epoch, and gates close within the few steps there are."""
+
 KINDS = {
     "pairs": {
         "name": "text_classification",
@@ -172,7 +181,7 @@ KINDS = {
 
 def write_project(folder: Path) -> Path:
     """Bases, tasks of every kind, teachers of the pairs, and a config for each kind: `pairs.json` and so on, and
-    `taught.json`, the pairs with a teacher."""
+    `taught.json`, the pairs with a teacher; `cofi.json`, structured pruning of these."""
     write_base(folder / "base")
     write_base(folder / "unmasked", masks=False)
     write_base(folder / "dense", masks=False, sparsity=0.0)
@@ -185,6 +194,7 @@ def write_project(folder: Path) -> Path:
     for name, task in KINDS.items():
         _write_config(folder / f"{name}.json", {"base": "common.json", "task": {"max_length": 48, **task}})
     _write_config(folder / "taught.json", {"base": "pairs.json", "teacher": {"init": "teacher"}})
+    _write_config(folder / "cofi.json", {"base": "taught.json", **COFI})
     return folder
 
 

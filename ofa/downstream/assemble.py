@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -19,6 +19,7 @@ from ofa.data.task_batches import TaskLoader
 from ofa.downstream.evaluation import evaluate_split
 from ofa.downstream.task_data import TaskData, check_ranks_agree, open_task_data
 from ofa.downstream.taught import cached, warn_of_a_bad_teacher
+from ofa.engine.engine import Engine
 from ofa.export.masks_file import MASKS_FILE, read_masks, read_patterns
 from ofa.export.recipe_file import Parent
 from ofa.guard import UpdateGuard
@@ -32,7 +33,7 @@ from ofa.pruning.lock import PatternLock, locked_masks
 from ofa.pruning.magnitude import MagnitudePruner
 from ofa.pruning.pruner import NoPruner, Pruner, Weights
 from ofa.recipe import Recipe
-from ofa.run import Run, begin, resume
+from ofa.run import Run, Teaches, begin, resume
 from ofa.run_folder import RunFolder
 
 LOG = logging.getLogger(__name__)
@@ -46,7 +47,6 @@ class FinetuningRun(Run):
     patterns: dict[str, str] = field(kw_only=True)
     """Of the locked masks, by parameter name, as the base's masks.safetensors says."""
     module: TaskTraining
-    teacher: TaskTeacher | TaughtRows | None
     best: tuple[int, float] | None = field(default=None, kw_only=True)
     """Step and value of the best score so far, among those whose zeros are final."""
 
@@ -95,14 +95,41 @@ class FinetuningRun(Run):
         super().load_state_dict(step, state)
         self.best = state["best"]
 
+    def described(self) -> FinetuneConfig:
+        """The config with the steps that its epochs came to."""
+        schedule = self.settings.schedule.model_copy(update={"epochs": None, "total_steps": self.recipe.total_steps})
+        return self.settings.model_copy(update={"schedule": schedule})
+
+    def more_for_the_result(self) -> dict[str, Any]:
+        """What result.json says besides."""
+        return {}
+
     def _is_eligible(self, step: int) -> bool:
         """Trained, and of final zeros."""
         pruning = self.config.pruning
         return step > 0 and (pruning is None or step > pruning.last_refresh)
 
 
-def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, name: str) -> FinetuningRun:
-    """Build everything, load the checkpoint if there is one, and cut the records back to it (a collective call).
+@dataclass(frozen=True)
+class TaskParts:
+    """What a run on a task is made of before there is an engine."""
+
+    data: TaskData
+    model: PreTrainedModel
+    scoped: dict[str, nn.Parameter]
+    keep: dict[str, Any]
+    """Boolean masks of the lock, by parameter name; none without one."""
+    patterns: dict[str, str]
+    """Theirs, as `FinetuningRun.patterns`."""
+    parents: list[Parent]
+    loader: TaskLoader
+
+
+RunT = TypeVar("RunT", bound=FinetuningRun)
+
+
+def open_parts(config: FinetuneConfig, folder: RunFolder) -> TaskParts:
+    """Data, model, and what is locked of it (a collective call).
 
     Raises:
         ValueError: of many kinds, each saying what does not fit.
@@ -111,14 +138,12 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
     check_ranks_agree(dist.gather_objects(data.fingerprint))
     for split in (data.train, data.validation):
         LOG.info("%s", split.in_words(data.task))
-    task = data.task
-    built = build_task_model(config.model, task, data.labels, seed=config.seed)
-    model, scoped = built.model, scope(built.model)
-    dist.on_rank_zero(lambda: folder.check_space(config, size_of(model)))
-    parents = [parent("init", config.model.init, model, built.drawn)]
+    built = build_task_model(config.model, data.task, data.labels, seed=config.seed)
+    scoped = scope(built.model)
+    dist.on_rank_zero(lambda: folder.check_space(config, size_of(built.model)))
     loader = TaskLoader(
         data.train.rows,
-        task.kind,
+        data.task.kind,
         data.pad_id,
         config.batch,
         config.seed,
@@ -126,37 +151,97 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
         world_size=dist.world_size(),
         device=dist.device(),
     )
-    schedule = _schedule(config, loader)
     keep, patterns = _locked(config, scoped, built.drawn) if config.lock else ({}, {})
+    parents = [parent("init", config.model.init, built.model, built.drawn)]
+    return TaskParts(data, built.model, scoped, keep, patterns, parents, loader)
+
+
+def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, name: str) -> FinetuningRun:
+    """Build everything, load the checkpoint if there is one, and cut the records back to it (a collective call).
+
+    Raises:
+        ValueError: of many kinds, each saying what does not fit.
+    """
+    parts = open_parts(config, folder)
+    schedule = _schedule(config, parts.loader)
     teacher = None
     if config.teacher is not None:
-        teacher, its_parent = _teacher(config, data, schedule.total_steps, folder)
-        parents.append(its_parent)
-    module, guard = TaskTraining(model, task.kind, config.objective), UpdateGuard(config.optimizer)
-    masked = masked_share(model)
-    engine = guarded_engine(config, module, scoped, guard, start)
-    recipe = Recipe.of(schedule, config.optimizer.lr, config.pruning)
-    progress = Progress(recipe.total_steps, active=dist.rank() == 0)
-    operations = _flops_per_token(model, data, teacher.model if isinstance(teacher, TaskTeacher) else None)
-    accuracy = None if task.kind == "regression" else "train_accuracy"
-    run = FinetuningRun(
+        teacher, its_parent = teacher_of(config, parts.data, schedule.total_steps, folder)
+        parts.parents.append(its_parent)
+    return build_run(
+        FinetuningRun,
+        config,
+        folder,
+        start,
+        parts,
+        name=name,
+        recipe=Recipe.of(schedule, config.optimizer.lr, config.pruning),
+        module=TaskTraining(parts.model, parts.data.task.kind, config.objective),
+        teacher=teacher,
+        teacher_model=teacher.model if isinstance(teacher, TaskTeacher) else None,
+        pruner=lambda engine: _pruner(config, parts, engine.weights),
+    )
+
+
+def build_run(
+    kind: type[RunT],
+    config: FinetuneConfig,
+    folder: RunFolder,
+    start: Start | None,
+    parts: TaskParts,
+    *,
+    name: str,
+    recipe: Recipe,
+    module: TaskTraining,
+    teacher: Teaches | None,
+    teacher_model: PreTrainedModel | None,
+    pruner: Callable[[Engine], Pruner],
+    last_step: int | None = None,
+    **more: Any,
+) -> RunT:
+    """Put a run together around its module, load the checkpoint if there is one, and cut the records back to it (a
+    collective call).
+
+    Args:
+        kind: of run.
+        config: of the run.
+        folder: its folder.
+        start: the checkpoint.
+        parts: data and model.
+        name: what people call the run.
+        recipe: its clock.
+        module: what the engine trains; holds the model.
+        teacher: what gives targets.
+        teacher_model: asked in every step, for FLOPs; None: nobody is.
+        pruner: made from the engine.
+        last_step: of all stages; None: there is one, and the recipe ends with it.
+        more: fields that only `kind` has, or that have defaults.
+    """
+    data, guard = parts.data, UpdateGuard(config.optimizer)
+    masked = masked_share(parts.model)
+    operations = _flops_per_token(parts.model, data, teacher_model)
+    engine = guarded_engine(config, module, parts.scoped, guard, start)
+    progress = Progress(last_step or recipe.total_steps, active=dist.rank() == 0)
+    accuracy = None if data.task.kind == "regression" else "train_accuracy"
+    run = kind(
         name=name,
         config=config,
         folder=folder,
         data_fingerprint=data.fingerprint,
         data=data,
-        patterns=patterns,
-        loader=loader,
+        patterns=parts.patterns,
+        loader=parts.loader,
         recipe=recipe,
         module=module,
         engine=engine,
         teacher=teacher,
-        pruner=_pruner(config, keep, scoped, engine.weights),
+        pruner=pruner(engine),
         journal=journal(config, folder, masked, progress, flops_per_token=operations, accuracy=accuracy),
         progress=progress,
-        parents=parents,
+        parents=parts.parents,
         guard=guard,
         validate_every=config.evaluate.every or math.ceil(len(data.train.rows) / config.batch.global_size),
+        **more,
     )
     if start is not None:
         resume(run, start)
@@ -164,7 +249,7 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
     return run
 
 
-def _teacher(
+def teacher_of(
     config: FinetuneConfig, data: TaskData, steps: int, folder: RunFolder
 ) -> tuple[TaskTeacher | TaughtRows, Parent]:
     """What the student learns from, and whose weights it is (a collective call)."""
@@ -179,12 +264,15 @@ def _teacher(
     return teacher, its_parent
 
 
-def _pruner(
-    config: FinetuneConfig, keep: Mapping[str, Any], scoped: Mapping[str, nn.Parameter], weights: Weights
-) -> Pruner:
-    if config.lock:
-        return PatternLock(keep, scoped, weights)
-    return MagnitudePruner(config.pruning, scoped, weights) if config.pruning else NoPruner()
+def lock_of(config: FinetuneConfig, parts: TaskParts, weights: Weights) -> Pruner:
+    """What keeps the base's zeros; without a lock, nothing."""
+    return PatternLock(parts.keep, parts.scoped, weights) if config.lock else NoPruner()
+
+
+def _pruner(config: FinetuneConfig, parts: TaskParts, weights: Weights) -> Pruner:
+    if config.pruning is not None:
+        return MagnitudePruner(config.pruning, parts.scoped, weights)
+    return lock_of(config, parts, weights)
 
 
 def _locked(

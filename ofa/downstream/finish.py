@@ -120,9 +120,8 @@ def _score(run: FinetuningRun, model: PreTrainedModel, split: Split) -> Scored:
 
 def _recipe(run: FinetuningRun, step: int, own: Mapping[str, Scored]) -> dict[str, Any]:
     """What recipe.json says: the steps that the epochs came to, what the exported step scores, and what is locked."""
-    asked = run.settings.schedule.model_copy(update={"epochs": None, "total_steps": run.recipe.total_steps})
     recipe = describe_run(
-        run.settings.model_copy(update={"schedule": asked}),
+        run.described(),
         name=run.name,
         steps=run.recipe.total_steps,
         parents=run.parents,
@@ -158,4 +157,5 @@ def _result(run: FinetuningRun, rows: list[dict[str, Any]], step: int) -> dict[s
         "model": str(run.folder.model),
         "report": str(run.folder.report),
         "tensorboard": str(run.folder.tensorboard),
+        **run.more_for_the_result(),
     }

@@ -139,9 +139,17 @@ class Engine:
         values, _ = dist.on_every_rank(lambda: read_checkpoint(checkpoint, prefix=""))
         for name, parameter in self.module.named_parameters():
             self.weights.write(parameter, values[name].to(self.device))
+        self.restart_optimizer()
+
+    def restart_optimizer(self) -> None:
+        """Let the optimizer start anew: both moments and its step count become 0."""
         for state in self._optimizer_states():
             for value in state.values():
                 value.zero_()
+
+    def close(self) -> None:
+        """Give memory and hooks back; the engine cannot be used any more."""
+        self._deepspeed.destroy()
 
     def full_state_dict(self, model: nn.Module) -> dict[str, Tensor]:
         """fp32 masters of a submodule's parameters (tied ones once) by the names they have in it, on the CPU of every

@@ -11,14 +11,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from ofa.config import CHECKOUT, ConfigError, FinetuneConfig, RunConfig, TrainingConfig, differences, load, parse
+from ofa.config import (
+    CHECKOUT,
+    CofiConfig,
+    ConfigError,
+    FinetuneConfig,
+    RunConfig,
+    TrainingConfig,
+    differences,
+    load,
+    parse,
+)
 from ofa.data.task_files import check_files
 from ofa.data.tasks import task_for
 from ofa.models.place import check_place
 from ofa.run_folder import RunFolder, read_json
 from ofa.sweep.axes import SweepError
 
-KINDS: dict[str, type[TrainingConfig]] = {"pretrain": RunConfig, "finetune": FinetuneConfig}
+KINDS: dict[str, type[TrainingConfig]] = {"pretrain": RunConfig, "finetune": FinetuneConfig, "cofi": CofiConfig}
 """The sections that each script reads."""
 
 

@@ -14,9 +14,12 @@ from ofa.export.hf import export_model
 from ofa.export.recipe_file import Parent, describe_run
 from ofa.metrics import MetricsLog
 from ofa.models.adapters import scope
+from ofa.models.blocks import sizes_of
+from ofa.models.materialise import materialise, slice_masks
 from ofa.models.task_models import AUTO_CLASSES
 from ofa.pruning.mask_set import MaskSet
 from ofa.recipe import Recipe
+from tests.masked_oracle import random_masks
 from tests.selection import keep_largest
 
 SPARSITY = 0.9
@@ -185,7 +188,8 @@ def make_task_recipe(task, keep, *, lock=True, pruning=None):
 
 @pytest.fixture
 def exported_task(tmp_path, tokenizer_folder):
-    """Factory of exported task models: of a kind of task, and `locked`, `pruned` or `dense`."""
+    """Factory of exported task models: of a kind of task, and `locked`, `pruned`, `dense` or `compact` (locked, then
+    cut to a structure)."""
 
     def make(task="rte", how="locked"):
         model, keep = make_task_model(TASKS[task].kind, 0.0 if how == "dense" else SPARSITY)
@@ -195,7 +199,11 @@ def exported_task(tmp_path, tokenizer_folder):
                 weight.data.mul_(keep[name])
             keep = {name: keep[name] for name in scope(model)}
         pruning = {"sparsity": SPARSITY, "ramp_end": 10, "end": 20, "frequency": 5} if how == "pruned" else None
-        recipe = make_task_recipe(task, keep, lock=how == "locked", pruning=pruning)
+        if how == "compact":
+            masks = random_masks(sizes_of(model), seed=1, dead=False)
+            keep = slice_masks(keep, model, masks)
+            model = materialise(model, masks)
+        recipe = make_task_recipe(task, keep, lock=how in ("locked", "compact"), pruning=pruning)
         export_model(tmp_path / "task", model, tokenizer_folder, keep, recipe)
         return tmp_path / "task"
 

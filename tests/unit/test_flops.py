@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from ofa.flops import encoder_flops, forward_flops, head_flops, mean_length, measure_peak_flops, train_flops
 from ofa.models.adapters import Shape
 
-BASE = Shape(layers=12, hidden=768, intermediate=3072, heads=12, vocab=30528)
-LARGE = Shape(layers=24, hidden=1024, intermediate=4096, heads=16, vocab=30528)
+BASE = Shape(layers=12, hidden=768, intermediate=3072, heads=12, vocab=30528, embedding=768, ffn_matrices=2)
+LARGE = Shape(layers=24, hidden=1024, intermediate=4096, heads=16, vocab=30528, embedding=1024, ffn_matrices=2)
 
 
 @pytest.mark.parametrize(

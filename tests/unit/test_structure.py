@@ -26,7 +26,7 @@ FLOORS = [
     {"engine", "run_folder"},
     {"checkpoint"},
     {"export"},
-    {"evaluate", "report_data", "report_figures", "report"},
+    {"evaluate", "report_data", "report_figures", "report_structure", "report"},
     {"parts", "run"},
     {"train"},
     {"assemble", "sweep"},

@@ -17,7 +17,7 @@ def card(folder):
 
 
 @pytest.mark.parametrize("task", KINDS)
-@pytest.mark.parametrize("how", ["locked", "pruned", "dense"])
+@pytest.mark.parametrize("how", ["locked", "pruned", "dense", "compact"])
 def test_the_code_of_a_task_models_card_runs_and_keeps_the_zeros(exported_task, task, how):
     folder = exported_task(task, how)
     names = {}

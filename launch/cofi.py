@@ -1,0 +1,20 @@
+"""Prune the structure of a task model with CoFi: whole heads, dimensions and layers go, a small dense model comes out.
+
+    python launch/cofi.py --config tiny/cofi.json --with-teacher
+    python launch/cofi.py --config downstream/cofi_sst2_95.json --set task.path=glue/SST-2
+    deepspeed launch/cofi.py --config downstream/cofi_sst2_95.json --set structure.sparsity=0.6
+
+Exit status 0: done; 75: stopped and saved, start it again.
+"""
+
+import common
+import task_run
+
+from ofa import config
+
+if __name__ == "__main__":
+    RUN = task_run.prepare(__doc__, config.CofiConfig)
+    from ofa.downstream.cofi.run import cofi  # after the checks: it takes seconds to import
+    from ofa.downstream.finetune import finetune
+
+    common.main_wrapper(lambda: RUN.do(cofi, finetune))

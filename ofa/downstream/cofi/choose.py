@@ -1,0 +1,117 @@
+"""What a config's `structure` section asks for: the families of units, what they cost, and how a structure is found."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ofa import dist
+from ofa.config import CofiConfig
+from ofa.downstream.assemble import TaskParts
+from ofa.downstream.cofi.budget import Costs, NonzeroCosts, mac_costs, parameter_costs
+from ofa.downstream.cofi.finalise import UnitScores
+from ofa.downstream.cofi.gates import Family, Gates
+from ofa.downstream.cofi.importance import magnitude_scores
+from ofa.downstream.cofi.lagrangian import GateOptimizer, Lagrangian
+from ofa.downstream.cofi.latency import LatencyCosts, LatencyTable, measure_latency
+from ofa.downstream.cofi.pruner import LearnedGates, MagnitudeSearch, Search
+from ofa.downstream.cofi.stages import Stages
+from ofa.downstream.cofi.structure import Structure
+from ofa.downstream.cofi.units import LayerLinears
+from ofa.engine.engine import Engine
+from ofa.files import write_text
+from ofa.models.adapters import adapter_for
+from ofa.models.blocks import Block, blocks_of, sizes_of
+from ofa.models.build import seeded
+from ofa.parts import compute_dtype
+from ofa.run_folder import RunFolder, read_json
+
+LOG = logging.getLogger(__name__)
+
+LATENCY_FILE = "latency.json"
+"""In a run folder: what was measured, so that a run that is continued counts with the same numbers."""
+
+MAGNITUDE_REFRESHES = 20
+"""Choices of units while the target rises."""
+
+
+def families(config: CofiConfig) -> tuple[Family, ...]:
+    """The families of units that a run prunes."""
+    asked = config.structure
+    switches: dict[Family, bool] = {
+        "head": asked.heads,
+        "intermediate": asked.intermediate,
+        "attention": asked.layers,
+        "ffn": asked.layers,
+        "hidden": asked.hidden,
+    }
+    return tuple(family for family, wanted in switches.items() if wanted)
+
+
+def costs_of(config: CofiConfig, parts: TaskParts, folder: RunFolder) -> Costs:
+    """What the target is a share of (a collective call)."""
+    asked, sizes = config.structure, sizes_of(parts.model)
+    gated = adapter_for(parts.model.config.model_type).blocks.gated
+    if asked.cost == "params":
+        return parameter_costs(sizes, gated=gated)
+    if asked.cost == "macs":
+        return mac_costs(sizes, asked.length, gated=gated)
+    if asked.cost == "nnz":
+        masks = [linears_of(block, parts.keep) for block in blocks_of(parts.model)]
+        return NonzeroCosts(masks, sizes, hidden=asked.hidden)
+    path = folder.path / LATENCY_FILE
+
+    def measured() -> dict[str, Any]:
+        if path.is_file():
+            return read_json(path)
+        LOG.info("measuring how long sublayers of each size take on this device")
+        table = measure_latency(
+            sizes, batch=1, length=asked.length, gated=gated, device=dist.device(), dtype=compute_dtype(config)
+        )
+        write_text(path, json.dumps(asdict(table)) + "\n")
+        return asdict(table)
+
+    values = dist.on_rank_zero(measured)
+    return LatencyCosts(LatencyTable(**{name: tuple(row) for name, row in values.items()}), sizes, device=dist.device())
+
+
+def linears_of(block: Block, tensors: Mapping[str, Tensor]) -> LayerLinears:
+    """Tensors of a layer's Linears, by parameter name, as they are added up."""
+    qkv, out, up, down = block.paths.qkv, block.paths.attention_out, block.paths.up, block.paths.down
+    return LayerLinears(
+        qkv=torch.cat([tensors[block.weight_name(path)] for path in qkv]),
+        attention_out=tensors[block.weight_name(out)],
+        up=tensors[block.weight_name(up)],
+        down=tensors[block.weight_name(down)],
+    )
+
+
+def search_of(
+    config: CofiConfig, parts: TaskParts, engine: Engine, stages: Stages, costs: Costs, structure: Structure
+) -> Search:
+    """How the structure is found; gives `structure` the masks of training."""
+    asked = config.structure
+    if asked.method == "magnitude":
+        blocks = blocks_of(parts.model)
+
+        def scores() -> UnitScores:
+            weights = engine.full_state_dict(parts.model)
+            return magnitude_scores([linears_of(block, weights) for block in blocks], costs.sizes, families(config))
+
+        every = max(1, (stages.ramp_end - stages.begin) // MAGNITUDE_REFRESHES)
+        search = MagnitudeSearch(scores, costs, every=every, multiple=asked.multiple, now=lambda: structure.step)
+        structure.source = search
+        return search
+    with seeded(config.seed):
+        gates = Gates(costs.sizes, families(config)).to(dist.device())
+    lagrangian = Lagrangian(limit=asked.multiplier_bound).to(dist.device())
+    optimizer = GateOptimizer(gates, lagrangian, costs, lr=asked.lr, ranks=dist.ranks())
+    structure.source = gates
+    scale = engine.loss_scale / engine.accumulation
+    return LearnedGates(gates, lagrangian, optimizer, costs, scale=scale, multiple=asked.multiple)

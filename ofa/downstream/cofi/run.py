@@ -1,0 +1,80 @@
+"""CoFi: a small dense task model, cut out of a large one while it learns."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ofa import dist
+from ofa.config import CofiConfig
+from ofa.downstream.cofi.assemble import assemble, compact_run, cut
+from ofa.downstream.cofi.describe import in_words, write_structure
+from ofa.downstream.cofi.layer_distillation import LayerDistillation
+from ofa.downstream.cofi.runs import CofiRun, CompactRun, GatedRun
+from ofa.downstream.finish import finish as finish_finetuning
+from ofa.downstream.inputs import check_inputs
+from ofa.export.from_state import fill
+from ofa.models.structure import StructureMasks
+from ofa.train import Kind, run_to_end
+
+LOG = logging.getLogger(__name__)
+
+
+def cofi(config: CofiConfig, run_dir: Path, *, name: str, resume: str = "auto", time_limit: float | None = None) -> int:
+    """Do one run and return the process's exit status: see `ofa.train.run_to_end`."""
+    return run_to_end(COFI, config, run_dir, name=name, resume=resume, time_limit=time_limit)
+
+
+def finish(run: CofiRun) -> CofiRun | None:
+    """After the stages under masks the run of the small model; after that export, scores and report (a collective
+    call)."""
+    if isinstance(run, GatedRun):
+        return small_from(run)
+    finish_finetuning(run)
+    return None
+
+
+def small_from(run: GatedRun) -> CompactRun:
+    """Make the structure final, cut the small model out and give it an engine of its own (a collective call)."""
+    masks = run.pruner.search.hard(run.asked.structure.sparsity)
+    keep = {name: mask.cpu() for name, mask in run.pruner.keep.items()}
+    dense = fill(run.module.model, run.engine.full_state_dict(run.module.model), keep)
+    parts = cut(run.asked, run.made_of, dense, masks)
+    layers = _layers(run, masks)
+    if dist.rank() == 0:
+        write_structure(run.folder.structure, masks)
+        LOG.info(
+            "step %d: the structure is final: %s", run.stages.pruned, in_words(masks, run.structure_numbers(masks))
+        )
+    dist.barrier()
+    run.journal.metrics.close()
+    run.engine.close()
+    return compact_run(
+        run.asked,
+        run.folder,
+        None,
+        parts,
+        run.stages,
+        run.costs,
+        masks,
+        name=run.name,
+        layers=layers,
+        start_step=run.stages.pruned,
+        batch=run.batch,
+        seconds=run.total_seconds(),
+    )
+
+
+def _layers(run: GatedRun, masks: StructureMasks) -> LayerDistillation | None:
+    """What compares hidden states, as it was trained, for the hidden dimensions that are left."""
+    layers = run.module.layers
+    if layers is None:
+        return None
+    state = run.engine.full_state_dict(layers)
+    weight = state["weight"] if masks.hidden is None else state["weight"][:, masks.hidden.cpu() > 0]
+    small = LayerDistillation(weight.shape[1], weight.shape[0])
+    small.load_state_dict({**state, "weight": weight})
+    return small
+
+
+COFI: Kind[CofiConfig, CofiRun] = Kind(check_inputs, assemble, finish)

@@ -1,0 +1,98 @@
+"""The two runs that a CoFi run is, one after the other in one folder: under masks, and of the small model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ofa.config import CofiConfig
+from ofa.downstream.assemble import FinetuningRun, TaskParts
+from ofa.downstream.cofi.budget import Costs
+from ofa.downstream.cofi.describe import in_numbers
+from ofa.downstream.cofi.pruner import StructurePruner
+from ofa.downstream.cofi.stages import Stages
+from ofa.downstream.cofi.structure import Structure
+from ofa.downstream.cofi.training import CofiTraining
+from ofa.models.structure import StructureMasks
+from ofa.run import Run
+
+
+@dataclass
+class CofiRun(FinetuningRun):
+    """What both have."""
+
+    made_of: TaskParts = field(kw_only=True)
+    stages: Stages = field(kw_only=True)
+    costs: Costs = field(kw_only=True)
+    structure: Structure = field(kw_only=True)
+    module: CofiTraining
+
+    @property
+    def asked(self) -> CofiConfig:
+        """The config as what it is."""
+        assert isinstance(self.config, CofiConfig)
+        return self.config
+
+    @property
+    def steps_of_all_stages(self) -> int:
+        """Both runs."""
+        return self.stages.total
+
+    def structure_numbers(self, masks: StructureMasks) -> dict[str, float]:
+        """Of a hard structure, for a metrics line."""
+        return {"structural_sparsity": float(self.costs.sparsity(self.costs.of(masks))), **in_numbers(masks)}
+
+
+@dataclass
+class GatedRun(CofiRun):
+    """Stages one and two: the dense model, then under masks, up to a final structure."""
+
+    pruner: StructurePruner
+
+    def scores(self) -> dict[str, float]:
+        """Of the model under the hard structure that the target of this step asks for, as it would be cut out."""
+        masks = self.hard_masks()
+        with self.structure.fixed(masks):
+            found = super().scores()
+        return found | self.structure_numbers(masks)
+
+    def hard_masks(self) -> StructureMasks:
+        """The structure of today's target (a collective call); everything before pruning begins."""
+        return self.pruner.search.hard(self.recipe.at(self.structure.step).sparsity)
+
+    def more_for_the_line(self) -> dict[str, float]:
+        """Expected sparsity and multipliers."""
+        return self.pruner.search.for_the_line() if self.structure.active else {}
+
+    def take_note(self, step: int, scores: dict[str, float]) -> None:
+        """None is the best one: the model is not small yet."""
+        Run.take_note(self, step, scores)
+
+    def validates_at(self, step: int) -> bool:
+        """Not at the end, where the small model is scored."""
+        return step < self.stages.pruned and super().validates_at(step)
+
+    def saves_at(self, step: int) -> bool:
+        """None of these checkpoints is exported."""
+        return Run.saves_at(self, step)
+
+
+@dataclass
+class CompactRun(CofiRun):
+    """Stage three: the small model, trained on."""
+
+    masks: StructureMasks = field(kw_only=True)
+    """The final structure, in the sizes of the dense model."""
+
+    def scores(self) -> dict[str, float]:
+        """Of the small model."""
+        return super().scores() | self.structure_numbers(self.masks)
+
+    def described(self) -> CofiConfig:
+        """With the steps that the epochs came to."""
+        schedule = self.asked.schedule.model_copy(update={"epochs": None, "total_steps": self.stages.pruned})
+        return self.asked.model_copy(update={"schedule": schedule})
+
+    def more_for_the_result(self) -> dict[str, Any]:
+        """The structure."""
+        return {"structure": self.structure_numbers(self.masks), "stages": vars(self.stages)}

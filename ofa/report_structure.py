@@ -1,0 +1,86 @@
+"""The report's pictures of a structurally pruned model: what is left of it, and how it came to that.
+
+As `ofa.report_figures`: numbers in, SVG images out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from ofa.models.structure import DIMS, HEADS
+from ofa.report_figures import BLUE, GREEN, ORANGE, STYLE, WIDTH, Line, draw, legend_above, svg
+
+SEARCH_KEYS = {"expected_sparsity", "structural_sparsity", "lagrangian", "lambda_1", "lambda_2", "hidden"}
+"""Keys of metrics lines that are of the search alone."""
+
+
+def is_of_structure(key: str) -> bool:
+    """Whether a key of a metrics line says something of the structure, and is no loss term and no score."""
+    return key in SEARCH_KEYS or key.startswith((HEADS, DIMS, "match."))
+
+
+def units(kept: Mapping[str, Any]) -> str:
+    """Which heads of each layer are left, and how many intermediate dimensions.
+
+    Args:
+        kept: a run's structure.json: `heads` and `intermediate`, the units that live, layer by layer, and `of`, how
+            many a layer of the dense model has.
+    """
+    layers, heads, dims = len(kept["heads"]), kept["of"]["heads"], kept["of"]["intermediate"]
+    grid = np.zeros((layers, heads))
+    for layer, living in enumerate(kept["heads"]):
+        grid[layer, living] = 1.0
+    widths = [len(living) for living in kept["intermediate"]]
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(WIDTH, 1.3 + 0.3 * layers), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        left.imshow(grid, aspect="auto", cmap=ListedColormap(["#e5e7eb", BLUE]), vmin=0.0, vmax=1.0)
+        left.set_xticks(range(heads), [str(head + 1) for head in range(heads)])
+        left.set_xticks(np.arange(0.5, heads), minor=True)
+        left.set_yticks(np.arange(0.5, layers), minor=True)
+        left.grid(which="minor", color="white", linewidth=2.0)
+        left.tick_params(which="minor", length=0)
+        left.set_yticks(range(layers), [f"layer {layer + 1}" for layer in range(layers)])
+        left.set_title(f"attention heads: {int(grid.sum())} of {grid.size} are left", fontsize=10)
+        right.barh(range(layers), [dims] * layers, color="#e5e7eb", height=0.7)
+        right.barh(range(layers), widths, color=ORANGE, height=0.7)
+        for layer, width in enumerate(widths):
+            right.text(width + 0.01 * dims, layer, f"{width:,}" if width else "gone", va="center", fontsize=9)
+        right.set_xlim(0, dims)
+        right.set_title(f"intermediate dimensions: {sum(widths):,} of {layers * dims:,} are left", fontsize=10)
+        return svg(figure)
+
+
+def search(lines: Sequence[Line]) -> str:
+    """Target, expected and hard sparsity by step, and the two multipliers."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+        draw(above, lines, "expected_sparsity", color=BLUE, label="expected of the gates")
+        draw(above, lines, "structural_sparsity", color=ORANGE, label="of the hard structure", marker="o")
+        draw(above, lines, "target_sparsity", color="#111827", label="target", linestyle=":")
+        above.set_ylabel("structural sparsity")
+        above.yaxis.set_major_formatter(PercentFormatter(1.0))
+        legend_above(above)
+        _multipliers(below, lines)
+        below.set_xlabel("step")
+        below.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return svg(figure)
+
+
+def _multipliers(panel: Axes, lines: Sequence[Line]) -> None:
+    draw(panel, lines, "lambda_1", color=BLUE, label="$\\lambda_1$")
+    draw(panel, lines, "lambda_2", color=GREEN, label="$\\lambda_2$")
+    panel.set_ylabel("multipliers")
+    if panel.lines:
+        legend_above(panel)
+    else:
+        panel.text(0.5, 0.5, "no multipliers: units went by magnitude", ha="center", transform=panel.transAxes)

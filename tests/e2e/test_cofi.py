@@ -1,0 +1,158 @@
+"""Structured pruning by the real command: three stages in one run, whatever the ranks, the stage and the
+interruptions, and a small model that stock Auto classes load."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+from ofa.export.masks_file import read_masks
+from ofa.models.materialise import prunable_parameters
+from tests import processes
+from tests.commands import command, overrides
+from tests.e2e.test_resume import at_step, kill_when
+from tests.run_files import metrics, model_bytes
+from tests.tiny_tasks import write_project
+
+BEGIN, PRUNED, TOTAL = 4, 30, 38
+"""Steps at which the stages of `cofi.json` change."""
+
+HEAD, DENSE = 4 * 32 * 16, 2 * (4 * 32 * 32 + 2 * 32 * 64)
+"""Weights of a head, and of all Linears."""
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """A folder with bases, teachers, tasks and their configs."""
+    return write_project(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture(scope="module")
+def pruned(tasks):
+    """pruned(*overrides) -> the run folder of cofi.json; a run that is there is not made again."""
+    made = {}
+
+    def make(*pairs):
+        if pairs not in made:
+            made[pairs] = prune(tasks, f"made/{len(made)}", *pairs)
+        return made[pairs]
+
+    return make
+
+
+def prune(tasks, run_dir, *pairs):
+    """Run the config to its end in this process; its folder."""
+    answer = command("cofi.py", "--config", "cofi.json", "--run-dir", run_dir, *overrides(*pairs), cwd=tasks)
+    assert answer.status == 0, answer.err
+    return tasks / run_dir
+
+
+def validated(folder):
+    """Validation lines."""
+    return [line for line in metrics(folder) if "validation_loss" in line]
+
+
+def test_the_small_model_is_what_the_run_says_and_scores_what_it_says(tasks, pruned):
+    """COFI-36, 37, 9: counted in the tensors that Auto classes load; scored as the run has scored it."""
+    folder = pruned()
+    result, lines = json.loads((folder / "result.json").read_text()), validated(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "model")
+    assert type(model).__name__ == "CompactBertForSequenceClassification"
+    left = 1 - prunable_parameters(model) / DENSE
+    assert 0.6 <= left <= 0.6 + HEAD / DENSE
+    assert result["structure"]["structural_sparsity"] == pytest.approx(left, abs=1e-12)
+    assert result["stages"] == {"begin": BEGIN, "ramp_end": 10, "pruned": PRUNED, "total": TOTAL}
+    assert result["best_step"] >= PRUNED and lines[-1]["step"] == TOTAL
+    of_small = [line["structural_sparsity"] for line in lines if line["step"] >= PRUNED]
+    assert len(of_small) > 1 and set(of_small) == {result["structure"]["structural_sparsity"]}
+    answer = command("evaluate.py", str(folder), "--json", cwd=tasks)
+    assert answer.status == 0, answer.err
+    assert json.loads(answer.out)["metrics"]["validation_loss"] == pytest.approx(
+        result["rows"][-1]["validation_loss"], rel=1e-6
+    )
+
+
+def test_gates_close_towards_the_target_and_the_masked_model_is_scored_at_it(pruned):
+    """COFI-12, 14: expected sparsity follows the ramp; what is scored on the way is a hard structure of its target."""
+    lines = [line for line in metrics(pruned()) if line["step"] < PRUNED]
+    under = [line for line in lines if "expected_sparsity" in line]
+    assert [line["step"] for line in under] == list(range(BEGIN, PRUNED))
+    assert under[0]["expected_sparsity"] < 0.01 < 0.5 < under[-1]["expected_sparsity"]
+    for line in validated(pruned()):
+        target = 0.6 * min(1.0, max(0, line["step"] - BEGIN) / 6)
+        assert target - 1e-9 <= line["structural_sparsity"] <= target + HEAD / DENSE
+
+
+def test_the_small_model_takes_over_with_the_scores_of_the_masked_one(pruned):
+    """COFI-25: what stage three begins with is the model under its hard masks, layer weights and all."""
+    folder = pruned("finetune.epochs=0")
+    assert validated(folder)[-1]["step"] == PRUNED
+    assert not any(line["step"] >= PRUNED for line in metrics(folder) if "loss" in line)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(BEGIN + 2, marks=pytest.mark.slow), PRUNED, pytest.param(PRUNED + 5, marks=pytest.mark.slow)],
+    ids=["under masks", "at the change", "small"],
+)
+def test_killed_in_any_stage_it_ends_with_the_same_bytes(tasks, pruned, step):
+    """COFI-38: gates, multipliers, moments and the structure are continued bit for bit."""
+    whole = pruned()
+    folder = tasks / f"killed-{step}"
+    arguments = ("--config", "cofi.json", "--run-dir", str(folder))
+    process = processes.start_script("cofi.py", *arguments, cwd=tasks, output=tasks / "killed.out")
+    kill_when(process, lambda: at_step(folder, step))
+    prune(tasks, folder.name)
+    assert metrics(folder) == metrics(whole)
+    assert model_bytes(folder) == model_bytes(whole)
+    assert (folder / "structure.json").read_bytes() == (whole / "structure.json").read_bytes()
+
+
+WAYS = {
+    "of a sparse base": ("model.init=base", "lock=true", "structure.cost=nnz", "structure.sparsity=0.9"),
+    "hidden dimensions": ("structure.hidden=true", "structure.sparsity=0.7"),
+    "by magnitude": ("structure.method=magnitude",),
+    "by magnitude of a sparse base": ("structure.method=magnitude", "model.init=base", "lock=true"),
+    "milliseconds": ("structure.cost=latency", "structure.length=16"),
+    "multiply-adds, norms kept": ("structure.cost=macs", "structure.length=16", "structure.dead_sublayer=keep_norm"),
+    "without layers": ("structure.layers=false",),
+    "whole layers only": ("structure.heads=false", "structure.intermediate=false", "structure.sparsity=0.5"),
+    "answers only": ("objective.layer_weight=0", "objective.ce_weight=0.5"),
+    "without a teacher": ("teacher=null", "objective.ce_weight=1", "objective.kd_weight=0", "objective.layer_weight=0"),
+    "layers at random, free": ("objective.teacher_layers=random", "objective.matching=free"),
+    "bf16": ("engine.precision=bf16",),
+}
+QUICK = ("of a sparse base",)
+
+
+@pytest.mark.parametrize("way", [way if way in QUICK else pytest.param(way, marks=pytest.mark.slow) for way in WAYS])
+def test_every_way_leads_to_a_small_model_that_scores_what_the_run_says(tasks, pruned, way):
+    folder = pruned(*WAYS[way])
+    result, config = (json.loads((folder / name).read_text()) for name in ("result.json", "config.json"))
+    asked = config["config"]["structure"]
+    assert asked["sparsity"] <= result["structure"]["structural_sparsity"] < 1
+    answer = command("evaluate.py", str(folder), "--json", cwd=tasks)
+    assert answer.status == 0, answer.err
+    scored = json.loads(answer.out)["metrics"]["validation_loss"]
+    assert scored == pytest.approx(result["rows"][-1]["validation_loss"], rel=1e-6)
+    if config["config"]["lock"]:
+        weights = load_file(folder / "model" / "model.safetensors")
+        masks = read_masks(folder / "model" / "masks.safetensors")
+        assert masks and all(bool((weights[name][~keep] == 0).all()) for name, keep in masks.items())
+        left = sum(int(weights[name].count_nonzero()) for name in masks if "pooler" not in name)
+        if asked["cost"] == "nnz":
+            assert 1 - left / DENSE == pytest.approx(result["structure"]["structural_sparsity"], abs=1e-9)
+
+
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3])
+def test_two_ranks_end_with_one_structure_and_one_model(tasks, stage):
+    """COFI-17, 24: at every stage; ranks draw masks of their own, and the model that is cut out is of them all."""
+    run_dir = f"two-{stage}"
+    arguments = ("--config", "cofi.json", "--run-dir", run_dir, "--set", f"engine.zero_stage={stage}")
+    processes.script("cofi.py", *arguments, cwd=tasks, ranks=2)
+    result = json.loads((tasks / run_dir / "result.json").read_text())
+    assert 0.6 <= result["structure"]["structural_sparsity"] <= 0.6 + HEAD / DENSE
+    answer = command("evaluate.py", run_dir, "--json", cwd=tasks)
+    scored = json.loads(answer.out)["metrics"]["validation_loss"]
+    assert scored == pytest.approx(result["rows"][-1]["validation_loss"], rel=1e-6)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from ofa.models.pretraining import decoder_of, document_attention_mask, transfor
 TEMPERATURE = 2.0
 
 
-def stock_inputs(model: PreTrainedModel, batch: StepBatch) -> dict[str, Tensor]:
+def stock_inputs(model: PreTrainedModel, batch: StepBatch) -> dict[str, Any]:
     """What the stock forward takes: a mask [B, S] of real tokens, or [B, 1, S, S] with positions for packed rows."""
     if batch.layout != "packed":
         return {"input_ids": batch.micro.input_ids, "attention_mask": batch.real.long()}

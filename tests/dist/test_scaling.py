@@ -11,8 +11,9 @@ from tests import processes
 from tests.corpora import write_corpus
 from tests.e2e.conftest import TINY
 
+pytestmark = pytest.mark.slow
+
 WORKER = Path(__file__).with_name("scaling_worker.py")
-FOUR = pytest.param(4, marks=pytest.mark.slow)
 CASES = {"accumulated": "1 2", "at once": "1 {share}", "partitioned": "3 {share}"}
 """ZeRO 1 with micro-batches of 2 rows, so that more ranks make fewer of them; ZeRO 1 and 3 with one micro-batch a
 rank."""
@@ -42,7 +43,7 @@ def reports_of(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("number", [2, FOUR])
+@pytest.mark.parametrize("number", [2, 4])
 @pytest.mark.parametrize("case", CASES)
 def test_flops_of_a_rank_are_those_of_one_rank_divided(reports_of, case, number):
     """PERF-28: exactly, for student, teacher and head; what is counted are the matrix products and attention of real
@@ -52,7 +53,6 @@ def test_flops_of_a_rank_are_those_of_one_rank_divided(reports_of, case, number)
     assert [number * report["flops"] for report in reports_of(number)[case]] == [alone["flops"]] * number
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_collectives_of_a_step_are_as_many_on_four_ranks_as_on_two(reports_of, case):
     """PERF-28"""
@@ -61,7 +61,7 @@ def test_collectives_of_a_step_are_as_many_on_four_ranks_as_on_two(reports_of, c
     assert all(report["collectives"] == two[0]["collectives"] for report in [*two, *four])
 
 
-@pytest.mark.parametrize("number", [1, 2, FOUR])
+@pytest.mark.parametrize("number", [1, 2, 4])
 def test_ranks_validate_every_row_once(reports_of, number):
     """OFA-16 for scores: 23 rows, 4 at a time, do not divide; each is counted once, and so is each prediction."""
     for of_ranks in reports_of(number).values():
@@ -69,7 +69,7 @@ def test_ranks_validate_every_row_once(reports_of, number):
         assert {sum(report["seen"] for report in of_ranks)} == {report["validated"] for report in of_ranks}
 
 
-@pytest.mark.parametrize("number", [2, FOUR])
+@pytest.mark.parametrize("number", [2, 4])
 def test_scores_do_not_depend_on_the_number_of_ranks(reports_of, number):
     """OFA-16 for scores: after four updates, whose own rounding is in it."""
     for case, of_ranks in reports_of(number).items():

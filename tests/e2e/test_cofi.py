@@ -2,6 +2,7 @@
 interruptions, and a small model that stock Auto classes load."""
 
 import json
+import re
 
 import pytest
 from safetensors.torch import load_file
@@ -87,8 +88,12 @@ def test_gates_close_towards_the_target_and_the_masked_model_is_scored_at_it(pru
 def test_the_small_model_takes_over_with_the_scores_of_the_masked_one(pruned):
     """COFI-25: what stage three begins with is the model under its hard masks, layer weights and all."""
     folder = pruned("finetune.epochs=0")
-    assert validated(folder)[-1]["step"] == PRUNED
-    assert not any(line["step"] >= PRUNED for line in metrics(folder) if "loss" in line)
+    (first,) = [line for line in validated(folder) if line["step"] >= PRUNED]
+    assert first["step"] == PRUNED and not any(line["step"] >= PRUNED for line in metrics(folder) if "loss" in line)
+    said = re.search(r"under its last masks: validation loss ([\d.]+)", (folder / "log.txt").read_text())
+    assert said and float(said[1]) == pytest.approx(first["validation_loss"], abs=6e-5)
+    before = [line for line in validated(folder) if line["step"] < PRUNED][-1]
+    assert abs(before["validation_loss"] - first["validation_loss"]) > 6e-5, "nothing was trained in between"
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,7 @@ def test_a_rewinding_run_that_is_killed_again_and_again_ends_with_the_same_bytes
     assert metrics(folder) == metrics(undisturbed[name])
 
 
+@pytest.mark.slow
 def test_the_checkpoint_that_a_run_goes_back_to_outlives_the_others(undisturbed):
     kept = sorted(path.name for path in (undisturbed["weights"] / "checkpoints").glob("step-*"))
     assert kept == ["step-00000000", "step-00000020", "step-00000024"], "keep_last 2"

@@ -91,9 +91,23 @@ def check_target(costs: Costs, families: Collection[Family], target: float) -> N
     lowest, highest = reachable(costs, families)
     if not lowest <= target <= highest:
         names = ", ".join(name for name in FAMILIES if name in families)
+        remedy = "prune more families" if target > highest else "count weights (params) instead of what is left"
         raise BudgetError(
             f"a sparsity of {target:g} in {costs.measure} is out of reach: pruning {names} gives {lowest:.4f} to "
-            f"{highest:.4f}; choose a target in this range, or prune more families"
+            f"{highest:.4f}; choose a target in this range, or {remedy}"
+        )
+
+
+def check_multiple(sizes: Sizes, multiple: int) -> None:
+    """Refuse a multiple in which intermediate dimensions cannot be kept.
+
+    Raises:
+        BudgetError: it does not divide their number; names one that does.
+    """
+    if multiple < 1 or sizes.intermediate % multiple:
+        raise BudgetError(
+            f"{sizes.intermediate} intermediate dimensions cannot be kept in multiples of {multiple}; choose a divisor "
+            f"of {sizes.intermediate}, such as {_divisor(sizes.intermediate, multiple)}"
         )
 
 
@@ -215,11 +229,7 @@ def _check(scores: UnitScores, sizes: Sizes, multiple: int) -> None:
         if not bool(values.isfinite().all()):
             strange = int((~values.isfinite()).sum())
             raise BudgetError(f"{strange} scores of {name} are not finite, so they cannot be ranked")
-    if multiple < 1 or sizes.intermediate % multiple:
-        raise BudgetError(
-            f"{sizes.intermediate} intermediate dimensions cannot be kept in multiples of {multiple}; choose a divisor "
-            f"of {sizes.intermediate}, such as {_divisor(sizes.intermediate, multiple)}"
-        )
+    check_multiple(sizes, multiple)
 
 
 def _divisor(number: int, near: int) -> int:

@@ -36,6 +36,7 @@ def finish(run: CofiRun) -> CofiRun | None:
 
 def small_from(run: GatedRun) -> CompactRun:
     """Make the structure final, cut the small model out and give it an engine of its own (a collective call)."""
+    LOG.info("the dense model under its last masks: %s", run.in_words(run.scores()))
     masks = run.pruner.search.hard(run.asked.structure.sparsity)
     keep = {name: mask.cpu() for name, mask in run.pruner.keep.items()}
     dense = fill(run.module.model, run.engine.full_state_dict(run.module.model), keep)

@@ -1,0 +1,75 @@
+"""What structured pruning refuses, in one line that says what would be right; and what it can take."""
+
+import json
+
+import pytest
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+from tests import released
+from tests.commands import command, overrides
+from tests.e2e.test_bad_input import refused
+from tests.tiny_tasks import CLASSES, SIZE, write_project
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """A folder with bases, teachers, tasks and their configs; `big` is a teacher of other sizes."""
+    folder = write_project(tmp_path_factory.mktemp("tasks"))
+    sizes = {"hidden_size": 48, "num_hidden_layers": 5, "num_attention_heads": 4, "intermediate_size": 96}
+    config = BertConfig(**{**released.bert_config(SIZE), **sizes})
+    config.id2label = dict(enumerate(CLASSES))
+    config.label2id = {name: number for number, name in enumerate(CLASSES)}
+    BertForSequenceClassification(config).save_pretrained(folder / "big")
+    AutoTokenizer.from_pretrained(folder / "base").save_pretrained(folder / "big")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            ["structure.intermediate=false", "structure.layers=false"],
+            [
+                "a sparsity of 0.6 in weights is out of reach: pruning head gives 0.0000 to 0.5000",
+                "prune more families",
+            ],
+        ),
+        (
+            ["model.init=base", "lock=true", "structure.cost=nnz", "structure.sparsity=0.5"],
+            ["a sparsity of 0.5 in weights that are not zero is out of reach", "0.7998 to 1.0000", "count weights"],
+        ),
+        (["structure.multiple=10"], ["64 intermediate dimensions cannot be kept in multiples of 10", "such as 8"]),
+        (["structure.ramp_epochs=9"], ["the target would not be held for a single step", "raise schedule.epochs"]),
+        (["lock=true"], ["there is no zero to keep", "Set lock to false"]),
+        (["structure.sparsity=1.5"], ["structure.sparsity"]),
+        (
+            ["structure.heads=false", "structure.intermediate=false", "structure.layers=false"],
+            ["nothing would be pruned"],
+        ),
+        (["structure.lamda=1"], ["structure.lamda"]),
+    ],
+    ids=["heads alone", "less than the base", "multiple", "ramp", "no zeros", "above 1", "nothing", "unknown key"],
+)
+def test_what_cannot_be_is_refused(tasks, request, changes, words):
+    folder = request.node.callspec.id.replace(" ", "-")
+    arguments = ["--config", "cofi.json", "--run-dir", folder, *overrides(*changes)]
+    refused(tasks, *arguments, script_name="cofi.py", words=words)
+    assert not (tasks / folder / "metrics.jsonl").exists()
+
+
+def test_configs_of_other_kinds_are_sent_to_their_scripts(tasks):
+    refused(tasks, "--config", "taught.json", script_name="cofi.py", words=["fine-tunes a model", "launch/finetune.py"])
+    refused(
+        tasks, "--config", "cofi.json", script_name="finetune.py", words=["prunes a task model's structure", "cofi.py"]
+    )
+
+
+def test_a_larger_teacher_with_more_layers_teaches_and_another_target_is_no_continuation(tasks):
+    """W is rectangular, and four of five layers are matched with two; the run is then held to its own config."""
+    arguments = ["--config", "cofi.json", "--run-dir", "taught", *overrides("teacher.init=big")]
+    answer = command("cofi.py", *arguments, cwd=tasks)
+    assert answer.status == 0, answer.err
+    lines = list(map(json.loads, (tasks / "taught" / "metrics.jsonl").read_text().splitlines()))
+    assert {f"match.{number}" for number in range(1, 5)} <= next(line for line in lines if "loss" in line).keys()
+    words = ["structure.sparsity", "0.6", "0.7"]
+    refused(tasks, *arguments, *overrides("structure.sparsity=0.7"), script_name="cofi.py", words=words)

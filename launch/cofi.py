@@ -1,8 +1,8 @@
 """Prune the structure of a task model with CoFi: whole heads, dimensions and layers go, a small dense model comes out.
 
     python launch/cofi.py --config tiny/cofi.json --with-teacher
-    python launch/cofi.py --config downstream/cofi_sst2_95.json --set task.path=glue/SST-2
-    deepspeed launch/cofi.py --config downstream/cofi_sst2_95.json --set structure.sparsity=0.6
+    python launch/cofi.py --config downstream/cofi_large.json --set task.path=glue/SST-2
+    deepspeed launch/cofi.py --config downstream/cofi_large.json --set structure.sparsity=0.6
 
 Exit status 0: done; 75: stopped and saved, start it again.
 """

@@ -20,6 +20,12 @@ RESULT_COLUMNS = (
 
 SPARSITY_COLUMNS = RESULT_COLUMNS[2:]
 
+STRUCTURE_COLUMNS = (
+    ("structure gone", "structural_sparsity", "{:.2%}"),
+    ("encoder weights", "encoder_weights", "{:,}"),
+)
+"""Of models whose units were pruned."""
+
 RESULT_PLACES = (("model", "model"), ("report", "report"), ("tensorboard", "event files"))
 """Key of result.json, what it is called."""
 
@@ -54,7 +60,8 @@ def result_columns(result: Mapping[str, Any]) -> Columns:
     found = {key for row in result["rows"] for key in row}
     names = [name for metric in result["metrics"] for name in sorted(found) if name.split("_mismatched")[0] == metric]
     scores = [(name.replace("_", " "), name, "{:.4f}") for name in names]
-    return [("validation loss", "validation_loss", "{:.4f}"), *scores, *SPARSITY_COLUMNS]
+    structural = [column for column in STRUCTURE_COLUMNS if column[1] in found]
+    return [("validation loss", "validation_loss", "{:.4f}"), *scores, *SPARSITY_COLUMNS, *structural]
 
 
 def result_cells(row: Mapping[str, Any], columns: Columns = RESULT_COLUMNS) -> list[str]:

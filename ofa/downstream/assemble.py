@@ -104,6 +104,14 @@ class FinetuningRun(Run):
         """What result.json says besides."""
         return {}
 
+    def more_for_the_recipe(self) -> dict[str, Any]:
+        """What recipe.json says besides."""
+        return {}
+
+    def more_for_the_row(self) -> dict[str, Any]:
+        """What the table says of the model besides."""
+        return {}
+
     def _is_eligible(self, step: int) -> bool:
         """Trained, and of final zeros."""
         pruning = self.config.pruning

@@ -41,7 +41,7 @@ def finish(run: FinetuningRun) -> None:
     exported = fill(run.module.model, state, keep)
     splits = [run.data.validation, *run.data.others()]
     own = {split.name: _score(run, exported, split) for split in splits}
-    rows = [*_references(run, exported), table_row("fine-tuned model", own, exported)]
+    rows = [*_references(run, exported), table_row("fine-tuned model", own, exported) | run.more_for_the_row()]
     if dist.rank() == 0:
         export_model(
             run.folder.model,
@@ -128,6 +128,7 @@ def _recipe(run: FinetuningRun, step: int, own: Mapping[str, Scored]) -> dict[st
         data={"name": run.data.task.name, "fingerprint": run.data_fingerprint},
         versions=versions(),
     )
+    recipe |= run.more_for_the_recipe()
     recipe["best_step"] = step
     recipe["scores"] = {split: found.scores for split, found in own.items() if found.scores}
     if run.settings.lock:

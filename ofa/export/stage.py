@@ -63,6 +63,7 @@ def recorded_stage(recipe: Mapping[str, Any]) -> Stage | None:
     """
     schedule = (recipe.get("config") or {}).get("schedule")
     steps, total = recipe.get("steps"), schedule.get("total_steps") if isinstance(schedule, dict) else None
+    total = recipe.get("total_steps", total)  # of a run of several stages, of which `schedule` is the first
     if not isinstance(steps, int) or not isinstance(total, int):
         return None
     return Stage(steps, total, recorded_pruning(recipe))

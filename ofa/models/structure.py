@@ -65,6 +65,12 @@ class StructureMasks:
         intermediate = self.intermediate * (ffn > 0)[:, None]
         return replace(self, head=head, intermediate=intermediate, attention=attention, ffn=ffn)
 
+    def to(self, device: torch.device | str) -> StructureMasks:
+        """The same on another device."""
+        hidden = None if self.hidden is None else self.hidden.to(device)
+        head, intermediate = self.head.to(device), self.intermediate.to(device)
+        return StructureMasks(head, intermediate, self.attention.to(device), self.ffn.to(device), hidden)
+
     def alive_layers(self) -> Tensor:
         """bool [L]: layers of which a sublayer lives."""
         return (self.attention > 0) | (self.ffn > 0)

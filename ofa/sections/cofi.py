@@ -68,6 +68,8 @@ class StructureConfig(Section):
     def _something_goes(self) -> StructureConfig:
         if not (self.heads or self.intermediate or self.layers or self.hidden):
             raise ValueError("structure: heads, intermediate, layers and hidden are all false: nothing would be pruned")
+        if self.method == "magnitude" and not (self.heads or self.intermediate):
+            raise ValueError("structure: by magnitude heads or intermediate dimensions go, and both are false")
         if self.method == "magnitude" and self.hidden:
             raise ValueError("structure.hidden: weights alone do not rank hidden dimensions: set method to gates")
         return self
@@ -103,6 +105,9 @@ class CompactScheduleConfig(Section):
     """Linear decay to 0 at the last step, or the peak throughout (published)."""
 
 
+EPOCHS = 20.0
+"""Of the dense model and under gates, by default (published for large tasks; 100 for small ones)."""
+
 LAYER_WEIGHT, KD_WEIGHT = 0.9, 0.1
 """Published weights of the two distillation losses: the first of the grid .9/.1, .7/.3, .5/.5."""
 
@@ -128,7 +133,7 @@ class CofiConfig(FinetuneConfig):
             if objective.get("layer_weight") is None:
                 objective["layer_weight"] = LAYER_WEIGHT if values.get("teacher") is not None else 0.0
             values = {**values, "objective": objective}
-        return values
+        return _with_published_length(values)
 
     @model_validator(mode="after")
     def _structure_fits(self) -> CofiConfig:
@@ -139,3 +144,13 @@ class CofiConfig(FinetuneConfig):
         if self.structure.cost == "nnz" and not self.lock:
             raise ValueError("structure.cost nnz counts the weights that a lock leaves: set lock to true")
         return self
+
+
+def _with_published_length(values: Any) -> Any:
+    """A raw config whose schedule says how long; the default of fine-tuning would end before pruning does."""
+    if not isinstance(values, dict) or not isinstance(values.get("schedule", {}), dict):
+        return values
+    schedule = values.get("schedule", {})
+    if schedule.get("epochs") is None and schedule.get("total_steps") is None:
+        return {**values, "schedule": {**schedule, "epochs": EPOCHS}}
+    return values

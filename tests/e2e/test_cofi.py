@@ -67,6 +67,10 @@ def test_the_small_model_is_what_the_run_says_and_scores_what_it_says(tasks, pru
     assert result["best_step"] >= PRUNED and lines[-1]["step"] == TOTAL
     of_small = [line["structural_sparsity"] for line in lines if line["step"] >= PRUNED]
     assert len(of_small) > 1 and set(of_small) == {result["structure"]["structural_sparsity"]}
+    assert result["rows"][-1]["structural_sparsity"] == pytest.approx(left, abs=1e-12)
+    assert "no finished model" not in (folder / "model" / "README.md").read_text()
+    answer = command("verify.py", str(folder), cwd=tasks)
+    assert answer.status == 0 and "from the middle of the run" not in answer.out, answer.out
     answer = command("evaluate.py", str(folder), "--json", cwd=tasks)
     assert answer.status == 0, answer.err
     assert json.loads(answer.out)["metrics"]["validation_loss"] == pytest.approx(
@@ -112,6 +116,26 @@ def test_killed_in_any_stage_it_ends_with_the_same_bytes(tasks, pruned, step):
     assert metrics(folder) == metrics(whole)
     assert model_bytes(folder) == model_bytes(whole)
     assert (folder / "structure.json").read_bytes() == (whole / "structure.json").read_bytes()
+
+
+def test_the_change_of_models_is_no_step_to_export(tasks, pruned):
+    """Its checkpoint is one of the dense model; scored there, and never better after it, the small one ends well."""
+    folder = pruned("schedule.total_steps=32", "finetune.lr=1e-12")
+    result = json.loads((folder / "result.json").read_text())
+    assert [line["step"] for line in validated(folder)][-3:] == [32, 36, 40]
+    assert 32 < result["best_step"] <= 40
+
+
+def test_another_runs_third_stage_is_gone_on_with(tasks, pruned):
+    """`--resume` of a checkpoint whose structure stands in the other run's folder."""
+    whole = pruned()
+    step = sorted((whole / "checkpoints").glob("step-*"))[-2]
+    arguments = ["--config", "cofi.json", "--run-dir", "branch", "--resume", str(step)]
+    answer = command("cofi.py", *arguments, cwd=tasks)
+    assert answer.status == 0, answer.err
+    ours, theirs = metrics(tasks / "branch"), metrics(whole)
+    assert PRUNED < ours[0]["step"] < TOTAL and ours == theirs[-len(ours) :]
+    assert (tasks / "branch" / "structure.json").read_bytes() == (whole / "structure.json").read_bytes()
 
 
 WAYS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -15,7 +16,7 @@ from ofa.config import CofiConfig
 from ofa.downstream.assemble import TaskParts, build_run, lock_of, open_parts, teacher_of
 from ofa.downstream.cofi.budget import Costs
 from ofa.downstream.cofi.choose import costs_of, families, search_of
-from ofa.downstream.cofi.describe import read_structure
+from ofa.downstream.cofi.describe import read_structure, write_structure
 from ofa.downstream.cofi.finalise import check_multiple, check_target, reachable
 from ofa.downstream.cofi.layer_distillation import LayerDistillation
 from ofa.downstream.cofi.masked import MaskedForward
@@ -26,9 +27,10 @@ from ofa.downstream.cofi.structure import Structure
 from ofa.downstream.cofi.training import CofiTeacher, CofiTraining
 from ofa.engine.engine import Engine
 from ofa.models.adapters import scope, shape
+from ofa.models.blocks import blocks_of
 from ofa.models.build import seeded
-from ofa.models.materialise import materialise, slice_masks
-from ofa.models.structure import StructureMasks
+from ofa.models.materialise import materialise, prunable_parameters, slice_masks
+from ofa.models.structure import Sizes, StructureMasks
 from ofa.models.task_models import load_task_teacher
 from ofa.models.task_training import TaskTeacher
 from ofa.parts import compute_dtype, parent
@@ -49,6 +51,11 @@ def assemble(config: CofiConfig, folder: RunFolder, start: Start | None, *, name
         ValueError: of many kinds, each saying what does not fit.
     """
     parts = open_parts(config, folder)
+    if getattr(parts.model.config, "structure", None) is not None:
+        raise ValueError(
+            f"model.init {config.model.init} is a compact model already: give the dense one that it was cut out of, or "
+            "train it on with launch/finetune.py"
+        )
     stages = Stages.of(config, parts.loader.total_steps)
     costs = costs_of(config, parts, folder)
     check_target(costs, families(config), config.structure.sparsity)
@@ -58,9 +65,20 @@ def assemble(config: CofiConfig, folder: RunFolder, start: Start | None, *, name
     step = 0 if start is None else read_json(start.path / INDEX)["step"]
     if step <= stages.pruned:
         return _gated_run(config, folder, start, parts, stages, costs, name=name)
-    masks = dist.on_every_rank(lambda: read_structure(folder.structure, costs.sizes))
+    assert start is not None
+    masks = dist.on_every_rank(lambda: _structure_of(start.path, folder, costs.sizes))
     small = cut(config, parts, parts.model, masks)
     return compact_run(config, folder, start, small, stages, costs, masks, name=name)
+
+
+def _structure_of(checkpoint: Path, folder: RunFolder, sizes: Sizes) -> StructureMasks:
+    """The structure that stage three of a checkpoint's run has; it may be another run's, and then is written down here
+    too."""
+    beside = (parent / folder.structure.name for parent in checkpoint.resolve().parents)
+    masks = read_structure(next((path for path in beside if path.is_file()), folder.structure), sizes)
+    if dist.rank() == 0 and not folder.structure.is_file():
+        write_structure(folder.structure, masks)
+    return masks
 
 
 def cut(config: CofiConfig, parts: TaskParts, dense: PreTrainedModel, masks: StructureMasks) -> TaskParts:
@@ -114,13 +132,14 @@ def compact_run(
         module=CofiTraining(parts.model, parts.data.task.kind, config.objective, structure, layers),
         teacher=teacher,
         teacher_model=teacher_model,
-        pruner=lambda engine: lock_of(config, parts, engine.weights),
+        pruner=lambda engine: StructurePruner(lock_of(config, parts, engine.weights), None, structure),
         last_step=stages.total,
         made_of=parts,
         stages=stages,
         costs=costs,
         structure=structure,
         masks=masks,
+        weights=prunable_parameters(parts.model),
         **more,
     )
 
@@ -155,9 +174,10 @@ def _gated_run(
     )
     teacher, teacher_model = _teacher(config, folder, parts, stages, structure)
     layers = _layers(config, costs.sizes.hidden, teacher_model)
+    blocks = blocks_of(parts.model)  # ZeRO 3 leaves nothing of the weights to measure
 
     def pruner(engine: Engine) -> StructurePruner:
-        search = search_of(config, parts, engine, stages, costs, structure)
+        search = search_of(config, parts, blocks, engine, stages, costs, structure)
         lock = lock_of(config, parts, engine.weights)
         return StructurePruner(lock, search, structure, begin=stages.begin, restart=engine.restart_optimizer)
 

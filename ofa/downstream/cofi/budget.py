@@ -130,7 +130,7 @@ class NonzeroCosts(Costs):
         """See `Costs.expected`; knows hidden dimensions if it has counted for each."""
         if open.hidden is not None and not self._knows_hidden:
             raise ValueError("hidden dimensions have gates, but non-zeros were not counted for each: pass hidden=True")
-        heads, dims = self._heads, self._dims
+        heads, dims = self._heads.to(open.head.device), self._dims.to(open.head.device)
         if self._knows_hidden:
             # float32 holds a row's count exactly: it stays below 2^24.
             ones = torch.ones(self.sizes.hidden, device=heads.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -44,11 +44,12 @@ MAGNITUDE_REFRESHES = 20
 def families(config: CofiConfig) -> tuple[Family, ...]:
     """The families of units that a run prunes."""
     asked = config.structure
+    own = asked.layers and asked.method == "gates"  # by magnitude sublayers follow their units
     switches: dict[Family, bool] = {
         "head": asked.heads,
         "intermediate": asked.intermediate,
-        "attention": asked.layers,
-        "ffn": asked.layers,
+        "attention": own,
+        "ffn": own,
         "hidden": asked.hidden,
     }
     return tuple(family for family, wanted in switches.items() if wanted)
@@ -63,7 +64,8 @@ def costs_of(config: CofiConfig, parts: TaskParts, folder: RunFolder) -> Costs:
     if asked.cost == "macs":
         return mac_costs(sizes, asked.length, gated=gated)
     if asked.cost == "nnz":
-        masks = [linears_of(block, parts.keep) for block in blocks_of(parts.model)]
+        everything = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in parts.scoped.items()}
+        masks = [linears_of(block, everything | parts.keep) for block in blocks_of(parts.model)]
         return NonzeroCosts(masks, sizes, hidden=asked.hidden)
     path = folder.path / LATENCY_FILE
 
@@ -93,19 +95,26 @@ def linears_of(block: Block, tensors: Mapping[str, Tensor]) -> LayerLinears:
 
 
 def search_of(
-    config: CofiConfig, parts: TaskParts, engine: Engine, stages: Stages, costs: Costs, structure: Structure
+    config: CofiConfig,
+    parts: TaskParts,
+    blocks: Sequence[Block],
+    engine: Engine,
+    stages: Stages,
+    costs: Costs,
+    structure: Structure,
 ) -> Search:
     """How the structure is found; gives `structure` the masks of training."""
     asked = config.structure
     if asked.method == "magnitude":
-        blocks = blocks_of(parts.model)
 
         def scores() -> UnitScores:
             weights = engine.full_state_dict(parts.model)
             return magnitude_scores([linears_of(block, weights) for block in blocks], costs.sizes, families(config))
 
         every = max(1, (stages.ramp_end - stages.begin) // MAGNITUDE_REFRESHES)
-        search = MagnitudeSearch(scores, costs, every=every, multiple=asked.multiple, now=lambda: structure.step)
+        search = MagnitudeSearch(
+            scores, costs, every=every, multiple=asked.multiple, now=lambda: structure.step, device=dist.device()
+        )
         structure.source = search
         return search
     with seeded(config.seed):

@@ -81,9 +81,10 @@ class _Line:
 
     def at(self, x: Tensor) -> Tensor:
         """Values at places [n], without a wait for the device."""
-        after = torch.searchsorted(self._places, x.detach()).clamp(1, len(self._slopes))
+        places, values, slopes = (row.to(x.device) for row in (self._places, self._values, self._slopes))
+        after = torch.searchsorted(places, x.detach()).clamp(1, len(slopes))
         # From the right end of its piece, so that the value at a point of the table is the table's, to the bit.
-        return self._values[after] - (self._places[after] - x) * self._slopes[after - 1]
+        return values[after] - (places[after] - x) * slopes[after - 1]
 
 
 def measure_latency(

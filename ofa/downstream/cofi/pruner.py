@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ofa.downstream.cofi.budget import Costs
@@ -115,7 +116,14 @@ class MagnitudeSearch:
     """Units of the smallest weights: the baseline."""
 
     def __init__(
-        self, scores: Callable[[], UnitScores], costs: Costs, *, every: int, multiple: int, now: Callable[[], int]
+        self,
+        scores: Callable[[], UnitScores],
+        costs: Costs,
+        *,
+        every: int,
+        multiple: int,
+        now: Callable[[], int],
+        device: torch.device,
     ):
         """
         Args:
@@ -124,7 +132,9 @@ class MagnitudeSearch:
             every: steps between two choices.
             multiple: of intermediate dimensions.
             now: the step.
+            device: where masks are wanted.
         """
+        self._device = device
         self._scores, self._costs, self._every, self._multiple, self._now = scores, costs, every, multiple, now
         self._masks: StructureMasks | None = None
 
@@ -146,7 +156,7 @@ class MagnitudeSearch:
 
     def hard(self, target: float) -> StructureMasks:
         """The structure by today's weights."""
-        return finalise(self._scores(), self._costs, target, multiple=self._multiple)
+        return finalise(self._scores(), self._costs, target, multiple=self._multiple).to(self._device)
 
     def for_the_line(self) -> dict[str, float]:
         """Nothing besides."""
@@ -158,17 +168,25 @@ class MagnitudeSearch:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue under the same masks."""
-        self._masks = StructureMasks(**state) if state else None
+        self._masks = StructureMasks(**state).to(self._device) if state else None
 
 
 class StructurePruner:
-    """The loop's pruner of stages one and two."""
+    """The loop's pruner in all stages."""
 
-    def __init__(self, lock: Pruner, search: Search, structure: Structure, *, begin: int, restart: Callable[[], None]):
+    def __init__(
+        self,
+        lock: Pruner,
+        search: Search | None,
+        structure: Structure,
+        *,
+        begin: int = 0,
+        restart: Callable[[], None] = lambda: None,
+    ):
         """
         Args:
             lock: what keeps zeros of a sparse base, or `NoPruner`.
-            search: finds the structure.
+            search: finds the structure; None: it is final.
             structure: the masks of the moment.
             begin: step at which masks begin.
             restart: lets the engine's optimizer start anew, as the published code does there.
@@ -185,31 +203,46 @@ class StructurePruner:
     def before_step(self, knobs: Knobs) -> MaskChurn | None:
         """Set the scene of the coming update."""
         self._structure.step = knobs.step
-        self._structure.active = knobs.step >= self._begin
+        self._structure.active = self.search is not None and knobs.step >= self._begin
         self._target = knobs.sparsity
         if knobs.step == self._begin:
             self._restart()
-        if self._structure.active:
+        if self.search is not None and self._structure.active:
             self.search.refresh(self._target)
         return self._lock.before_step(knobs)
 
     def after_step(self, coming: Knobs) -> None:
         """Zeros of the lock, then the gates' own update."""
         self._lock.after_step(coming)
-        if self._structure.active:
+        if self.search is not None and self._structure.active:
             self.search.update(self._target)
 
     def enforce(self) -> None:
         """The engine has skipped its update: so do gates."""
         self._lock.enforce()
-        self.search.discard()
+        if self.search is not None:
+            self.search.discard()
+
+    def hard(self, target: float) -> StructureMasks:
+        """The structure of 0 and 1 of that sparsity, as things stand (a collective call)."""
+        assert self.search is not None, "the structure is final"
+        return self.search.hard(target)
+
+    def for_the_line(self) -> dict[str, float]:
+        """What a metrics line says of the search."""
+        return {} if self.search is None else self.search.for_the_line()
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the lock and of the search."""
+        """Of the lock and of the search; of the lock alone where the structure is final."""
+        if self.search is None:
+            return self._lock.state_dict()
         return {"lock": self._lock.state_dict(), "search": self.search.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any], knobs: Knobs) -> None:
         """Continue."""
+        if self.search is None:
+            self._lock.load_state_dict(state, knobs)
+            return
         self._lock.load_state_dict(state["lock"], knobs)
         self.search.load_state_dict(state["search"])
 

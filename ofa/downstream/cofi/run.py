@@ -19,6 +19,9 @@ from ofa.train import Kind, run_to_end
 
 LOG = logging.getLogger(__name__)
 
+FAR = 0.05
+"""Difference of expected sparsity and target that is warned of."""
+
 
 def cofi(config: CofiConfig, run_dir: Path, *, name: str, resume: str = "auto", time_limit: float | None = None) -> int:
     """Do one run and return the process's exit status: see `ofa.train.run_to_end`."""
@@ -37,7 +40,8 @@ def finish(run: CofiRun) -> CofiRun | None:
 def small_from(run: GatedRun) -> CompactRun:
     """Make the structure final, cut the small model out and give it an engine of its own (a collective call)."""
     LOG.info("the dense model under its last masks: %s", run.in_words(run.scores()))
-    masks = run.pruner.search.hard(run.asked.structure.sparsity)
+    _warn_of_gates_that_are_far(run)
+    masks = run.pruner.hard(run.asked.structure.sparsity).to("cpu")
     keep = {name: mask.cpu() for name, mask in run.pruner.keep.items()}
     dense = fill(run.module.model, run.engine.full_state_dict(run.module.model), keep)
     parts = cut(run.asked, run.made_of, dense, masks)
@@ -64,6 +68,19 @@ def small_from(run: GatedRun) -> CompactRun:
         batch=run.batch,
         seconds=run.total_seconds(),
     )
+
+
+def _warn_of_gates_that_are_far(run: GatedRun) -> None:
+    """What training has seen last is then another structure than the one that is cut out."""
+    target, found = run.asked.structure.sparsity, run.more_for_the_line()
+    expected = found.get("expected_sparsity", target)
+    if abs(expected - target) > FAR:
+        LOG.warning(
+            "the gates stand at an expected sparsity of %.3f and the target is %.3f: units are cut that were open, or "
+            "kept that were closed; train longer under gates, or change structure.lr",
+            expected,
+            target,
+        )
 
 
 def _layers(run: GatedRun, masks: StructureMasks) -> LayerDistillation | None:

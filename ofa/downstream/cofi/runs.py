@@ -58,11 +58,11 @@ class GatedRun(CofiRun):
 
     def hard_masks(self) -> StructureMasks:
         """The structure of today's target (a collective call); everything before pruning begins."""
-        return self.pruner.search.hard(self.recipe.at(self.structure.step).sparsity)
+        return self.pruner.hard(self.recipe.at(self.structure.step).sparsity)
 
     def more_for_the_line(self) -> dict[str, float]:
         """Expected sparsity and multipliers."""
-        return self.pruner.search.for_the_line() if self.structure.active else {}
+        return self.pruner.for_the_line() if self.structure.active else {}
 
     def take_note(self, step: int, scores: dict[str, float]) -> None:
         """None is the best one: the model is not small yet."""
@@ -83,10 +83,27 @@ class CompactRun(CofiRun):
 
     masks: StructureMasks = field(kw_only=True)
     """The final structure, in the sizes of the dense model."""
+    weights: int = field(kw_only=True)
+    """Of the small encoder's Linears."""
 
     def scores(self) -> dict[str, float]:
         """Of the small model."""
         return super().scores() | self.structure_numbers(self.masks)
+
+    def _is_eligible(self, step: int) -> bool:
+        """A checkpoint of the change of models is one of the dense model."""
+        return step > self.stages.pruned or self.stages.total == self.stages.pruned
+
+    def more_for_the_recipe(self) -> dict[str, Any]:
+        """Steps of all stages, and the structure."""
+        return {"total_steps": self.stages.total, "structure": self.structure_numbers(self.masks)}
+
+    def more_for_the_row(self) -> dict[str, Any]:
+        """What of the encoder is gone, and what is left."""
+        return {
+            "structural_sparsity": float(self.costs.sparsity(self.costs.of(self.masks))),
+            "encoder_weights": self.weights,
+        }
 
     def described(self) -> CofiConfig:
         """With the steps that the epochs came to."""

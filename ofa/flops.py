@@ -16,6 +16,7 @@ segment and are left out (below 0.01 %).
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -72,10 +73,12 @@ def mean_length(document_ids: Tensor) -> float:
     return float(sizes.square().sum() / sizes.sum().clamp(min=1.0))
 
 
+@lru_cache
 def measure_peak_flops(device: torch.device | str, dtype: torch.dtype, *, seconds: float = 0.5) -> float:
     """Best rate of a large square matrix product, in operations per second: the denominator of `mfu`.
 
     8192^3 on an accelerator, 1024^3 on a CPU; the best of as many products as fit into `seconds`, at least three.
+    Measured once in a process, also where its run has several stages.
     """
     device = torch.device(device)
     size = 1024 if device.type == "cpu" else 8192

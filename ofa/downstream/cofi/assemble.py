@@ -84,7 +84,7 @@ def _structure_of(checkpoint: Path, folder: RunFolder, sizes: Sizes) -> Structur
 def cut(config: CofiConfig, parts: TaskParts, dense: PreTrainedModel, masks: StructureMasks) -> TaskParts:
     """The parts with the small model that masks of 0 and 1 leave of a dense one, and the lock's masks cut alike."""
     small = materialise(dense, masks, config.structure.dead_sublayer)
-    keep = slice_masks(parts.keep, dense, masks)
+    keep = slice_masks(parts.keep, dense, masks, config.structure.dead_sublayer)
     patterns = {name: parts.patterns[name] for name in keep}
     return replace(parts, model=small.train(), scoped=scope(small), keep=keep, patterns=patterns)
 
@@ -134,7 +134,6 @@ def compact_run(
         teacher_model=teacher_model,
         pruner=lambda engine: StructurePruner(lock_of(config, parts, engine.weights), None, structure),
         last_step=stages.total,
-        made_of=parts,
         stages=stages,
         costs=costs,
         structure=structure,

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -28,9 +28,8 @@ from transformers import PreTrainedModel
 
 from ofa.downstream.cofi.gated_norm import GatedLayerNorm, NormMasks
 from ofa.models.blocks import Block, Stream, blocks_of, sizes_of, stream_of
+from ofa.models.cuts import DeadSublayer
 from ofa.models.structure import StructureMasks
-
-DeadSublayer = Literal["skip", "keep_norm"]
 
 
 class MaskedForward:

@@ -164,7 +164,7 @@ class MagnitudeSearch:
 
     def state_dict(self) -> dict[str, Any]:
         """The masks in force."""
-        return {} if self._masks is None else {name: value.cpu() for name, value in _tensors(self._masks).items()}
+        return {} if self._masks is None else vars(self._masks.to("cpu"))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue under the same masks."""
@@ -191,7 +191,7 @@ class StructurePruner:
             begin: step at which masks begin.
             restart: lets the engine's optimizer start anew, as the published code does there.
         """
-        self._lock, self.search, self._structure = lock, search, structure
+        self._lock, self._search, self._structure = lock, search, structure
         self._begin, self._restart = begin, restart
         self._target = 0.0
 
@@ -203,49 +203,45 @@ class StructurePruner:
     def before_step(self, knobs: Knobs) -> MaskChurn | None:
         """Set the scene of the coming update."""
         self._structure.step = knobs.step
-        self._structure.active = self.search is not None and knobs.step >= self._begin
+        self._structure.active = self._search is not None and knobs.step >= self._begin
         self._target = knobs.sparsity
         if knobs.step == self._begin:
             self._restart()
-        if self.search is not None and self._structure.active:
-            self.search.refresh(self._target)
+        if self._search is not None and self._structure.active:
+            self._search.refresh(self._target)
         return self._lock.before_step(knobs)
 
     def after_step(self, coming: Knobs) -> None:
         """Zeros of the lock, then the gates' own update."""
         self._lock.after_step(coming)
-        if self.search is not None and self._structure.active:
-            self.search.update(self._target)
+        if self._search is not None and self._structure.active:
+            self._search.update(self._target)
 
     def enforce(self) -> None:
         """The engine has skipped its update: so do gates."""
         self._lock.enforce()
-        if self.search is not None:
-            self.search.discard()
+        if self._search is not None:
+            self._search.discard()
 
     def hard(self, target: float) -> StructureMasks:
         """The structure of 0 and 1 of that sparsity, as things stand (a collective call)."""
-        assert self.search is not None, "the structure is final"
-        return self.search.hard(target)
+        assert self._search is not None, "the structure is final"
+        return self._search.hard(target)
 
     def for_the_line(self) -> dict[str, float]:
         """What a metrics line says of the search."""
-        return {} if self.search is None else self.search.for_the_line()
+        return {} if self._search is None else self._search.for_the_line()
 
     def state_dict(self) -> dict[str, Any]:
         """Of the lock and of the search; of the lock alone where the structure is final."""
-        if self.search is None:
+        if self._search is None:
             return self._lock.state_dict()
-        return {"lock": self._lock.state_dict(), "search": self.search.state_dict()}
+        return {"lock": self._lock.state_dict(), "search": self._search.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any], knobs: Knobs) -> None:
         """Continue."""
-        if self.search is None:
+        if self._search is None:
             self._lock.load_state_dict(state, knobs)
             return
         self._lock.load_state_dict(state["lock"], knobs)
-        self.search.load_state_dict(state["search"])
-
-
-def _tensors(masks: StructureMasks) -> dict[str, Tensor]:
-    return {name: value for name, value in vars(masks).items() if value is not None}
+        self._search.load_state_dict(state["search"])

@@ -39,9 +39,10 @@ def finish(run: CofiRun) -> CofiRun | None:
 
 def small_from(run: GatedRun) -> CompactRun:
     """Make the structure final, cut the small model out and give it an engine of its own (a collective call)."""
-    LOG.info("the dense model under its last masks: %s", run.in_words(run.scores()))
+    masks = run.hard_masks()
+    LOG.info("the dense model under its last masks: %s", run.in_words(run.scores_under(masks)))
     _warn_of_gates_that_are_far(run)
-    masks = run.pruner.hard(run.asked.structure.sparsity).to("cpu")
+    masks = masks.to("cpu")
     keep = {name: mask.cpu() for name, mask in run.pruner.keep.items()}
     dense = fill(run.module.model, run.engine.full_state_dict(run.module.model), keep)
     parts = cut(run.asked, run.made_of, dense, masks)
@@ -89,7 +90,7 @@ def _layers(run: GatedRun, masks: StructureMasks) -> LayerDistillation | None:
     if layers is None:
         return None
     state = run.engine.full_state_dict(layers)
-    weight = state["weight"] if masks.hidden is None else state["weight"][:, masks.hidden.cpu() > 0]
+    weight = state["weight"] if masks.hidden is None else state["weight"][:, masks.hidden > 0]
     small = LayerDistillation(weight.shape[1], weight.shape[0])
     small.load_state_dict({**state, "weight": weight})
     return small

@@ -21,7 +21,6 @@ from ofa.run import Run
 class CofiRun(FinetuningRun):
     """What both have."""
 
-    made_of: TaskParts = field(kw_only=True)
     stages: Stages = field(kw_only=True)
     costs: Costs = field(kw_only=True)
     structure: Structure = field(kw_only=True)
@@ -38,20 +37,29 @@ class CofiRun(FinetuningRun):
         """Both runs."""
         return self.stages.total
 
+    def sparsity_of(self, masks: StructureMasks) -> float:
+        """Share of the dense model's cost that a hard structure has lost."""
+        return float(self.costs.sparsity(self.costs.of(masks)))
+
     def structure_numbers(self, masks: StructureMasks) -> dict[str, float]:
         """Of a hard structure, for a metrics line."""
-        return {"structural_sparsity": float(self.costs.sparsity(self.costs.of(masks))), **in_numbers(masks)}
+        return {"structural_sparsity": self.sparsity_of(masks), **in_numbers(masks)}
 
 
 @dataclass
 class GatedRun(CofiRun):
     """Stages one and two: the dense model, then under masks, up to a final structure."""
 
+    made_of: TaskParts = field(kw_only=True)
+    """Out of which the small model is cut."""
     pruner: StructurePruner
 
     def scores(self) -> dict[str, float]:
         """Of the model under the hard structure that the target of this step asks for, as it would be cut out."""
-        masks = self.hard_masks()
+        return self.scores_under(self.hard_masks())
+
+    def scores_under(self, masks: StructureMasks) -> dict[str, float]:
+        """Of the model under a hard structure (a collective call)."""
         with self.structure.fixed(masks):
             found = super().scores()
         return found | self.structure_numbers(masks)
@@ -100,10 +108,7 @@ class CompactRun(CofiRun):
 
     def more_for_the_row(self) -> dict[str, Any]:
         """What of the encoder is gone, and what is left."""
-        return {
-            "structural_sparsity": float(self.costs.sparsity(self.costs.of(self.masks))),
-            "encoder_weights": self.weights,
-        }
+        return {"structural_sparsity": self.sparsity_of(self.masks), "encoder_weights": self.weights}
 
     def described(self) -> CofiConfig:
         """With the steps that the epochs came to."""

@@ -37,7 +37,7 @@ cofi: $(VENV)/installed runs/tiny/ofa_90/model/recipe.json
 	$(RUN) launch/verify.py runs/tiny/cofi
 
 test: lint
-	OMP_NUM_THREADS=1 $(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 test-all: lint
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m ''

@@ -1,0 +1,18 @@
+"""benchmarks/cpu_step.py runs, and says what it measured."""
+
+import json
+import subprocess
+import sys
+
+from benchmarks.cpu_step import VARIANTS
+from tests.processes import CHECKOUT, environment
+
+
+def test_its_figures_are_of_the_four_combinations():
+    command = [sys.executable, "benchmarks/cpu_step.py", "--quick", "--json", "--rows", "2", "--sequence", "4"]
+    done = subprocess.run(command, cwd=CHECKOUT, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found["milliseconds"]) == set(found["peak_gib"]) == set(VARIANTS)
+    assert set(found["speedup_of_ours_over"]) == set(VARIANTS) - {"ours"}
+    assert all(0 < of["p10"] <= of["median"] <= of["p90"] for of in found["speedup_of_ours_over"].values())

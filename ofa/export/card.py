@@ -44,6 +44,18 @@ DENSE_TEXT = """
 A dense language encoder, trained on the corpus of the sparse models that have it as their teacher and their start.
 """
 
+CUT_TITLE = "# {name}: pre-trained {model_type}, {cut} cut away{origin}"
+
+CUT_TEXT = """
+A language encoder out of which {cut} of its layers was cut, counted in {cost}: whole heads, feed-forward
+dimensions and sublayers, found by {method} on masked words, before any task. Fine-tune it like any encoder.
+"""
+
+CUT_METHODS = {
+    "gates": "learned gates (CoFi, Xia et al., 2022, arXiv 2204.00408)",
+    "magnitude": "the magnitude of their weights",
+}
+
 TASK_TITLE = "# {name}: {task}, {model_type}, {zeros}{origin}"
 
 TASK_TEXT = """
@@ -144,9 +156,14 @@ def model_card(recipe: dict[str, Any]) -> str:
     if "task" in config:
         title, text = TASK_TITLE, TASK_TEXT
         values |= _task_values(recipe, config)
+    elif "structure" in config:
+        title, text = CUT_TITLE, CUT_TEXT
+        values |= _cut_values(recipe, config)
     parts = [title.format(**values), "\n", stage_text(stage), text.format(**values)]
     if "task" in config:
         parts += [drawn_text(recipe), ZEROS_TEXT.format(**values) if sparse else "", scores_text(recipe, config)]
+    elif "structure" in config and sparse:
+        parts += ["\n", LOCKED_TEXT, "\n", ZEROS_TEXT.format(**values)]
     imported = recipe.get("imported")
     if imported:
         parts.append(IMPORTED_TEXT.format(**imported))
@@ -199,6 +216,12 @@ def _task_values(recipe: dict[str, Any], config: dict[str, Any]) -> dict[str, An
         what, zeros = PRUNED_TEXT, f"pruned to {percent(recipe['sparsity']['scope_sparsity'])} zeros"
     task, init = config["task"]["name"], config["model"]["init"]
     return {"task": task, "kind": KINDS[TASKS[task].kind], "init": init, "what": what, "zeros": zeros}
+
+
+def _cut_values(recipe: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """The same of a model whose units were pruned before any task."""
+    asked, cut = config["structure"], percent(recipe["structure"]["structural_sparsity"])
+    return {"cut": cut, "cost": asked["cost"], "method": CUT_METHODS[asked["method"]]}
 
 
 def _locked_sparsity(recipe: dict[str, Any]) -> float:

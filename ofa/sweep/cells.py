@@ -14,12 +14,13 @@ from fnmatch import fnmatchcase
 from ofa.config import (
     CHECKOUT,
     CofiConfig,
+    CofiMlmConfig,
     ConfigError,
     FinetuneConfig,
     RunConfig,
     TrainingConfig,
     differences,
-    load,
+    load_one_of,
     parse,
 )
 from ofa.data.task_files import check_files
@@ -28,7 +29,11 @@ from ofa.models.place import check_place
 from ofa.run_folder import RunFolder, read_json
 from ofa.sweep.axes import SweepError
 
-KINDS: dict[str, type[TrainingConfig]] = {"pretrain": RunConfig, "finetune": FinetuneConfig, "cofi": CofiConfig}
+KINDS: dict[str, tuple[type[TrainingConfig], ...]] = {
+    "pretrain": (RunConfig,),
+    "finetune": (FinetuneConfig,),
+    "cofi": (CofiConfig, CofiMlmConfig),
+}
 """The sections that each script reads."""
 
 
@@ -80,7 +85,7 @@ def check(cells: Sequence[Cell]) -> dict[str, TrainingConfig]:
     configs = {}
     for cell in cells:
         try:
-            configs[cell.name] = load(KINDS[cell.script], cell.config, list(cell.overrides))
+            configs[cell.name] = load_one_of(KINDS[cell.script], cell.config, list(cell.overrides))
             _check_begun(cell, configs[cell.name])
         except ConfigError as error:
             raise SweepError(f"cell {cell.name}: {error}") from None

@@ -148,7 +148,14 @@ def sections(kind, seen=None):
 KINDS = [
     *dict.fromkeys(
         section
-        for kind in (config.RunConfig, config.FinetuneConfig, config.DataPrepConfig, config.SweepConfig)
+        for kind in (
+            config.RunConfig,
+            config.FinetuneConfig,
+            config.CofiConfig,
+            config.CofiMlmConfig,
+            config.DataPrepConfig,
+            config.SweepConfig,
+        )
         for section in sections(kind)
     ),
     config.NamedValuesConfig,

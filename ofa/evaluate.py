@@ -16,10 +16,11 @@ from ofa.data.fit import PAIRS
 from ofa.data.loader import Validation, validation_batches
 from ofa.data.shards import Corpus
 from ofa.export.hf import find_model_folder
-from ofa.models.adapters import scope, sparsities
+from ofa.models.adapters import scope
 from ofa.models.build import build_model, check_tokenizer, check_vocabulary, load_teacher
 from ofa.models.place import is_local
 from ofa.models.pretraining import MaskedLanguageModeling
+from ofa.models.sparsity import sparsities
 from ofa.pruning.allocation import ranking_groups
 from ofa.pruning.ranking import select_whole
 

@@ -14,9 +14,9 @@ from ofa.evaluate import masked_lm_score, reference_rows
 from ofa.export.from_state import fill
 from ofa.export.hf import export_model
 from ofa.export.recipe_file import describe_run
-from ofa.models.adapters import sparsities
 from ofa.models.build import load_teacher
 from ofa.models.pretraining import MaskedLanguageModeling
+from ofa.models.sparsity import sparsities
 from ofa.report import build_report, show_result
 from ofa.run_folder import versions, write_json
 

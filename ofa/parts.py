@@ -20,8 +20,9 @@ from ofa.export.recipe_file import Parent, parameters_fingerprint
 from ofa.guard import UpdateGuard
 from ofa.journal import Journal, MaskedShare, Meter
 from ofa.metrics import MetricsLog
-from ofa.models.adapters import base_parameters, encoder_names, scope
+from ofa.models.adapters import encoder_names, scope
 from ofa.models.build import side_file
+from ofa.models.sparsity import base_parameters
 from ofa.progress import Progress
 from ofa.pruning.lock import PatternLock, locked_masks
 from ofa.pruning.pruner import NoPruner, Pruner, Weights
@@ -127,8 +128,10 @@ def locked(
 
 
 def lock_of(parts: Parts, weights: Weights, *, wanted: bool) -> Pruner:
-    """What keeps the base's zeros; nothing where that is not wanted."""
-    return PatternLock(parts.keep, parts.scoped, weights) if wanted else NoPruner()
+    """What keeps the base's zeros; nothing where that is not wanted, or where structured pruning has taken every zero
+    with it."""
+    dropped = any(not bool(mask.all()) for mask in parts.keep.values())
+    return PatternLock(parts.keep, parts.scoped, weights) if wanted and dropped else NoPruner()
 
 
 def guarded_engine(

@@ -173,7 +173,7 @@ class Run(ABC):
 
     def locked(self) -> dict[str, Any]:
         """What recipe.json says of zeros that were kept; nothing where none were."""
-        if not self.patterns:
+        if not self.patterns or not self.pruner.keep:
             return {}
         return {"lock": {"mask_hash": self.pruner.state_dict()["mask_hash"], "patterns": self.patterns}}
 

@@ -93,6 +93,13 @@ def linears_of(block: Block, tensors: Mapping[str, Tensor]) -> LayerLinears:
     )
 
 
+def refresh_steps(stages: Stages) -> frozenset[int]:
+    """Steps at which the baseline chooses units anew: evenly while the target rises, the last time where it is the
+    final one."""
+    every = max(1, (stages.ramp_end - stages.begin) // MAGNITUDE_REFRESHES)
+    return frozenset({*range(stages.begin, stages.ramp_end, every), stages.ramp_end})
+
+
 def search_of(
     config: AnyCofiConfig,
     parts: Parts,
@@ -110,9 +117,13 @@ def search_of(
             weights = engine.full_state_dict(parts.model)
             return magnitude_scores([linears_of(block, weights) for block in blocks], costs.sizes, families(config))
 
-        every = max(1, (stages.ramp_end - stages.begin) // MAGNITUDE_REFRESHES)
         search = MagnitudeSearch(
-            scores, costs, every=every, multiple=asked.multiple, now=lambda: structure.step, device=dist.device()
+            scores,
+            costs,
+            steps=refresh_steps(stages),
+            multiple=asked.multiple,
+            now=lambda: structure.step,
+            device=dist.device(),
         )
         structure.source = search
         return search

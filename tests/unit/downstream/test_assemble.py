@@ -1,7 +1,6 @@
 """What a fine-tuning run remembers: the best score, and which checkpoints it needs."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 

@@ -1,6 +1,7 @@
 """What a fine-tuning run remembers: the best score, and which checkpoints it needs."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 

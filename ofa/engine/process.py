@@ -50,7 +50,7 @@ def keep_freed_memory() -> None:
     """Let this process keep what it frees, for the next step.
 
     By default glibc takes every large array from the kernel and gives it back, so that each step faults in, page by
-    page, what the step before had: a third of the time of a small model's step (`results/cpu_step.json`). Another C
+    page, what the step before had: a third of the time of a small model's step (`benchmarks/cpu_step.py`). Another C
     library is left alone.
     """
     if platform.libc_ver()[0] != "glibc":

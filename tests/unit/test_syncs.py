@@ -98,18 +98,22 @@ def bare_step(run, number):
     return work
 
 
-PARTITIONED = {"utils.py is_invalid_grad_norm": 4}
-"""The norm is looked at in four ways."""
+PARTITIONED = {"utils.py is_invalid_grad_norm": 4, "stage_1_and_2.py _optimizer_step": 3}
+"""The norm is looked at in four ways; torch's AdamW reads a step count of each parameter group."""
 
 DEEPSPEEDS_OWN = {
-    "zero0": {},
+    "zero0": {"engine.py _take_model_step": 42},
     "zero1": PARTITIONED,
-    "zero1-bf16": {"utils.py clip_tensors_by_global_norm": 1, "utils.py is_invalid_grad_norm": 1},
+    "zero1-bf16": {
+        "bf16_optimizer.py step": 3,
+        "utils.py clip_tensors_by_global_norm": 1,
+        "utils.py is_invalid_grad_norm": 1,
+    },
     "zero2": PARTITIONED,
-    "zero3": {"utils.py is_invalid_grad_norm": 1},
+    "zero3": {"stage3.py step_with_gradscaler": 3, "utils.py is_invalid_grad_norm": 1},
 }
-"""Reads of one step by DeepSpeed 0.19.8. Fused AdamW adds none; torch's default on a CPU reads the step count of every
-parameter that it updates."""
+"""Reads of one step by DeepSpeed 0.19.8 on a CPU. Those inside torch's AdamW (all 42 of stage 0, one a parameter; the 3
+of the others, one a group) are a CPU's: its fused kernel on a GPU does not look at the step count."""
 
 OURS = {"zero0": {"ours: engine.py advance": 1}}
 """DeepSpeed looks for gradients that are not finite at every stage but 0: there we do."""

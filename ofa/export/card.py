@@ -47,14 +47,9 @@ A dense language encoder, trained on the corpus of the sparse models that have i
 CUT_TITLE = "# {name}: pre-trained {model_type}, {cut} cut away{origin}"
 
 CUT_TEXT = """
-A language encoder out of which {cut} of its layers was cut, counted in {cost}: whole heads, feed-forward
-dimensions and sublayers, found by {method} on masked words, before any task. Fine-tune it like any encoder.
+A language encoder out of which whole heads, feed-forward dimensions and sublayers were cut
+on masked words, before any task. Fine-tune it like any encoder.
 """
-
-CUT_METHODS = {
-    "gates": "learned gates (CoFi, Xia et al., 2022, arXiv 2204.00408)",
-    "magnitude": "the magnitude of their weights",
-}
 
 TASK_TITLE = "# {name}: {task}, {model_type}, {zeros}{origin}"
 
@@ -71,7 +66,9 @@ PRUNED_TEXT = (
     "It was pruned on the way, for this task alone. The zeros stand in the weights themselves; `masks.safetensors`\n"
     "says which weights live, one bit each."
 )
-CUT_TEXT = "Heads, feed-forward dimensions or whole sublayers of it were cut out on the way, for this task alone."
+CUT_ON_THE_WAY_TEXT = (
+    "Heads, feed-forward dimensions or whole sublayers of it were cut out on the way, for this task alone."
+)
 FREE_TEXT = "All weights were trained, and no zero was kept or made."
 
 DRAWN_TEXT = """
@@ -159,7 +156,7 @@ def model_card(recipe: dict[str, Any]) -> str:
         values |= _task_values(recipe, config)
     elif "structure" in config:
         title, text = CUT_TITLE, CUT_TEXT
-        values |= _cut_values(recipe, config)
+        values["cut"] = percent(recipe["structure"]["structural_sparsity"])
     parts = [title.format(**values), "\n", stage_text(stage), text.format(**values)]
     if "task" in config:
         parts += [
@@ -219,20 +216,14 @@ def _task_values(recipe: dict[str, Any], config: dict[str, Any]) -> dict[str, An
     what, zeros = FREE_TEXT, "all weights trained"
     cut = recipe.get("structure")
     if cut:
-        what, zeros = CUT_TEXT, f"{percent(cut['structural_sparsity'])} of its structure pruned"
+        what, zeros = CUT_ON_THE_WAY_TEXT, f"{percent(cut['structural_sparsity'])} of its structure pruned"
     if recipe.get("lock"):
         kept = f"{percent(_locked_sparsity(recipe))} zeros kept"
-        what, zeros = (f"{CUT_TEXT}\n{LOCKED_TEXT}", f"{zeros}, {kept}") if cut else (LOCKED_TEXT, kept)
+        what, zeros = (f"{CUT_ON_THE_WAY_TEXT}\n{LOCKED_TEXT}", f"{zeros}, {kept}") if cut else (LOCKED_TEXT, kept)
     elif config.get("pruning"):
         what, zeros = PRUNED_TEXT, f"pruned to {percent(recipe['sparsity']['scope_sparsity'])} zeros"
     task, init = config["task"]["name"], config["model"]["init"]
     return {"task": task, "kind": KINDS[TASKS[task].kind], "init": init, "what": what, "zeros": zeros}
-
-
-def _cut_values(recipe: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """The same of a model whose units were pruned before any task."""
-    asked, cut = config["structure"], percent(recipe["structure"]["structural_sparsity"])
-    return {"cut": cut, "cost": asked["cost"], "method": CUT_METHODS[asked["method"]]}
 
 
 def _locked_sparsity(recipe: dict[str, Any]) -> float:

@@ -14,6 +14,7 @@ import ofa.downstream.cofi.run
 from ofa.export.masks_file import read_masks
 from ofa.models.materialise import prunable_parameters
 from tests import processes
+from tests.cofi_runs import prune, pruned_once, validated
 from tests.commands import command, overrides
 from tests.e2e.test_resume import at_step, kill_when
 from tests.run_files import metrics, model_bytes
@@ -35,26 +36,7 @@ def tasks(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pruned(tasks):
     """pruned(*overrides) -> the run folder of cofi.json; a run that is there is not made again."""
-    made = {}
-
-    def make(*pairs):
-        if pairs not in made:
-            made[pairs] = prune(tasks, f"made/{len(made)}", *pairs)
-        return made[pairs]
-
-    return make
-
-
-def prune(tasks, run_dir, *pairs):
-    """Run the config to its end in this process; its folder."""
-    answer = command("cofi.py", "--config", "cofi.json", "--run-dir", run_dir, *overrides(*pairs), cwd=tasks)
-    assert answer.status == 0, answer.err
-    return tasks / run_dir
-
-
-def validated(folder):
-    """Validation lines."""
-    return [line for line in metrics(folder) if "validation_loss" in line]
+    return pruned_once(tasks, "cofi.json")
 
 
 def test_the_small_model_is_what_the_run_says_and_scores_what_it_says(tasks, pruned):
@@ -115,7 +97,7 @@ def test_killed_in_any_stage_it_ends_with_the_same_bytes(tasks, pruned, step):
     arguments = ("--config", "cofi.json", "--run-dir", str(folder))
     process = processes.start_script("cofi.py", *arguments, cwd=tasks, output=tasks / "killed.out")
     kill_when(process, lambda: at_step(folder, step))
-    prune(tasks, folder.name)
+    prune(tasks, "cofi.json", folder.name)
     assert metrics(folder) == metrics(whole)
     assert model_bytes(folder) == model_bytes(whole)
     assert (folder / "structure.json").read_bytes() == (whole / "structure.json").read_bytes()
@@ -135,7 +117,7 @@ def test_a_signal_between_the_stages_stops_the_run_after_the_next_ones_first_ste
     assert answer.status == 75, answer.err
     assert (tasks / "between" / "checkpoints" / "latest").read_text().strip() == f"step-{PRUNED + 1:08d}"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    prune(tasks, "between")
+    prune(tasks, "cofi.json", "between")
     assert model_bytes(tasks / "between") == model_bytes(whole)
     assert metrics(tasks / "between") == metrics(whole)
 

@@ -14,6 +14,7 @@ from ofa.data.shards import tokenizer_fingerprint, write_manifest
 from ofa.export.masks_file import read_masks
 from ofa.models.materialise import prunable_parameters
 from tests import processes
+from tests.cofi_runs import prune, pruned_once, validated
 from tests.commands import command, overrides, refused
 from tests.corpora import write_corpus
 from tests.e2e.test_resume import at_step, kill_when
@@ -71,26 +72,7 @@ def of_the_bases(corpus, base):
 @pytest.fixture(scope="module")
 def pruned(project):
     """pruned(*overrides) -> the run folder of mlm.json; a run that is there is not made again."""
-    made = {}
-
-    def make(*pairs):
-        if pairs not in made:
-            made[pairs] = prune(project, f"made/{len(made)}", *pairs)
-        return made[pairs]
-
-    return make
-
-
-def prune(project, run_dir, *pairs):
-    """Run the config to its end in this process; its folder."""
-    answer = command("cofi.py", "--config", "mlm.json", "--run-dir", run_dir, *overrides(*pairs), cwd=project)
-    assert answer.status == 0, answer.err
-    return project / run_dir
-
-
-def validated(folder):
-    """Validation lines."""
-    return [line for line in metrics(folder) if "validation_loss" in line]
+    return pruned_once(project, "mlm.json")
 
 
 def scored(project, folder):
@@ -124,6 +106,7 @@ def test_card_report_and_table_tell_of_the_structure(project, pruned):
     gone = json.loads((folder / "result.json").read_text())["structure"]["structural_sparsity"]
     card, report = (folder / "model" / "README.md").read_text(), (folder / "report.html").read_text()
     assert f"pre-trained bert, {100 * gone:.1f} % cut away" in card and "no finished model" not in card
+    assert "on masked words, before any task" in card and "for this task alone" not in card
     assert "CoFi of dense on masked words to 60% of its params, with the teacher dense" in report
     assert "heads and dimensions" in report or "heads and intermediate dimensions of each layer" in report
     answer = command("cofi.py", "--config", "mlm.json", "--run-dir", str(folder), cwd=project)
@@ -178,7 +161,7 @@ def test_the_checkpoint_of_any_stage_leads_to_the_same_bytes(project, pruned, st
     gone = ["result.json", "report.html"] + (["structure.json"] if step <= PRUNED else [])
     for name in gone:
         (folder / name).unlink()
-    prune(project, folder.name)
+    prune(project, "mlm.json", folder.name)
     assert f"step-{step:08d}" in (folder / "log.txt").read_text()
     assert metrics(folder) == metrics(whole)
     assert model_bytes(folder) == model_bytes(whole)
@@ -193,7 +176,7 @@ def test_killed_in_any_stage_it_ends_with_the_same_bytes(project, pruned, step):
     arguments = ("--config", "mlm.json", "--run-dir", str(folder))
     process = processes.start_script("cofi.py", *arguments, cwd=project, output=project / "killed.out")
     kill_when(process, at_step(folder, step))
-    prune(project, folder.name)
+    prune(project, "mlm.json", folder.name)
     assert metrics(folder) == metrics(whole)
     assert model_bytes(folder) == model_bytes(whole)
 

@@ -196,7 +196,7 @@ def _read_parquet(path: Path) -> Iterator[Record]:
             row = 0
             for batch in file.iter_batches():
                 for values in batch.to_pylist():
-                    yield Record(str(path), f"row {row}", _named(values, names))
+                    yield Record(str(path), f"row {row}", _named(values, names, f"{path}, row {row}"))
                     row += 1
     except pyarrow.ArrowInvalid as error:
         raise TaskError(f"{path}: not a readable parquet file ({error})") from error
@@ -210,11 +210,23 @@ def _stored_names(feature: Any) -> list[str] | None:
     return inner.get("names") if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" else None
 
 
-def _named(values: dict[str, Any], names: dict[str, list[str]]) -> dict[str, Any]:
-    """Class names in place of their ids, in the columns that have any; a negative id stands for no label."""
+def _named(values: dict[str, Any], names: dict[str, list[str]], place: str) -> dict[str, Any]:
+    """Class names in place of their ids, in the columns that have any; a negative id stands for no label.
+
+    Raises:
+        TaskError: an id without a name, or a word of a text without a label.
+    """
     for column, classes in names.items():
         found = values[column]
-        if isinstance(found, list):
+        of_words = isinstance(found, list)
+        ids = [one for one in (found if of_words else [found]) if isinstance(one, int)]
+        strange = [one for one in ids if one >= len(classes) or (of_words and one < 0)]
+        if strange:
+            raise TaskError(
+                f"{place}: {column} holds the class id {strange[0]}, and its {len(classes)} classes have the ids 0 to "
+                f"{len(classes) - 1}"
+            )
+        if of_words:
             values[column] = [classes[one] for one in found]
         elif isinstance(found, int):
             values[column] = classes[found] if found >= 0 else None
@@ -239,7 +251,8 @@ def _read_dataset(task: Task, config: TaskConfig, split: str) -> Iterator[Record
         if getattr(inner, "names", None):
             names[column] = inner.names
     for row, values in enumerate(rows):
-        yield Record(f"{name}, split {wanted}", f"row {row}", _named(dict(values), names))
+        place = f"{name}, split {wanted}"
+        yield Record(place, f"row {row}", _named(dict(values), names, f"{place}, row {row}"))
 
 
 def _load_dataset(name: str, subset: str | None, split: str) -> Any:

@@ -20,7 +20,7 @@ from ofa.downstream.taught import cached, warn_of_a_bad_teacher
 from ofa.export.recipe_file import Parent
 from ofa.models.adapters import scope
 from ofa.models.blocks import living_shape
-from ofa.models.task_models import build_task_model, load_task_teacher
+from ofa.models.task_models import build_task_model, check_length, load_task_teacher
 from ofa.models.task_training import TaskTeacher, TaskTraining, TaughtRows
 from ofa.parts import Parts, build_run, compute_dtype, lock_of, locked, parent
 from ofa.pruning.magnitude import MagnitudePruner
@@ -208,6 +208,7 @@ def teacher_of(
 def live_teacher(config: FinetuneConfig, data: TaskData) -> tuple[TaskTeacher, Parent]:
     """A teacher that is asked in every step, on its device, and whose weights it is."""
     assert config.teacher is not None
+    check_length(data.task, config.teacher.init)
     dense, order = load_task_teacher(config.teacher, data.task, data.labels, data.tokenizer, config.model.attention)
     its_parent = parent("teacher", config.teacher.init, dense)
     return TaskTeacher(dense, data.task.kind, order).to(dist.device(), compute_dtype(config)), its_parent

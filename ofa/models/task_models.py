@@ -133,9 +133,8 @@ def load_task_teacher(
     """A teacher, and the order in which its logits are those of the student's classes (None: as they are).
 
     Raises:
-        ModelError: it cannot be read, is of another kind, has other classes, another vocabulary or too few positions.
+        ModelError: it cannot be read, is of another kind, has other classes or another vocabulary.
     """
-    check_length(task, settings.init)
     model = load_task_model(settings.init, task.kind, attention=attention)
     _check_vocabulary(load_tokenizer(settings.init).get_vocab(), tokenizer.get_vocab(), settings.init)
     if task.kind == "questions":

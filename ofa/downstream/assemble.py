@@ -15,12 +15,12 @@ from ofa.config import FinetuneConfig, ScheduleConfig
 from ofa.cost import size_of
 from ofa.data.task_batches import TaskLoader
 from ofa.downstream.evaluation import evaluate_split
-from ofa.downstream.task_data import TaskData, check_ranks_agree, open_task_data
+from ofa.downstream.task_data import TaskData, check_length, check_ranks_agree, open_task_data
 from ofa.downstream.taught import cached, warn_of_a_bad_teacher
 from ofa.export.recipe_file import Parent
 from ofa.models.adapters import scope
 from ofa.models.blocks import living_shape
-from ofa.models.task_models import build_task_model, check_length, load_task_teacher
+from ofa.models.task_models import build_task_model, load_task_teacher
 from ofa.models.task_training import TaskTeacher, TaskTraining, TaughtRows
 from ofa.parts import Parts, build_run, compute_dtype, lock_of, locked, parent
 from ofa.pruning.magnitude import MagnitudePruner

@@ -24,7 +24,7 @@ from ofa.config import ConfigError, TaskConfig, apply_override, parse
 from ofa.data.tasks import Task, task_for
 from ofa.downstream.evaluation import Scored, predict, scored
 from ofa.downstream.results import HOURS, append_row, surroundings
-from ofa.downstream.task_data import OpenTask, Split
+from ofa.downstream.task_data import OpenTask, Split, check_length
 from ofa.downstream.write_predictions import write_predictions
 from ofa.export.hf import find_model_folder, is_run
 from ofa.export.recipe_file import RECIPE_FILE, RecipeFileError, fingerprint_of_file, read_recipe
@@ -32,7 +32,7 @@ from ofa.export.weights import SINGLE
 from ofa.models.build import load_tokenizer, side_file
 from ofa.models.place import ModelError, is_local
 from ofa.models.sparsity import sparsities
-from ofa.models.task_models import check_length, class_names, class_order, load_task_model, unnamed
+from ofa.models.task_models import class_names, class_order, load_task_model, unnamed
 from ofa.models.task_training import TaskTeacher
 from ofa.run_folder import RunFolder, read_json
 from ofa.tables import result_table

@@ -21,9 +21,9 @@ from ofa.data.task_rows import TaskRows, encode, fingerprint
 from ofa.data.task_sources import Examples, read_split
 from ofa.data.tasks import NoSplitError, Task, TaskError, task_for
 from ofa.export.hf import TOKENIZER_FILES
-from ofa.models.build import load_tokenizer
-from ofa.models.place import is_local
-from ofa.models.task_models import check_length
+from ofa.models.adapters import adapter_for
+from ofa.models.build import load_tokenizer, read_config
+from ofa.models.place import ModelError, is_local
 
 LOG = logging.getLogger(__name__)
 
@@ -135,6 +135,21 @@ def tokenizer_folder(init: str, tokenizer: PreTrainedTokenizerFast, place: Path)
         return local
     tokenizer.save_pretrained(place)
     return place
+
+
+def check_length(task: Task, init: str) -> None:
+    """Refuse rows longer than the model's positions.
+
+    Raises:
+        ModelError: with both lengths.
+    """
+    config = read_config(init)
+    longest = adapter_for(config.model_type).longest_sequence(config)
+    if task.max_length > longest:
+        raise ModelError(
+            f"task.max_length is {task.max_length} and the positions of {init} cover {longest} tokens: set "
+            f"task.max_length to at most {longest}"
+        )
 
 
 @lru_cache(maxsize=1)

@@ -112,21 +112,6 @@ def load_task_model(init: str, kind: Kind, *, attention: str = "sdpa") -> PreTra
     return model.eval().requires_grad_(False)
 
 
-def check_length(task: Task, init: str) -> None:
-    """Refuse rows longer than the model's positions.
-
-    Raises:
-        ModelError: with both lengths.
-    """
-    config = read_config(init)
-    longest = adapter_for(config.model_type).longest_sequence(config)
-    if task.max_length > longest:
-        raise ModelError(
-            f"task.max_length is {task.max_length} and the positions of {init} cover {longest} tokens: set "
-            f"task.max_length to at most {longest}"
-        )
-
-
 def load_task_teacher(
     settings: TaskTeacherConfig, task: Task, labels: Sequence[str], tokenizer: PreTrainedTokenizerFast, attention: str
 ) -> tuple[PreTrainedModel, list[int] | None]:

@@ -7,7 +7,8 @@ within one unit (cofi.md 5.3). The published code rounds each layer's expected n
 Two kinds of units. Coarse ones (sublayers, hidden dimensions) die if their own score is below 0, which is where their
 gate is more often closed than open. If what is left is then too cheap, the best of them come back; if it is too dear
 whatever else dies, the worst follow. Fine ones (heads, groups of intermediate dimensions) die up to one threshold over
-all layers, found by bisection. A sublayer without units is dead (`StructureMasks.canonical`).
+all layers, found by bisection; the last to die may be a head, which leaves room for some of the best dimensions that
+died before it: they come back. A sublayer without units is dead (`StructureMasks.canonical`).
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ def finalise(scores: UnitScores, costs: Costs, target: float, *, multiple: int =
     Args:
         scores: of the units of each family that is pruned.
         costs: what counts.
-        target: sparsity that is reached, and exceeded by less than the last unit that had to die for it.
+        target: sparsity that is reached, and exceeded by less than the best dead unit of each family in a living
+            sublayer costs (where none lives, by less than the last unit that had to die).
         multiple: each layer keeps 0 or a multiple of so many intermediate dimensions, always its best ones; a group is
             worth the mean of its scores.
 
@@ -134,21 +136,40 @@ def finalise(scores: UnitScores, costs: Costs, target: float, *, multiple: int =
     fine, coarse = _fine(scores, multiple), _coarse(scores)
     budget = (1 - target) * costs.total
 
-    def masks(dead_coarse: int, dead_fine: int) -> StructureMasks:
-        lives = {**coarse.survivors(dead_coarse), **fine.survivors(dead_fine)}
+    def masks(dead_coarse: int, dead_fine: int, back: Collection[int] = ()) -> StructureMasks:
+        lives = {**coarse.survivors(dead_coarse), **fine.survivors(dead_fine, back)}
         ones = StructureMasks.ones(costs.sizes, device=_device(scores))
         return replace(ones, **{name: mask.float() for name, mask in lives.items()}).canonical()
 
-    def excess(dead_coarse: int, dead_fine: int) -> float:
+    def excess(dead_coarse: int, dead_fine: int, back: Collection[int] = ()) -> float:
         """Of the cost over the budget, without what rounding of the budget makes."""
-        difference = float(costs.of(masks(dead_coarse, dead_fine))) - budget
+        difference = float(costs.of(masks(dead_coarse, dead_fine, back))) - budget
         return 0.0 if abs(difference) <= ROUNDING * costs.total else difference
 
     spares = _first(lambda dead: excess(dead, 0) < 0, coarse.number)
     needed = _first(lambda dead: excess(dead, fine.number) <= 0, coarse.number)
     dead_coarse = max(min(coarse.below_zero, spares - 1), min(needed, coarse.number))
     dead_fine = _first(lambda dead: excess(dead_coarse, dead) <= 0, fine.number)
-    return masks(dead_coarse, dead_fine)
+    alive = masks(dead_coarse, dead_fine)
+    back = _with_room(fine, dead_fine, alive, lambda also: excess(dead_coarse, dead_fine, also) <= 0)
+    return masks(dead_coarse, dead_fine, back)
+
+
+def _with_room(fine: _Order, dead: int, alive: StructureMasks, fits: Callable[[list[int]], bool]) -> list[int]:
+    """Ranks of the dead that fit in what the last one left: best first, of each family until one does not fit, and only
+    where their sublayer lives, since a sublayer takes time whatever little is in it."""
+    sublayers = {"head": alive.attention.tolist(), "intermediate": alive.ffn.tolist()}
+    back, full = [], set()
+    for rank, (family, layer) in zip(range(dead - 1, -1, -1), reversed(fine.units()[:dead]), strict=True):
+        if len(full) == len(fine.families):
+            break
+        if family in full or not sublayers[family][layer]:
+            continue
+        if fits([*back, rank]):
+            back.append(rank)
+        else:
+            full.add(family)
+    return back
 
 
 class _Order:
@@ -164,10 +185,22 @@ class _Order:
         self.number = int(scores.isfinite().sum())
         """How many can die."""
         self._ranks = {name: ranks[place].to(device) for name, place in places.items()}
+        self.families = tuple(places)
 
-    def survivors(self, dead: int) -> dict[str, Tensor]:
-        """By family, True where a unit lives when the first `dead` have died."""
-        return {name: ranks >= dead for name, ranks in self._ranks.items()}
+    def survivors(self, dead: int, back: Collection[int] = ()) -> dict[str, Tensor]:
+        """By family, True where a unit lives when the first `dead` have died and those of ranks `back` came back."""
+        found = {name: ranks >= dead for name, ranks in self._ranks.items()}
+        if not back:
+            return found
+        return {name: lives | torch.isin(self._ranks[name], _ranks(back, lives)) for name, lives in found.items()}
+
+    def units(self) -> list[tuple[str, int]]:
+        """(family, layer) of what dies together, in the order of dying; of families with a row a layer."""
+        found = {}
+        for name, ranks in self._ranks.items():
+            for layer, row in enumerate(ranks.tolist()):
+                found.update(dict.fromkeys(row, (name, layer)))
+        return [found[rank] for rank in sorted(found)]
 
 
 def _fine(scores: UnitScores, multiple: int) -> _Order:
@@ -205,6 +238,10 @@ def _coarse(scores: UnitScores) -> _Order:
         places["hidden"] = sum(map(len, flat)) + torch.arange(len(values["hidden"]))
         flat.append(values["hidden"])
     return _Order(torch.cat(flat) if flat else torch.zeros(0), places, _device(scores))
+
+
+def _ranks(of: Collection[int], like: Tensor) -> Tensor:
+    return torch.tensor(list(of), device=like.device)
 
 
 def _first(holds: Callable[[int], bool], last: int) -> int:

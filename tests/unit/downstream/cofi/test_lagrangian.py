@@ -9,7 +9,7 @@ from ofa.downstream.cofi.finalise import UnitScores, finalise
 from ofa.downstream.cofi.gates import Gates
 from ofa.downstream.cofi.lagrangian import GateOptimizer, Lagrangian
 from ofa.models.structure import Sizes
-from tests.structures import published_structure, random_gates
+from tests.structures import BERT_BASE, published_structure, random_gates
 
 SIZES = Sizes(layers=4, heads=4, head_size=16, intermediate=256, hidden=64)
 COSTS = parameter_costs(SIZES)
@@ -130,6 +130,21 @@ def test_a_finalised_structure_meets_the_target_where_gates_come_near(target):
     rounded = float(COSTS.sparsity(COSTS.of(published_structure(gates, SIZES))))
     assert 0 <= found - target < 4 * 16 * 64 / COSTS.total
     assert (abs(rounded - target) > 0.01) == (target > 0.6)
+
+
+def test_at_bert_bases_size_units_of_all_families_close_together():
+    """The pull on a dimension is below Adam's usual eps there, and dimensions would stay behind (-0.4 beside -1.2): the
+    threshold over heads and dimensions would then take the heads, all of them at this target."""
+    torch.manual_seed(0)
+    costs = parameter_costs(BERT_BASE)
+    gates = Gates(BERT_BASE, UNITS)
+    optimizer = GateOptimizer(gates, Lagrangian(), costs, lr=0.05)
+    for number in range(450):
+        optimizer.step(0.6 * min(1.0, number / 300))
+    means = [float(values.detach().mean()) for values in gates.of_families().values()]
+    assert max(means) - min(means) < 0.05 and abs(means[0]) > 0.5
+    masks = finalise(UnitScores.of(gates.open_probabilities(), gates.families), costs, 0.6, multiple=8)
+    assert 0.2 < float(masks.head.mean()) < 0.8 and 0.2 < float(masks.intermediate.mean()) < 0.8
 
 
 # ---- one step ------------------------------------------------------------------------------------------------

@@ -77,8 +77,8 @@ def _with_f1(positive):
     return lambda truth, found: {"f1": f1_score(truth, found, pos_label=positive), **_accuracy(truth, found)}
 
 
-SEEDS = {"mnli": 3}
-"""Of weights that do not always say the same."""
+SEEDS = {"mnli": 50}
+"""Of weights that say each of three classes, over real and made sentences; 0 does for two classes."""
 
 METRICS = dict.fromkeys(("rte", "sst2", "qnli", "wnli", "mnli"), _accuracy) | {
     "mrpc": _with_f1("equivalent"),
@@ -237,8 +237,7 @@ def test_glue_predictions_and_scores_equal_a_plain_evaluation(task, data, tmp_pa
         expected = [names[number] for number in logits.argmax(dim=1).tolist()]
         assert [one["label"] for one in found] == expected
         truth, tolerance = [IDS[task][label] for *_, label in rows], 1e-12
-        counts = sorted(map(expected.count, names.values()))
-        assert counts[-2] > len(rows) // 20, "the model always says the same"
+        assert all(expected.count(name) > len(rows) // 20 for name in names.values()), "the model always says the same"
         for one, shares in zip(found, logits.softmax(dim=1).tolist(), strict=True):
             assert list(map(one["probabilities"].get, names.values())) == pytest.approx(shares, abs=1e-5)
     wanted = {name: float(value) for name, value in METRICS[task](truth, expected).items()}

@@ -3,12 +3,11 @@
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 from transformers import BertConfig, BertForSequenceClassification
 
-from benchmarks import cofi
+from benchmarks import cofi, model_pairs
 from ofa.downstream.cofi.budget import parameter_costs
 from ofa.models.structure import Sizes
 from tests.processes import CHECKOUT, environment
@@ -85,7 +84,6 @@ def test_both_sides_of_a_speed_up_are_measured_alike(monkeypatch):
         work()
         return 1.0
 
-    options = SimpleNamespace(quick=True, length=8, rounds=3, device="cpu")
     dense = BertForSequenceClassification(
         BertConfig(num_hidden_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=64, vocab_size=1000)
     ).eval()
@@ -97,8 +95,8 @@ def test_both_sides_of_a_speed_up_are_measured_alike(monkeypatch):
             lambda model, _, inputs: seen.append((model, inputs["input_ids"].shape, model.config._attn_implementation)),
             with_kwargs=True,
         )
-    monkeypatch.setattr(cofi, "timed", timed)
-    cofi.times(dense, small, 2, options)
+    monkeypatch.setattr(model_pairs, "timed", timed)
+    model_pairs.times(dense, small, 2, model_pairs.Setting(length=8, rounds=3))
     for model in (dense, small):
         assert [(shape, attention) for one, shape, attention in seen if one is model] == [((2, 8), "sdpa")] * 4
     assert type(dense).__module__.startswith("transformers.")

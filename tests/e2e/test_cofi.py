@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+from functools import partial
 
 import pytest
 from safetensors.torch import load_file
@@ -14,10 +15,10 @@ import ofa.downstream.cofi.run
 from ofa.export.masks_file import read_masks
 from ofa.models.materialise import prunable_parameters
 from tests import processes
-from tests.cofi_runs import prune, pruned_once, validated
 from tests.commands import command, overrides
 from tests.e2e.test_resume import at_step, kill_when
-from tests.run_files import metrics, model_bytes
+from tests.finished_runs import finish, finished_once
+from tests.run_files import metrics, model_bytes, validated
 from tests.tiny_tasks import COFI, write_project
 
 BEGIN, PRUNED, TOTAL = 4, 30, 38
@@ -36,7 +37,7 @@ def tasks(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pruned(tasks):
     """pruned(*overrides) -> the run folder of cofi.json; a run that is there is not made again."""
-    return pruned_once(tasks, "cofi.json")
+    return partial(finished_once("cofi.py", tasks), "cofi")
 
 
 def test_the_small_model_is_what_the_run_says_and_scores_what_it_says(tasks, pruned):
@@ -96,8 +97,8 @@ def test_killed_in_any_stage_it_ends_with_the_same_bytes(tasks, pruned, step):
     folder = tasks / f"killed-{step}"
     arguments = ("--config", "cofi.json", "--run-dir", str(folder))
     process = processes.start_script("cofi.py", *arguments, cwd=tasks, output=tasks / "killed.out")
-    kill_when(process, lambda: at_step(folder, step))
-    prune(tasks, "cofi.json", folder.name)
+    kill_when(process, at_step(folder, step))
+    finish("cofi.py", tasks, "cofi", folder.name)
     assert metrics(folder) == metrics(whole)
     assert model_bytes(folder) == model_bytes(whole)
     assert (folder / "structure.json").read_bytes() == (whole / "structure.json").read_bytes()
@@ -117,7 +118,7 @@ def test_a_signal_between_the_stages_stops_the_run_after_the_next_ones_first_ste
     assert answer.status == 75, answer.err
     assert (tasks / "between" / "checkpoints" / "latest").read_text().strip() == f"step-{PRUNED + 1:08d}"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    prune(tasks, "cofi.json", "between")
+    finish("cofi.py", tasks, "cofi", "between")
     assert model_bytes(tasks / "between") == model_bytes(whole)
     assert metrics(tasks / "between") == metrics(whole)
 

@@ -4,6 +4,7 @@ interruptions, which stock Auto classes load and fine-tuning takes like any base
 import json
 import re
 import shutil
+from functools import partial
 
 import pytest
 from safetensors.torch import load_file
@@ -14,11 +15,11 @@ from ofa.data.shards import tokenizer_fingerprint, write_manifest
 from ofa.export.masks_file import read_masks
 from ofa.models.materialise import prunable_parameters
 from tests import processes
-from tests.cofi_runs import prune, pruned_once, validated
 from tests.commands import command, overrides, refused
 from tests.corpora import write_corpus
 from tests.e2e.test_resume import at_step, kill_when
-from tests.run_files import metrics, model_bytes
+from tests.finished_runs import finish, finished_once
+from tests.run_files import metrics, model_bytes, validated
 from tests.tiny_tasks import SIZE, write_project
 
 BEGIN, RAMP_END, PRUNED, TOTAL = 4, 10, 30, 38
@@ -72,7 +73,7 @@ def of_the_bases(corpus, base):
 @pytest.fixture(scope="module")
 def pruned(project):
     """pruned(*overrides) -> the run folder of mlm.json; a run that is there is not made again."""
-    return pruned_once(project, "mlm.json")
+    return partial(finished_once("cofi.py", project), "mlm")
 
 
 def scored(project, folder):
@@ -161,7 +162,7 @@ def test_the_checkpoint_of_any_stage_leads_to_the_same_bytes(project, pruned, st
     gone = ["result.json", "report.html"] + (["structure.json"] if step <= PRUNED else [])
     for name in gone:
         (folder / name).unlink()
-    prune(project, "mlm.json", folder.name)
+    finish("cofi.py", project, "mlm", folder.name)
     assert f"step-{step:08d}" in (folder / "log.txt").read_text()
     assert metrics(folder) == metrics(whole)
     assert model_bytes(folder) == model_bytes(whole)
@@ -176,7 +177,7 @@ def test_killed_in_any_stage_it_ends_with_the_same_bytes(project, pruned, step):
     arguments = ("--config", "mlm.json", "--run-dir", str(folder))
     process = processes.start_script("cofi.py", *arguments, cwd=project, output=project / "killed.out")
     kill_when(process, at_step(folder, step))
-    prune(project, "mlm.json", folder.name)
+    finish("cofi.py", project, "mlm", folder.name)
     assert metrics(folder) == metrics(whole)
     assert model_bytes(folder) == model_bytes(whole)
 

@@ -85,9 +85,10 @@ def times(dense: PreTrainedModel, pruned: PreTrainedModel, batch: int, setting: 
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:
-    """p50 and p95 in milliseconds."""
-    ordered = sorted(seconds)
-    return {"p50": 1e3 * statistics.median(ordered), "p95": 1e3 * ordered[round(0.95 * (len(ordered) - 1))]}
+    """p50, p90 and p95 in milliseconds."""
+    ordered, last = sorted(seconds), len(seconds) - 1
+    tail = {f"p{share}": 1e3 * ordered[round(share / 100 * last)] for share in (90, 95)}
+    return {"p50": 1e3 * statistics.median(ordered), **tail}
 
 
 def rows(model: PreTrainedModel, batch: int, setting: Setting) -> Tensor:

@@ -65,9 +65,9 @@ def test_the_small_model_is_what_the_run_says_and_scores_what_it_says(tasks, pru
 
 
 def test_gates_close_towards_the_target_and_the_masked_model_is_scored_at_it(pruned):
-    """COFI-12, 14: expected sparsity follows the ramp; what is scored on the way is a hard structure of its target."""
-    lines = [line for line in metrics(pruned()) if line["step"] < PRUNED]
-    under = [line for line in lines if "expected_sparsity" in line]
+    """COFI-12, 14: expected sparsity follows the ramp; what is scored on the way is a hard structure of its target.
+    COFI-37: gates end with their stage."""
+    under = [line for line in metrics(pruned()) if {"expected_sparsity", "lambda_1"} & line.keys()]
     assert [line["step"] for line in under] == list(range(BEGIN, PRUNED))
     assert under[0]["expected_sparsity"] < 0.01 < 0.5 < under[-1]["expected_sparsity"]
     for line in validated(pruned()):

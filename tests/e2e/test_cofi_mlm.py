@@ -115,9 +115,9 @@ def test_card_report_and_table_tell_of_the_structure(project, pruned):
 
 
 def test_gates_close_towards_the_target_and_all_losses_are_in_the_lines(pruned):
-    """COFI-12, 14: expected sparsity follows the ramp; what is scored on the way is a hard structure of its target."""
-    lines = [line for line in metrics(pruned()) if line["step"] < PRUNED]
-    under = [line for line in lines if "expected_sparsity" in line]
+    """COFI-12, 14: expected sparsity follows the ramp; what is scored on the way is a hard structure of its target.
+    COFI-37: gates end with their stage."""
+    under = [line for line in metrics(pruned()) if {"expected_sparsity", "lambda_1"} & line.keys()]
     assert [line["step"] for line in under] == list(range(BEGIN, PRUNED))
     assert under[0]["expected_sparsity"] < 0.01 < 0.5 < under[-1]["expected_sparsity"]
     for line in validated(pruned()):

@@ -64,15 +64,15 @@ def quick():
 
 @pytest.mark.slow
 def test_a_speed_is_reported_with_all_that_it_depends_on(quick):
-    """COFI-40: device, type of numbers, batch, length, padding, attention, warm-up, middle and tail (p95, where cofi.md
-    names p90). Both models are measured by the same function, the dense one is a stock class, and what is reported as
-    their attention is that of both. Settles the form of the report; PERF-31 settles the figures."""
+    """COFI-40: device, type of numbers, batch, length, padding, attention, warm-up, middle and tail. Both models are
+    measured by the same function, the dense one is a stock class, and what is reported as their attention is that of
+    both. Settles the form of the report; PERF-31 settles the figures."""
     wanted = {"device": "cpu", "dtype": "float32", "length": 16, "padding": "none", "attention": "sdpa", "warm_up": 1}
     assert quick["setting"].items() >= wanted.items() and quick["setting"]["dense"] == "stock transformers"
     assert quick["setting"]["threads"] >= 1 and quick["hardware"] and quick["versions"]
     (row,) = quick["structures"]
     for name in ("dense_ms_batch1", "pruned_ms_batch1"):
-        assert 0 < row[name]["p50"] <= row[name]["p95"]
+        assert 0 < row[name]["p50"] <= row[name]["p90"] <= row[name]["p95"]
 
 
 def test_both_sides_of_a_speed_up_are_measured_alike(monkeypatch):

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import sys
 from functools import partial
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 import ofa.downstream.cofi.run
+from ofa.downstream.cofi.pruner import StructurePruner
 from ofa.export.masks_file import read_masks
 from ofa.models.materialise import prunable_parameters
 from tests import processes
@@ -121,6 +123,62 @@ def test_a_signal_between_the_stages_stops_the_run_after_the_next_ones_first_ste
     finish("cofi.py", tasks, "cofi", "between")
     assert model_bytes(tasks / "between") == model_bytes(whole)
     assert metrics(tasks / "between") == metrics(whole)
+
+
+ENDED_WHILE_CUTTING = """
+import os, runpy, signal, sys
+import ofa.downstream.cofi.run as stages
+
+change = stages.small_from
+stages.small_from = lambda run: (os.kill(os.getpid(), signal.SIGTERM), change(run))[1]
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+NO_STAGE_THREE = ("finetune.epochs=0",)
+
+
+def asked_in_the_last_update(tasks, run_dir, monkeypatch):
+    """SIGTERM during the update after which the models change; the exit status."""
+    after_step = StructurePruner.after_step
+
+    def interrupted(pruner, coming):
+        if coming.step == PRUNED:
+            os.kill(os.getpid(), signal.SIGTERM)
+        after_step(pruner, coming)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StructurePruner, "after_step", interrupted)
+        arguments = ("--config", "cofi.json", "--run-dir", run_dir, *overrides(*NO_STAGE_THREE))
+        return command("cofi.py", *arguments, cwd=tasks).status
+
+
+def ended_while_cutting(tasks, run_dir, monkeypatch):
+    """SIGTERM while the small model is cut out, in a process of its own; the exit status."""
+    launch = str(processes.CHECKOUT / "launch" / "cofi.py")
+    arguments = ("--config", "cofi.json", "--run-dir", run_dir, *overrides(*NO_STAGE_THREE))
+    line = [sys.executable, "-c", ENDED_WHILE_CUTTING, launch, *arguments]
+    return processes.finished(line, cwd=tasks, check=False).returncode
+
+
+@pytest.mark.parametrize(
+    ("moment", "status"),
+    [(asked_in_the_last_update, 75), (ended_while_cutting, -signal.SIGTERM)],
+    ids=["asked", "ended"],
+)
+def test_a_signal_at_the_change_of_models_where_no_stage_follows_loses_nothing(
+    tasks, pruned, moment, status, monkeypatch
+):
+    """With the last update applied all is saved: what is asked then ends the run there, and while the small model is
+    cut out and exported a signal ends the process at once; in both cases the next start exports the same bytes."""
+    whole, run_dir = pruned(*NO_STAGE_THREE), f"no-stage-three-{abs(status)}"
+    assert moment(tasks, run_dir, monkeypatch) == status
+    folder = tasks / run_dir
+    assert (folder / "checkpoints" / "latest").read_text().strip() == f"step-{PRUNED:08d}"
+    assert not (folder / "result.json").exists() and not (folder / "model").exists()
+    finish("cofi.py", tasks, "cofi", run_dir, *NO_STAGE_THREE)
+    assert model_bytes(folder) == model_bytes(whole)
+    assert metrics(folder) == metrics(whole)
 
 
 def test_the_change_of_models_is_no_step_to_export(tasks, pruned):

@@ -46,7 +46,7 @@ from benchmarks.chaos_lanes import (
 )
 from benchmarks.chaos_ranks import LOOK, Ranks
 from benchmarks.chaos_run import PATIENCE, Attempt, Campaign, run_under_chaos
-from ofa.run_folder import commit, hardware, versions
+from benchmarks.made_by import made_by
 
 
 @dataclass(frozen=True)
@@ -148,10 +148,7 @@ def summary(runs: list[ChaosRun], seed: int, seconds: float) -> dict[str, Any]:
         },
         "lanes": {name: of_lane(runs, name) for name in sorted({run.lane.name for run in runs})},
         "seconds": round(seconds, 1),
-        "command": " ".join(["python", "benchmarks/chaos.py", *sys.argv[1:]]),
-        "commit": commit(),
-        "versions": versions(),
-        "hardware": hardware(),
+        **made_by(),
     }
 
 

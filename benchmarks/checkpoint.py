@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.gpu_common import write_data
+from benchmarks.made_by import made_by
 from benchmarks.pairs import interleaved, ratios, timed
 from benchmarks.step import architecture_of
 from ofa.assemble import PretrainingRun, assemble
@@ -40,7 +41,7 @@ from ofa.config import ObjectiveConfig, RunConfig, load, parse
 from ofa.engine.process import start, stop
 from ofa.models.build import build_model
 from ofa.pretrain import pretrain
-from ofa.run_folder import RunFolder, commit, hardware, versions
+from ofa.run_folder import RunFolder
 from ofa.tables import table
 from ofa.train import save, update
 
@@ -101,10 +102,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "published_frequency": frequency,
         "losses": losses["alone"],
         "losses_of_the_continued_run": losses["continued"],
-        "command": " ".join(["python", "benchmarks/checkpoint.py", *sys.argv[1:]]),
-        "commit": commit(),
-        "versions": versions(),
-        "hardware": {**hardware(), "threads": options.threads},
+        **made_by(threads=options.threads),
         "settings": vars(options),
     }
 

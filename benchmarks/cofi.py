@@ -16,6 +16,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +24,22 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 
 import torch  # noqa: E402
+from torch import nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel  # noqa: E402
 
-from benchmarks.pairs import interleaved, ratios, timed  # noqa: E402
+from benchmarks.made_by import made_by  # noqa: E402
+from benchmarks.model_pairs import BATCHES, Setting, in_words, rows, times  # noqa: E402
 from ofa.downstream.cofi.budget import mac_costs, parameter_costs  # noqa: E402
 from ofa.downstream.cofi.masked import MaskedForward  # noqa: E402
 from ofa.models.blocks import sizes_of  # noqa: E402
 from ofa.models.materialise import materialise, prunable_parameters  # noqa: E402
 from ofa.models.structure import Sizes, StructureMasks  # noqa: E402
-from ofa.run_folder import commit, hardware, versions  # noqa: E402
 
 HEADS_A_LAYER, DIMS_A_LAYER = 1.15, 101
 ALIVE = {"attention": 0.75, "ffn": 0.6}
 """Share of sublayers that live; the report says only that some are gone, feed-forward networks more often."""
 
-BATCHES = (1, 8, 32)
 LIMITS = {"speedup_batch1": 10.0, "speedup_batch8": 10.0, "sparsity": 0.94}
 TOLERANCE = 1e-4
 
@@ -75,34 +76,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     shape: Any = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256} if options.quick else {}
     dense = BertForSequenceClassification(BertConfig(num_hidden_layers=12, vocab_size=1000, **shape)).eval()
     structures = [drawn(sizes_of(dense), seed) for seed in range(options.structures)]
-    rows = [measure_one(dense, masks, options) for masks in structures]
-    middle = {key: statistics.median(row[key] for row in rows) for key in rows[0] if key.startswith("speedup")}
+    setting = Setting(options.length, options.rounds, options.device)
+    found = [measure_one(dense, masks, setting, (1,) if options.quick else BATCHES) for masks in structures]
+    middle = {key: statistics.median(row[key] for row in found) for key in found[0] if key.startswith("speedup")}
     return {
         **middle,
-        "sparsity": min(row["sparsity"] for row in rows),
-        "max_logit_difference": max(row["max_logit_difference"] for row in rows),
-        "structures": rows,
-        **surroundings(dense, options),
-    }
-
-
-def surroundings(dense: PreTrainedModel, options: argparse.Namespace) -> dict[str, Any]:
-    """How and on what it was measured."""
-    return {
-        "setting": {
-            "length": options.length,
-            "dtype": "float32",
-            "attention": dense.config._attn_implementation,
-            "threads": torch.get_num_threads(),
-            "device": options.device,
-            "padding": "none",
-            "rounds": options.rounds,
-            "warm_up": 1,
-            "dense": "stock transformers",
-        },
-        "hardware": hardware(),
-        "versions": versions(),
-        "commit": commit(),
+        "sparsity": min(row["sparsity"] for row in found),
+        "max_logit_difference": max(row["max_logit_difference"] for row in found),
+        "structures": found,
+        "setting": setting.described(dense),
+        **made_by(),
     }
 
 
@@ -132,10 +115,14 @@ def spread(units: int, layers: int, most: int, alive: float, draw: torch.Generat
     return found
 
 
-def measure_one(dense: PreTrainedModel, masks: StructureMasks, options: argparse.Namespace) -> dict[str, Any]:
+def measure_one(
+    dense: PreTrainedModel, masks: StructureMasks, setting: Setting, batches: Sequence[int]
+) -> dict[str, Any]:
     """One structure: what is left of it, whether it computes what it should, and how long both take."""
-    sizes, small = sizes_of(dense), materialise(dense, masks).eval().to(options.device)
-    counted, macs = parameter_costs(sizes), mac_costs(sizes, options.length)
+    sizes, small = sizes_of(dense), materialise(dense, masks).eval()
+    for model in (dense, small):
+        nn.Module.to(model, device=setting.device)
+    counted, macs = parameter_costs(sizes), mac_costs(sizes, setting.length)
     left = prunable_parameters(small)
     row: dict[str, Any] = {
         "heads": masks.head.sum(dim=1).int().tolist(),
@@ -143,14 +130,12 @@ def measure_one(dense: PreTrainedModel, masks: StructureMasks, options: argparse
         "weights": left,
         "weights_by_masks": int(counted.of(masks)),
         "sparsity": 1 - left / counted.total,
-        "encoder_flops": encoder_flops(small, options.length),
+        "encoder_flops": encoder_flops(small, setting.length),
         "encoder_flops_by_masks": 2 * int(macs.of(masks)),
-        "max_logit_difference": logit_difference(dense, small, masks, options),
+        "max_logit_difference": logit_difference(dense, small, masks, setting),
     }
-    dense = dense.to(options.device)
-    with torch.inference_mode():
-        for batch in (1,) if options.quick else BATCHES:
-            row |= times(dense, small, batch, options)
+    for batch in batches:
+        row |= times(dense, small, batch, setting)
     return row
 
 
@@ -165,44 +150,14 @@ def encoder_flops(model: PreTrainedModel, length: int) -> int:
     return sum(found[next(name for name in found if name.endswith(".encoder"))].values())
 
 
-def logit_difference(
-    dense: PreTrainedModel, small: PreTrainedModel, masks: StructureMasks, options: argparse.Namespace
-) -> float:
+def logit_difference(dense: PreTrainedModel, small: PreTrainedModel, masks: StructureMasks, setting: Setting) -> float:
     """Largest difference of logits between the masked model and the one that was cut out."""
-    inputs = rows(8, options)
-    with torch.inference_mode(), MaskedForward(dense.to(options.device)) as masked:
+    inputs = rows(dense, 8, setting)
+    with torch.inference_mode(), MaskedForward(dense) as masked:
         masked.set(masks)
         expected = dense(input_ids=inputs).logits
     with torch.inference_mode():
         return float((small(input_ids=inputs).logits - expected).abs().max())
-
-
-def times(dense: PreTrainedModel, small: PreTrainedModel, batch: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Milliseconds of both at one batch size, and their ratio."""
-    inputs = rows(batch, options)
-    works = {
-        name: lambda _, model=model: timed(lambda: model(input_ids=inputs), options.device)
-        for name, model in (("dense", dense), ("pruned", small))
-    }
-    interleaved(works, 1)
-    found = interleaved(works, options.rounds)
-    speedups = ratios(found["dense"], found["pruned"])
-    return {
-        f"speedup_batch{batch}": speedups["median"],
-        f"ratios_batch{batch}": speedups,
-        **{f"{name}_ms_batch{batch}": percentiles(seconds) for name, seconds in found.items()},
-    }
-
-
-def percentiles(seconds: list[float]) -> dict[str, float]:
-    """p50 and p95 in milliseconds."""
-    ordered = sorted(seconds)
-    return {"p50": 1e3 * statistics.median(ordered), "p95": 1e3 * ordered[round(0.95 * (len(ordered) - 1))]}
-
-
-def rows(batch: int, options: argparse.Namespace) -> torch.Tensor:
-    """Random words, no padding."""
-    return torch.randint(1000, (batch, options.length), generator=torch.Generator().manual_seed(1)).to(options.device)
 
 
 def is_right(found: dict[str, Any]) -> bool:
@@ -216,7 +171,6 @@ def is_right(found: dict[str, Any]) -> bool:
 
 def report(found: dict[str, Any]) -> str:
     """For people."""
-    setting = ", ".join(f"{key} {value}" for key, value in found["setting"].items())
     lines = [
         f"{found['sparsity']:.2%} of the encoder's weights gone; logits differ by {found['max_logit_difference']:.1e}"
     ]
@@ -225,7 +179,7 @@ def report(found: dict[str, Any]) -> str:
         if key in found:
             each = ", ".join(f"{row[key]:.1f}" for row in found["structures"])
             lines.append(f"batch {batch}: {found[key]:.1f} x (structures: {each})")
-    return "\n".join([*lines, setting])
+    return "\n".join([*lines, in_words(found["setting"])])
 
 
 if __name__ == "__main__":

@@ -29,12 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor, nn
 
+from benchmarks.made_by import made_by
 from benchmarks.pairs import interleaved, ratios, timed
 from benchmarks.step_data import run_config
 from ofa.engine import process
 from ofa.engine.engine import Engine
 from ofa.models.build import build_model
-from ofa.run_folder import commit, hardware, versions
 from ofa.tables import table
 
 LAYERS, HIDDEN, HEADS, VOCAB = 6, 384, 12, 30522
@@ -128,10 +128,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for process_ in workers:
         process_.join()
     return {
-        "command": " ".join(["python", "benchmarks/cpu_step.py", *sys.argv[1:]]),
-        "commit": commit(),
-        "versions": versions(),
-        "hardware": {**hardware(), "threads": 1},
+        **made_by(threads=1),
         "settings": vars(options),
         "milliseconds": {name: 1e3 / statistics.median(found) for name, found in rates.items()},
         "peak_gib": memory,

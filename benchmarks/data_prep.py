@@ -35,8 +35,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))  # else this file would hide the package of its name
 
 import numpy as np  # noqa: E402
-import tokenizers  # noqa: E402
 
+from benchmarks.made_by import in_words, made_by  # noqa: E402
 from benchmarks.pairs import interleaved, ratios  # noqa: E402
 from benchmarks.watched import Ran, watched  # noqa: E402
 from data_prep import sources  # noqa: E402
@@ -44,7 +44,6 @@ from data_prep.clean import clean, fingerprint  # noqa: E402
 from data_prep.sentences import splitter  # noqa: E402
 from data_prep.tokenizer import build, encoder  # noqa: E402
 from ofa.config import CleanConfig, SourceConfig, TokenizerConfig  # noqa: E402
-from ofa.run_folder import commit, hardware  # noqa: E402
 from ofa.tables import table  # noqa: E402
 
 VARIANTS = {
@@ -147,7 +146,8 @@ def measure(options: argparse.Namespace, place: Path) -> dict[str, Any]:
         "rounds": {"seconds": seconds, "cpu_seconds": cpu_seconds},
         "characters": bench.characters,
         "documents": len(bench.texts),
-        **surroundings(options),
+        "text": options.text or f"docstrings of python, {', '.join(DOCSTRINGS)}",
+        **made_by(threads=1),
     }
     return {**found, "holds": judged(found)}
 
@@ -276,17 +276,6 @@ def memory_growth(bench: Bench) -> dict[str, float]:
 # ---- what was found ---------------------------------------------------------------------------------------------
 
 
-def surroundings(options: argparse.Namespace) -> dict[str, Any]:
-    """What a figure is worthless without."""
-    return {
-        "command": " ".join(["python", "benchmarks/data_prep.py", *sys.argv[1:]]),
-        "commit": commit(),
-        "text": options.text or f"docstrings of python, {', '.join(DOCSTRINGS)}",
-        "versions": {"python": sys.version.split()[0], "tokenizers": tokenizers.__version__, "numpy": np.__version__},
-        "hardware": hardware(),
-    }
-
-
 def report(found: dict[str, Any]) -> str:
     """One table and the ratios with their thresholds."""
     seconds = found["seconds"]
@@ -312,8 +301,7 @@ def report(found: dict[str, Any]) -> str:
         f"start_seconds      {found['start_seconds']:.2f}  (the command on one document)",
     ]
     lines.append(f"{found['characters'] / 1e6:.1f} M characters in {found['documents']:,} documents; {found['text']}")
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    lines.append(f"{found['hardware']['device']}, one thread; {versions}")
+    lines.append(in_words(found))
     return "\n".join(lines)
 
 

@@ -52,13 +52,13 @@ def main() -> int:
         module, extra = RUNS[options.run]
         found = importlib.import_module(module).measure(settings, **extra)
         surroundings = common.surroundings(settings)
+        said = importlib.import_module("benchmarks.made_by").in_words(surroundings)
     seconds = time.monotonic() - began
     result = {"run": options.run, "right": found.right, "seconds": seconds, **surroundings, **found.data}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{options.run}.json").write_text(json.dumps(result, indent=1) + "\n")
-    versions = ", ".join(f"{name} {version}" for name, version in surroundings["versions"].items())
     print(found.text())
-    print(f"{surroundings['hardware']['device']}; {versions}; {seconds:.0f} s; {options.out / options.run}.json")
+    print(f"{said}; {seconds:.0f} s; {options.out / options.run}.json")
     return 0 if found.right else 1
 
 

@@ -6,14 +6,11 @@ its settings and goes with it.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.made_by import made_by
 from benchmarks.pairs import timed
 from benchmarks.step_batches import synthetic_text
 from ofa.data.shards import SPECIAL, Segment, ShardWriter, token_dtype, tokenizer_fingerprint, write_manifest
-from ofa.run_folder import CHECKOUT, commit, hardware
+from ofa.run_folder import CHECKOUT
 from ofa.tables import table
 
 MOST_ROWS = 36
@@ -159,15 +157,4 @@ def pretrain(cwd: Path, name: str, config: Mapping[str, Any], *arguments: str) -
 
 def surroundings(settings: Settings) -> dict[str, Any]:
     """What a figure is worthless without."""
-    names = [
-        name for name in ("torch", "triton", "transformers", "deepspeed", "numpy") if importlib.util.find_spec(name)
-    ]
-    versions = {name: metadata.version(name) for name in names}
-    return {
-        "command": " ".join(["python", "benchmarks/gpu.py", *sys.argv[1:]]),
-        "commit": commit(),
-        "device": settings.device,
-        "quick": settings.quick,
-        "versions": {"python": platform.python_version(), **versions},
-        "hardware": hardware(),
-    }
+    return {"device": settings.device, "quick": settings.quick, **made_by()}

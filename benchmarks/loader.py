@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
+from benchmarks.made_by import made_by
 from benchmarks.pairs import interleaved, ratios, timed
 from ofa.assemble import PretrainingRun, assemble
 from ofa.config import RunConfig, load
@@ -37,7 +38,7 @@ from ofa.data.masking import MaskedRows, MaskingRules, mask_rows
 from ofa.data.rows import RowReader
 from ofa.data.shards import Corpus
 from ofa.engine.process import start, stop
-from ofa.run_folder import RunFolder, commit, hardware, versions
+from ofa.run_folder import RunFolder, hardware
 from ofa.tables import table
 from ofa.train import update
 
@@ -68,13 +69,7 @@ def main() -> int:
         found = {**measure(run, options.turns), **masking_rates(run.corpus, config, options.turns)}
         run.progress.stop()
     stop()
-    made_by = {
-        "command": " ".join(["python", "benchmarks/loader.py", *sys.argv[1:]]),
-        "commit": commit(),
-        "versions": versions(),
-        "hardware": hardware(),
-    }
-    said = {**found, "trained_on": device, **made_by}
+    said = {**found, "trained_on": device, **made_by()}
     print(json.dumps(said) if options.json else report(found, device, config))
     return 0 if is_right(found, device) else 1
 

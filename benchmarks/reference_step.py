@@ -38,7 +38,7 @@ def stock_inputs(model: PreTrainedModel, batch: StepBatch) -> dict[str, Any]:
 def full_head_loss(model: PreTrainedModel, teacher: PreTrainedModel | None, batch: StepBatch) -> Tensor:
     """Cross-entropy of the stock forward, and distillation at every real position.
 
-        0.5 * CE + 0.5 * T^2 * KL(softmax(t / T) || softmax(z / T)),  T = 2, KL averaged over real positions
+    0.5 * CE + 0.5 * T^2 * KL(softmax(t / T) || softmax(z / T)),  T = 2, KL averaged over real positions
     """
     output = model(**stock_inputs(model, batch), labels=batch.labels)
     if teacher is None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -34,11 +33,11 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from benchmarks.made_by import in_words, made_by  # noqa: E402
 from benchmarks.pairs import interleaved, ratios, timed  # noqa: E402
 from ofa.pruning.allocation import RankingGroup  # noqa: E402
 from ofa.pruning.pattern import make_pattern  # noqa: E402
 from ofa.pruning.ranking import select_whole  # noqa: E402
-from ofa.run_folder import commit, hardware  # noqa: E402
 from ofa.sections.schedule import parse_pattern  # noqa: E402
 from ofa.tables import table  # noqa: E402
 
@@ -148,10 +147,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "largest_slope": max(row["slope"] for row in rows),
         "largest_share_of_sort": max(row["share_of_sort"]["median"] for row in rows),
         "sort_weights": beside * SIDE**2,
-        "command": " ".join(["python", "benchmarks/refresh.py", *sys.argv[1:]]),
-        "commit": commit(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "hardware": hardware(),
+        **made_by(),
         "settings": vars(options),
     }
 
@@ -277,7 +273,6 @@ def report(found: Mapping[str, Any]) -> str:
             + [f"{1e9 * seconds[shown[-1]] / shown[-1]:.1f}", f"{row_['slope']:.2f}"]
             + [f"{share['median']:.3f}", f"{share['p10']:.3f}-{share['p90']:.3f}", verdict(row_)]
         )
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     missed = [row_["name"] for row_ in found["rows"] if verdict(row_) == "known"]
     excuses = [
         f"{name} misses {SORT_LIMIT}, known up to {KNOWN_MISSES[name].share}: {KNOWN_MISSES[name].reason}"
@@ -291,8 +286,7 @@ def report(found: Mapping[str, Any]) -> str:
             f"largest slope {found['largest_slope']:.2f} (at most {SLOPE_LIMIT}); largest share of a stable sort's "
             f"time, on {found['sort_weights'] / 1e6:.0f} M weights, {found['largest_share_of_sort']:.3f} "
             f"(asked: at most {SORT_LIMIT})",
-            f"{found['hardware']['device']}, {found['settings']['device']}, {found['hardware']['threads']} threads; "
-            f"{versions}; medians of {found['settings']['rounds']} rounds",
+            f"on {found['settings']['device']}; {in_words(found)}; medians of {found['settings']['rounds']} rounds",
         ]
     )
 

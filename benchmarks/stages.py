@@ -26,13 +26,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from benchmarks.made_by import made_by
 from ofa import dist
 from ofa.assemble import PretrainingRun, assemble
 from ofa.board import open_board
 from ofa.config import RunConfig, parse
 from ofa.engine.process import start, stop
 from ofa.evaluate import masked_lm_score
-from ofa.run_folder import RunFolder, commit, hardware, versions
+from ofa.run_folder import RunFolder
 from ofa.stop import StopAgreement, StopRequest
 from ofa.tables import table
 from ofa.train import train
@@ -200,11 +201,8 @@ def main() -> int:
         found = {
             "rows": rows,
             "ranks": RANKS,
-            "command": " ".join(["python", "benchmarks/stages.py", *sys.argv[1:]]),
             "config": config(*CASES[0]).model_dump(mode="json"),
-            "commit": commit(),
-            "hardware": hardware(),
-            "versions": versions(),
+            **made_by(),
         }
         Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
     return 0 if all(map(is_right, rows)) and stages_agree(rows) else 1

@@ -14,14 +14,11 @@ vocabulary trained on them (prepared under data/ at the first run).
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import platform
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ sys.path.insert(0, str(CHECKOUT))
 
 import torch  # noqa: E402
 
+from benchmarks.made_by import made_by  # noqa: E402
 from benchmarks.pairs import interleaved, timed  # noqa: E402
 from benchmarks.step_batches import Batches, Layout, StepBatch, Text, make_batches  # noqa: E402
 from benchmarks.step_counts import count  # noqa: E402
@@ -37,7 +35,6 @@ from benchmarks.step_data import loader_tokens_per_second, run_config, text_of  
 from benchmarks.step_report import overheads, report, rows_of, speedups  # noqa: E402
 from benchmarks.step_variants import Models, Step, Variant, build_models, ladder  # noqa: E402
 from ofa.config import RunConfig  # noqa: E402
-from ofa.run_folder import commit, hardware  # noqa: E402
 
 BATCHES = 4
 """Batches that the rounds take in turn."""
@@ -170,8 +167,8 @@ def deepspeed_work(config: RunConfig, models: Models, batches: Batches) -> Calla
 
     step, mine = EngineStep(config, models), batches.by_layout["packed"]
     step(mine[0])
-    return lambda number: mine[number % len(mine)].totals.tokens / timed(
-        lambda: step(mine[number % len(mine)]), models.device
+    return lambda number: (
+        mine[number % len(mine)].totals.tokens / timed(lambda: step(mine[number % len(mine)]), models.device)
     )
 
 
@@ -197,12 +194,8 @@ def description(text: Text, batches: Batches) -> dict[str, Any]:
 
 def surroundings(options: argparse.Namespace, models: Models) -> dict[str, Any]:
     """What a figure is worthless without."""
-    names = [name for name in ("torch", "transformers", "deepspeed") if importlib.util.find_spec(name)]
     return {
-        "command": " ".join(["python", "benchmarks/step.py", *sys.argv[1:]]),
-        "commit": commit(),
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in names}},
-        "hardware": hardware(),
+        **made_by(),
         "settings": {**vars(options), "parameters": sum(p.numel() for p in models.students[False].parameters)},
     }
 

@@ -87,4 +87,3 @@ def _logits_of(step: Step) -> Callable[[Tensor], bool]:
     """Arrays whose last dimension is the vocabulary, but for the decoder's transposed weight."""
     vocab, hidden = step.student.model.config.vocab_size, step.student.model.config.hidden_size
     return lambda tensor: tensor.dim() > 1 and tensor.shape[-1] == vocab and tensor.shape[0] != hidden
-

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from benchmarks.made_by import in_words
 from benchmarks.pairs import ratios
 from benchmarks.step_counts import Counts
 from ofa.tables import table
@@ -85,14 +86,13 @@ def report(found: Mapping[str, Any]) -> str:
             f"{logits / 1e3:,.0f} kB of logits a token"
         )
     lines += [f"{key:34}{found[key]:,.1f}" for key in found if key.startswith(("loader", "collator"))]
-    settings, hardware_, text = found["settings"], found["hardware"], found["text"]
+    settings, text = found["settings"], found["text"]
     lines.append(
         f"L{settings['layers']}-H{settings['hidden']}, {settings['vocab']:,} words, {settings['precision']}; "
         f"{text['source']}, padded rows {text['fill_of_padded_rows']:.0%} full; medians of {settings['pairs']} rounds; "
         f"losses of one objective within {found['largest_relative_loss_difference']:.1g}"
     )
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    lines.append(f"{hardware_['device']}, {hardware_['threads']} threads; {versions}")
+    lines.append(in_words(found))
     return "\n".join(lines)
 
 

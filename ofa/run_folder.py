@@ -9,6 +9,7 @@ be unlocked by hand. `config.json` is written once; a start with another config 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -27,8 +28,8 @@ from ofa.config import CHECKOUT, TrainingConfig, differences, parse
 from ofa.cost import Size, checkpoint_bytes, disk_bytes
 from ofa.files import check_space, megabytes, write_text
 
-RECORDED = ("torch", "deepspeed", "transformers", "tokenizers", "safetensors", "numpy", "webdataset")
-"""Distributions whose versions a run records."""
+RECORDED = ("torch", "triton", "deepspeed", "transformers", "tokenizers", "safetensors", "numpy", "webdataset")
+"""Distributions whose versions a run records, where they are installed."""
 
 
 class RunFolderError(ValueError):
@@ -166,11 +167,9 @@ class RunFolder:
                 "config_fingerprint": config.fingerprint(),
                 "data_fingerprint": data_fingerprint,
                 "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-                "commit": commit(),
-                "versions": versions(),
                 "world_size": world_size,
                 "total_steps": total_steps,
-                "hardware": hardware(),
+                **surroundings(),
             },
         )
 
@@ -187,9 +186,18 @@ def is_held(folder: Path) -> bool:
     return False
 
 
+def surroundings() -> dict[str, Any]:
+    """What a number was made with and on: `commit`, `versions` and `hardware`."""
+    return {"commit": commit(), "versions": versions(), "hardware": hardware()}
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the distributions that decide a result."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in RECORDED}}
+    found = {"python": platform.python_version()}
+    for name in RECORDED:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # no triton without a GPU
+            found[name] = metadata.version(name)
+    return found
 
 
 def commit() -> str | None:

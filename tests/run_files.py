@@ -16,3 +16,8 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 def model_bytes(folder: Path) -> dict[str, bytes]:
     """Every exported file."""
     return {path.name: path.read_bytes() for path in sorted((folder / "model").iterdir())}
+
+
+def validated(folder: Path) -> list[dict[str, Any]]:
+    """Lines of a validation."""
+    return [line for line in metrics(folder) if "validation_loss" in line]

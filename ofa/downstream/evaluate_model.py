@@ -23,7 +23,7 @@ from ofa import dist
 from ofa.config import ConfigError, TaskConfig, apply_override, parse
 from ofa.data.tasks import Task, task_for
 from ofa.downstream.evaluation import Scored, predict, scored
-from ofa.downstream.results import HOURS, append_row, surroundings
+from ofa.downstream.results import HOURS, append_row
 from ofa.downstream.task_data import OpenTask, Split, check_length
 from ofa.downstream.write_predictions import write_predictions
 from ofa.export.hf import find_model_folder, is_run
@@ -34,7 +34,7 @@ from ofa.models.place import ModelError, is_local
 from ofa.models.sparsity import sparsities
 from ofa.models.task_models import class_names, class_order, load_task_model, unnamed
 from ofa.models.task_training import TaskTeacher
-from ofa.run_folder import RunFolder, read_json
+from ofa.run_folder import RunFolder, read_json, surroundings
 from ofa.tables import result_table
 
 LOG = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from ofa.downstream.evaluation import Scored
 from ofa.files import write_text
 from ofa.models.sparsity import sparsities
 from ofa.models.structure import structure_statistics
-from ofa.run_folder import commit, hardware, read_json, versions
+from ofa.run_folder import read_json, surroundings
 
 RESULTS_FILE = "results.jsonl"
 
@@ -62,11 +62,6 @@ def _is_distilled(config: FinetuneConfig) -> bool:
     """By the teacher's outputs or by its layers."""
     of_layers = config.objective.layer_weight if isinstance(config, CofiConfig) else 0.0
     return bool(config.objective.kd_weight or of_layers)
-
-
-def surroundings() -> dict[str, Any]:
-    """Versions, commit and hardware."""
-    return {"versions": versions(), "commit": commit(), "hardware": hardware()}
 
 
 def write_row(folder: Path, row: Mapping[str, Any]) -> None:

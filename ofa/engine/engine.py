@@ -81,7 +81,14 @@ class Engine:
     def loss_scale(self) -> int:
         """Factor that undoes DeepSpeed's averages over accumulation and, where it makes one, over ranks, so that means
         are ours alone."""
-        return self.accumulation * (dist.world_size() if self._divides_by_ranks else 1)
+        return self.accumulation * self.outer_scale
+
+    @property
+    def outer_scale(self) -> int:
+        """What gradients of tensors that are no parameters of the module come out too large by, where losses were
+        multiplied by `loss_scale`: DeepSpeed divides by the accumulation on the way back through the module, and by
+        ranks, where it does, when it reduces its parameters' gradients."""
+        return dist.world_size() if self._divides_by_ranks else 1
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of one micro-batch's share of the loss to those of the step."""

@@ -110,7 +110,7 @@ class Training:
             share = len(micro) / GLOBAL * self.engine.loss_scale
             self.engine.backward(self.engine(micro.to(self.dtype), share))
             self.engine.advance()
-        self.optimizer.step(TARGET, self.engine.loss_scale / self.engine.accumulation)
+        self.optimizer.step(TARGET, self.engine.outer_scale)
 
     def digest(self) -> str:
         """Of the bits of gates, multipliers, and of the gradients that they were updated with."""

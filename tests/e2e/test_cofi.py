@@ -5,19 +5,22 @@ import json
 import os
 import re
 import signal
+import sys
+from functools import partial
 
 import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 import ofa.downstream.cofi.run
+from ofa.downstream.cofi.pruner import StructurePruner
 from ofa.export.masks_file import read_masks
 from ofa.models.materialise import prunable_parameters
 from tests import processes
-from tests.cofi_runs import prune, pruned_once, validated
 from tests.commands import command, overrides
 from tests.e2e.test_resume import at_step, kill_when
-from tests.run_files import metrics, model_bytes
+from tests.finished_runs import finish, finished_once
+from tests.run_files import metrics, model_bytes, validated
 from tests.tiny_tasks import COFI, write_project
 
 BEGIN, PRUNED, TOTAL = 4, 30, 38
@@ -36,7 +39,7 @@ def tasks(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pruned(tasks):
     """pruned(*overrides) -> the run folder of cofi.json; a run that is there is not made again."""
-    return pruned_once(tasks, "cofi.json")
+    return partial(finished_once("cofi.py", tasks), "cofi")
 
 
 def test_the_small_model_is_what_the_run_says_and_scores_what_it_says(tasks, pruned):
@@ -64,9 +67,9 @@ def test_the_small_model_is_what_the_run_says_and_scores_what_it_says(tasks, pru
 
 
 def test_gates_close_towards_the_target_and_the_masked_model_is_scored_at_it(pruned):
-    """COFI-12, 14: expected sparsity follows the ramp; what is scored on the way is a hard structure of its target."""
-    lines = [line for line in metrics(pruned()) if line["step"] < PRUNED]
-    under = [line for line in lines if "expected_sparsity" in line]
+    """COFI-12, 14: expected sparsity follows the ramp; what is scored on the way is a hard structure of its target.
+    COFI-37: gates end with their stage."""
+    under = [line for line in metrics(pruned()) if {"expected_sparsity", "lambda_1"} & line.keys()]
     assert [line["step"] for line in under] == list(range(BEGIN, PRUNED))
     assert under[0]["expected_sparsity"] < 0.01 < 0.5 < under[-1]["expected_sparsity"]
     for line in validated(pruned()):
@@ -96,8 +99,8 @@ def test_killed_in_any_stage_it_ends_with_the_same_bytes(tasks, pruned, step):
     folder = tasks / f"killed-{step}"
     arguments = ("--config", "cofi.json", "--run-dir", str(folder))
     process = processes.start_script("cofi.py", *arguments, cwd=tasks, output=tasks / "killed.out")
-    kill_when(process, lambda: at_step(folder, step))
-    prune(tasks, "cofi.json", folder.name)
+    kill_when(process, at_step(folder, step))
+    finish("cofi.py", tasks, "cofi", folder.name)
     assert metrics(folder) == metrics(whole)
     assert model_bytes(folder) == model_bytes(whole)
     assert (folder / "structure.json").read_bytes() == (whole / "structure.json").read_bytes()
@@ -117,9 +120,65 @@ def test_a_signal_between_the_stages_stops_the_run_after_the_next_ones_first_ste
     assert answer.status == 75, answer.err
     assert (tasks / "between" / "checkpoints" / "latest").read_text().strip() == f"step-{PRUNED + 1:08d}"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    prune(tasks, "cofi.json", "between")
+    finish("cofi.py", tasks, "cofi", "between")
     assert model_bytes(tasks / "between") == model_bytes(whole)
     assert metrics(tasks / "between") == metrics(whole)
+
+
+ENDED_WHILE_CUTTING = """
+import os, runpy, signal, sys
+import ofa.downstream.cofi.run as stages
+
+change = stages.small_from
+stages.small_from = lambda run: (os.kill(os.getpid(), signal.SIGTERM), change(run))[1]
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+NO_STAGE_THREE = ("finetune.epochs=0",)
+
+
+def asked_in_the_last_update(tasks, run_dir, monkeypatch):
+    """SIGTERM during the update after which the models change; the exit status."""
+    after_step = StructurePruner.after_step
+
+    def interrupted(pruner, coming):
+        if coming.step == PRUNED:
+            os.kill(os.getpid(), signal.SIGTERM)
+        after_step(pruner, coming)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StructurePruner, "after_step", interrupted)
+        arguments = ("--config", "cofi.json", "--run-dir", run_dir, *overrides(*NO_STAGE_THREE))
+        return command("cofi.py", *arguments, cwd=tasks).status
+
+
+def ended_while_cutting(tasks, run_dir, monkeypatch):
+    """SIGTERM while the small model is cut out, in a process of its own; the exit status."""
+    launch = str(processes.CHECKOUT / "launch" / "cofi.py")
+    arguments = ("--config", "cofi.json", "--run-dir", run_dir, *overrides(*NO_STAGE_THREE))
+    line = [sys.executable, "-c", ENDED_WHILE_CUTTING, launch, *arguments]
+    return processes.finished(line, cwd=tasks, check=False).returncode
+
+
+@pytest.mark.parametrize(
+    ("moment", "status"),
+    [(asked_in_the_last_update, 75), (ended_while_cutting, -signal.SIGTERM)],
+    ids=["asked", "ended"],
+)
+def test_a_signal_at_the_change_of_models_where_no_stage_follows_loses_nothing(
+    tasks, pruned, moment, status, monkeypatch
+):
+    """With the last update applied all is saved: what is asked then ends the run there, and while the small model is
+    cut out and exported a signal ends the process at once; in both cases the next start exports the same bytes."""
+    whole, run_dir = pruned(*NO_STAGE_THREE), f"no-stage-three-{abs(status)}"
+    assert moment(tasks, run_dir, monkeypatch) == status
+    folder = tasks / run_dir
+    assert (folder / "checkpoints" / "latest").read_text().strip() == f"step-{PRUNED:08d}"
+    assert not (folder / "result.json").exists() and not (folder / "model").exists()
+    finish("cofi.py", tasks, "cofi", run_dir, *NO_STAGE_THREE)
+    assert model_bytes(folder) == model_bytes(whole)
+    assert metrics(folder) == metrics(whole)
 
 
 def test_the_change_of_models_is_no_step_to_export(tasks, pruned):

@@ -4,6 +4,7 @@ interruptions, which stock Auto classes load and fine-tuning takes like any base
 import json
 import re
 import shutil
+from functools import partial
 
 import pytest
 from safetensors.torch import load_file
@@ -14,11 +15,11 @@ from ofa.data.shards import tokenizer_fingerprint, write_manifest
 from ofa.export.masks_file import read_masks
 from ofa.models.materialise import prunable_parameters
 from tests import processes
-from tests.cofi_runs import prune, pruned_once, validated
 from tests.commands import command, overrides, refused
 from tests.corpora import write_corpus
 from tests.e2e.test_resume import at_step, kill_when
-from tests.run_files import metrics, model_bytes
+from tests.finished_runs import finish, finished_once
+from tests.run_files import metrics, model_bytes, validated
 from tests.tiny_tasks import SIZE, write_project
 
 BEGIN, RAMP_END, PRUNED, TOTAL = 4, 10, 30, 38
@@ -72,7 +73,7 @@ def of_the_bases(corpus, base):
 @pytest.fixture(scope="module")
 def pruned(project):
     """pruned(*overrides) -> the run folder of mlm.json; a run that is there is not made again."""
-    return pruned_once(project, "mlm.json")
+    return partial(finished_once("cofi.py", project), "mlm")
 
 
 def scored(project, folder):
@@ -114,9 +115,9 @@ def test_card_report_and_table_tell_of_the_structure(project, pruned):
 
 
 def test_gates_close_towards_the_target_and_all_losses_are_in_the_lines(pruned):
-    """COFI-12, 14: expected sparsity follows the ramp; what is scored on the way is a hard structure of its target."""
-    lines = [line for line in metrics(pruned()) if line["step"] < PRUNED]
-    under = [line for line in lines if "expected_sparsity" in line]
+    """COFI-12, 14: expected sparsity follows the ramp; what is scored on the way is a hard structure of its target.
+    COFI-37: gates end with their stage."""
+    under = [line for line in metrics(pruned()) if {"expected_sparsity", "lambda_1"} & line.keys()]
     assert [line["step"] for line in under] == list(range(BEGIN, PRUNED))
     assert under[0]["expected_sparsity"] < 0.01 < 0.5 < under[-1]["expected_sparsity"]
     for line in validated(pruned()):
@@ -161,7 +162,7 @@ def test_the_checkpoint_of_any_stage_leads_to_the_same_bytes(project, pruned, st
     gone = ["result.json", "report.html"] + (["structure.json"] if step <= PRUNED else [])
     for name in gone:
         (folder / name).unlink()
-    prune(project, "mlm.json", folder.name)
+    finish("cofi.py", project, "mlm", folder.name)
     assert f"step-{step:08d}" in (folder / "log.txt").read_text()
     assert metrics(folder) == metrics(whole)
     assert model_bytes(folder) == model_bytes(whole)
@@ -176,7 +177,7 @@ def test_killed_in_any_stage_it_ends_with_the_same_bytes(project, pruned, step):
     arguments = ("--config", "mlm.json", "--run-dir", str(folder))
     process = processes.start_script("cofi.py", *arguments, cwd=project, output=project / "killed.out")
     kill_when(process, at_step(folder, step))
-    prune(project, "mlm.json", folder.name)
+    finish("cofi.py", project, "mlm", folder.name)
     assert metrics(folder) == metrics(whole)
     assert model_bytes(folder) == model_bytes(whole)
 

@@ -18,7 +18,8 @@ from ofa.export.masks_file import read_masks
 from tests import processes, released
 from tests.commands import command, overrides
 from tests.e2e.test_resume import at_step, kill_when
-from tests.run_files import metrics, model_bytes
+from tests.finished_runs import finish, finished_once
+from tests.run_files import metrics, model_bytes, validated
 from tests.tiny_tasks import KINDS, write_pairs, write_project, write_teacher
 
 AUTO_CLASSES = {
@@ -39,21 +40,7 @@ def tasks(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finetuned(tasks):
     """finetuned(config, *overrides) -> its run folder; a run that is there is not made again."""
-    made = {}
-
-    def make(name, *pairs):
-        if (name, pairs) not in made:
-            made[name, pairs] = finetune(tasks, f"made/{len(made)}", name, *pairs)
-        return made[name, pairs]
-
-    return make
-
-
-def finetune(tasks, run_dir, name, *pairs):
-    """Run a config to its end in this process; its folder."""
-    answer = command("finetune.py", "--config", f"{name}.json", "--run-dir", run_dir, *overrides(*pairs), cwd=tasks)
-    assert answer.status == 0, answer.err
-    return tasks / run_dir
+    return finished_once("finetune.py", tasks)
 
 
 def finetune_on_two(tasks, run_dir, name, *pairs):
@@ -66,7 +53,7 @@ def finetune_on_two(tasks, run_dir, name, *pairs):
 
 def scores(folder):
     """Every score of every evaluation and of the final table."""
-    lines = [line for line in metrics(folder) if "validation_loss" in line]
+    lines = validated(folder)
     rows = json.loads((folder / "result.json").read_text())["rows"]
     return [value for one in [*lines, *rows] for value in one.values() if isinstance(value, float)]
 
@@ -127,7 +114,7 @@ def test_a_released_checkpoint_is_locked_and_tuned_in_one_command(tasks, family)
     base, size = tasks / f"released-{family}", replace(released.SMALL, positions=48)
     state, zeros = getattr(released, family)(size, 0.9)
     released.write_folder(base, getattr(released, f"{family}_config")(size), state)
-    run = finetune(tasks, f"tuned-{family}", "pairs", f"model.init={base.name}", "optimizer.lr=1e-3")
+    run = finish("finetune.py", tasks, "pairs", f"tuned-{family}", f"model.init={base.name}", "optimizer.lr=1e-3")
     assert "locked: the weights that are zero" in (run / "log.txt").read_text()
     after = load_file(run / "model" / "model.safetensors")
     kept = [name for name in zeros if name in after]
@@ -267,7 +254,7 @@ def test_killed_and_stopped_it_ends_with_the_same_bytes(tasks, undisturbed):
     assert process.wait(timeout=processes.TIMEOUT) == 75, (tasks / "disturbed.out").read_text()
     assert not (folder / "stop").exists() and max(kept(folder)) < 48
 
-    finetune(tasks, "disturbed", "taught", *LONG)
+    finish("finetune.py", tasks, "taught", "disturbed", *LONG)
     said = (folder / "log.txt").read_text()
     assert said.count("asking the teacher once") == 1 and said.count("continuing from") == 2
     assert (folder / "teacher_outputs.safetensors").stat().st_mtime_ns == answers
@@ -291,7 +278,7 @@ def test_checkpoints_of_a_finished_run_are_removed_where_nobody_keeps_them(tasks
 
 def test_a_finished_run_prints_its_table_and_refuses_another_config_and_other_data(tasks, finetuned):
     """The last: data may lie elsewhere, as long as it is the same."""
-    finetune(tasks, "finished", "numbers")
+    finish("finetune.py", tasks, "numbers", "finished")
     before = (tasks / "finished" / "metrics.jsonl").read_bytes()
     arguments = ("--config", "numbers.json", "--run-dir", "finished")
     hidden = tasks / "tasks" / "hidden"
@@ -314,7 +301,7 @@ def test_a_finished_run_prints_its_table_and_refuses_another_config_and_other_da
     answer = command("finetune.py", *arguments, *overrides("task.path=tasks/changed"), cwd=tasks)
     assert answer.status == 1 and "was started on other data" in answer.lines_of_error()[0], answer.err
     shutil.copytree(tasks / "tasks" / "numbers", tasks / "tasks" / "moved")
-    finetune(tasks, "finished", "numbers", "task.path=tasks/moved")
+    finish("finetune.py", tasks, "numbers", "finished", "task.path=tasks/moved")
 
 
 # ---- pruning while fine-tuning ----------------------------------------------------------------------------------

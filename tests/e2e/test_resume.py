@@ -26,13 +26,13 @@ def kill_when(process, reached, deadline=120.0):
 
 
 def at_step(folder, step):
-    """Whether the metrics have reached a step."""
+    """A question: have the metrics reached a step?"""
     path = folder / "metrics.jsonl"
     return lambda: path.exists() and any(f'"step": {step},' in line for line in path.read_text().splitlines())
 
 
 def while_saving(folder, step):
-    """Whether the checkpoint of a step is being written."""
+    """A question: is the checkpoint of a step being written?"""
     return lambda: (folder / "checkpoints" / f".writing-step-{step:08d}").is_dir()
 
 

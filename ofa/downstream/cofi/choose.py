@@ -132,5 +132,4 @@ def search_of(
     lagrangian = Lagrangian(limit=asked.multiplier_bound).to(dist.device())
     optimizer = GateOptimizer(gates, lagrangian, costs, lr=asked.lr, ranks=dist.ranks())
     structure.source = gates
-    scale = engine.loss_scale / engine.accumulation
-    return LearnedGates(gates, lagrangian, optimizer, costs, scale=scale, multiple=asked.multiple)
+    return LearnedGates(gates, lagrangian, optimizer, costs, scale=engine.outer_scale, multiple=asked.multiple)

@@ -113,9 +113,7 @@ class GateOptimizer:
             target: sparsity to pull to in this step; no lower than that of the dense structure, which is not 0 for
                 non-zeros of a sparse base, or the multipliers learn to open gates that are open.
             scale: what the gates' gradients are too large by: the factor that losses were multiplied by, over that
-                which the engine divides by on the way back to the module's inputs. For `ofa.engine.engine.Engine` that
-                is loss_scale / accumulation: gradients of parameters are divided by the ranks, where they are, only
-                when the engine reduces them, and gates are none of its parameters.
+                which the engine divides by on the way back to the module's inputs (`Engine.outer_scale`).
 
         Returns:
             `expected_sparsity` and `lagrangian` as they were before the update, still on the device: nothing here

@@ -87,7 +87,13 @@ def test_the_exit_status_and_the_table_follow_the_figures(ratio, status, monkeyp
     seconds = {f"{name}: {who}": 1.0 for name in bench.VARIANTS for who in ("command", "tokenizer")}
     others = dict.fromkeys(["scaling_without_start", "rerun_share", "start_seconds", "main_bytes", "worker_bytes"], 1.0)
     found |= {"ratio_without_start": none, "ratio_of_cpu_seconds": none, "seconds": seconds, **others}
-    found |= {"characters": 1, "documents": 1, "text": "", "versions": {}, "hardware": {"device": "made up"}}
+    found |= {
+        "characters": 1,
+        "documents": 1,
+        "text": "",
+        "versions": {},
+        "hardware": {"device": "made up", "threads": 1},
+    }
     monkeypatch.setattr(bench, "measure", lambda *_: {**found, "holds": bench.judged(found)})
     monkeypatch.setattr(sys, "argv", ["data_prep.py"])
     for name, value in bench.ONE_THREAD.items():

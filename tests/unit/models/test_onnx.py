@@ -22,11 +22,11 @@ def inputs_of(batch, length):
     return {"input_ids": tokens.masked_fill(mask == 0, 0), "attention_mask": mask}
 
 
-@pytest.mark.filterwarnings("ignore:# The axis name:UserWarning", "ignore:.*LeafSpec:FutureWarning")
 def test_every_architecture_is_among_the_cases():
     assert {model_type for model_type, _ in SLOW} == {row.model_type for row in ADAPTERS}
 
 
+@pytest.mark.filterwarnings("ignore:# The axis name:UserWarning", "ignore:.*LeafSpec:FutureWarning")
 @pytest.mark.parametrize(("model_type", "layers"), CASES)
 def test_onnx_gives_the_same_logits_for_any_batch_and_length(tmp_path, model_type, layers):
     """COFI-30, 31: to 1e-4, heads, dimensions, sublayers and hidden dimensions gone; with padding and without."""

@@ -18,7 +18,15 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from ofa.models.structure import DIMS, HEADS
 from ofa.report_figures import BLUE, GREEN, ORANGE, STYLE, WIDTH, Line, draw, legend_above, svg
 
-SEARCH_KEYS = {"expected_sparsity", "structural_sparsity", "lagrangian", "lambda_1", "lambda_2", "hidden"}
+SEARCH_KEYS = {
+    "expected_sparsity",
+    "structural_sparsity",
+    "cost_sparsity",
+    "lagrangian",
+    "lambda_1",
+    "lambda_2",
+    "hidden",
+}
 """Keys of metrics lines that are of the search alone."""
 
 
@@ -65,9 +73,9 @@ def search(lines: Sequence[Line]) -> str:
         figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
         draw(above, lines, "expected_sparsity", color=BLUE, label="expected of the gates")
-        draw(above, lines, "structural_sparsity", color=ORANGE, label="of the hard structure", marker="o")
+        draw(above, lines, "cost_sparsity", color=ORANGE, label="of the hard structure", marker="o")
         draw(above, lines, "target_sparsity", color="#111827", label="target", linestyle=":")
-        above.set_ylabel("structural sparsity")
+        above.set_ylabel("share of the cost that is gone")
         above.yaxis.set_major_formatter(PercentFormatter(1.0))
         legend_above(above)
         _multipliers(below, lines)

@@ -22,6 +22,7 @@ SPARSITY_COLUMNS = RESULT_COLUMNS[2:]
 
 STRUCTURE_COLUMNS = (
     ("structure gone", "structural_sparsity", "{:.2%}"),
+    ("cost gone", "cost_sparsity", "{:.2%}"),
     ("encoder weights", "encoder_weights", "{:,}"),
 )
 """Of models whose units were pruned."""

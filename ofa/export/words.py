@@ -76,5 +76,8 @@ def structure_text(recipe: dict[str, Any]) -> str:
     rows = [f"| {layer} | {heads} | {dims:,} |" for layer, (heads, dims) in enumerate(units_by_layer(numbers), 1)]
     hidden = f"\nOf its hidden dimensions {numbers['hidden']:,} are left.\n" if "hidden" in numbers else ""
     table = "\n".join(["| layer | heads | intermediate dimensions |", "|---|---|---|", *rows])
-    said = f"{numbers['structural_sparsity']:.2%} of {cost} are pruned away. What is left; 0: the sublayer is gone."
+    gone = f"{numbers['cost_sparsity']:.2%} of {cost} are gone"
+    if recipe["config"]["structure"]["cost"] != "params":
+        gone += f", with {numbers['structural_sparsity']:.2%} of its structure's weights"
+    said = f"{gone}. What is left; 0: the sublayer is gone."
     return f"\n## Structure\n\n{said}\n\n{table}\n{hidden}"

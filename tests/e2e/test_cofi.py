@@ -223,7 +223,10 @@ def test_every_way_leads_to_a_small_model_that_scores_what_the_run_says(tasks, p
     folder = pruned(*WAYS[way])
     result, config = (json.loads((folder / name).read_text()) for name in ("result.json", "config.json"))
     asked = config["config"]["structure"]
-    assert asked["sparsity"] <= result["structure"]["structural_sparsity"] < 1
+    lost, cost = (result["structure"][name] for name in ("structural_sparsity", "cost_sparsity"))
+    assert asked["sparsity"] <= cost < 1 and 0 < lost < 1 and (lost == cost) == (asked["cost"] == "params")
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "model")
+    assert 1 - prunable_parameters(model) / DENSE == pytest.approx(lost, abs=1e-12)
     answer = command("evaluate.py", str(folder), "--json", cwd=tasks)
     assert answer.status == 0, answer.err
     scored = json.loads(answer.out)["metrics"]["validation_loss"]
@@ -234,7 +237,7 @@ def test_every_way_leads_to_a_small_model_that_scores_what_the_run_says(tasks, p
         assert masks and all(bool((weights[name][~keep] == 0).all()) for name, keep in masks.items())
         left = sum(int(weights[name].count_nonzero()) for name in masks if "pooler" not in name)
         if asked["cost"] == "nnz":
-            assert 1 - left / DENSE == pytest.approx(result["structure"]["structural_sparsity"], abs=1e-9)
+            assert 1 - left / DENSE == pytest.approx(cost, abs=1e-9)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ofa import dist
 from ofa.checkpoint import INDEX, Start
 from ofa.config import AnyCofiConfig, CofiMlmConfig
-from ofa.downstream.cofi.choose import costs_of, families, search_of
+from ofa.downstream.cofi.choose import costs_of, families, search_of, weight_costs
 from ofa.downstream.cofi.describe import read_structure, write_structure
 from ofa.downstream.cofi.finalise import check_multiple, check_target, reachable
 from ofa.downstream.cofi.layer_distillation import LayerDistillation
@@ -54,7 +54,9 @@ def assemble(config: AnyCofiConfig, folder: RunFolder, start: Start | None, *, n
             f"model.init {config.model.init} is a compact model already: give the dense one that it was cut out of, or "
             "train it on with launch/finetune.py"
         )
-    frame = Frame(config, folder, name, subject.stages(config, parts), costs_of(config, parts, folder))
+    frame = Frame(
+        config, folder, name, subject.stages(config, parts), costs_of(config, parts, folder), weight_costs(parts)
+    )
     check_target(frame.costs, families(config), config.structure.sparsity)
     check_multiple(frame.costs.sizes, config.structure.multiple)
     if config.structure.method == "gates":

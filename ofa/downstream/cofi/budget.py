@@ -35,6 +35,10 @@ class Costs(ABC):
     measure: str
     """What is counted, in words."""
 
+    def free(self) -> dict[str, Tensor]:
+        """True at heads [L, H] and intermediate dimensions [L, F] that cost nothing, by family; {}: there are none."""
+        return {}
+
     @abstractmethod
     def expected(self, open: OpenProbabilities) -> Tensor:
         """Expected cost of independent gates: a float64 scalar, differentiable, on the device of the probabilities.
@@ -125,6 +129,11 @@ class NonzeroCosts(Costs):
             torch.stack(counts if hidden else [count.double().sum(dim=1) for count in counts])
             for counts in (heads, dims)
         )
+
+    def free(self) -> dict[str, Tensor]:
+        """Units of which the base has kept no weight."""
+        counts = {"head": self._heads, "intermediate": self._dims}
+        return {name: (count.sum(dim=2) if self._knows_hidden else count) == 0 for name, count in counts.items()}
 
     def expected(self, open: OpenProbabilities) -> Tensor:
         """See `Costs.expected`; knows hidden dimensions if it has counted for each."""

@@ -54,14 +54,22 @@ def families(config: AnyCofiConfig) -> tuple[Family, ...]:
     return tuple(family for family, wanted in switches.items() if wanted)
 
 
+def weight_costs(parts: Parts) -> Costs:
+    """Weights of the encoder's layers."""
+    return parameter_costs(sizes_of(parts.model), gated=_is_gated(parts))
+
+
+def _is_gated(parts: Parts) -> bool:
+    return adapter_for(parts.model.config.model_type).blocks.gated
+
+
 def costs_of(config: AnyCofiConfig, parts: Parts, folder: RunFolder) -> Costs:
     """What the target is a share of (a collective call)."""
     asked, sizes = config.structure, sizes_of(parts.model)
-    gated = adapter_for(parts.model.config.model_type).blocks.gated
     if asked.cost == "params":
-        return parameter_costs(sizes, gated=gated)
+        return weight_costs(parts)
     if asked.cost == "macs":
-        return mac_costs(sizes, asked.length, gated=gated)
+        return mac_costs(sizes, asked.length, gated=_is_gated(parts))
     if asked.cost == "nnz":
         everything = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in parts.scoped.items()}
         masks = [linears_of(block, everything | parts.keep) for block in blocks_of(parts.model)]
@@ -73,7 +81,12 @@ def costs_of(config: AnyCofiConfig, parts: Parts, folder: RunFolder) -> Costs:
             return read_json(path)
         LOG.info("measuring how long sublayers of each size take on this device")
         table = measure_latency(
-            sizes, batch=1, length=asked.length, gated=gated, device=dist.device(), dtype=compute_dtype(config)
+            sizes,
+            batch=1,
+            length=asked.length,
+            gated=_is_gated(parts),
+            device=dist.device(),
+            dtype=compute_dtype(config),
         )
         write_text(path, json.dumps(asdict(table)) + "\n")
         return asdict(table)

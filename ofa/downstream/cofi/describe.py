@@ -56,8 +56,10 @@ def in_words(masks: StructureMasks, numbers: Mapping[str, float]) -> str:
     """For a line of the log."""
     heads, dims = (int(mask.sum()) for mask in (masks.head > 0, masks.intermediate > 0))
     dead = int((masks.attention == 0).sum()), int((masks.ffn == 0).sum())
+    differs = abs(numbers["cost_sparsity"] - numbers["structural_sparsity"]) > 1e-9
+    cost = f", {numbers['cost_sparsity']:.2%} of the cost" if differs else ""
     return (
-        f"{numbers['structural_sparsity']:.2%} pruned; {heads} of {masks.head.numel()} heads and {dims} of "
-        f"{masks.intermediate.numel()} intermediate dimensions are left; of {len(masks.attention)} layers "
+        f"{numbers['structural_sparsity']:.2%} of the weights pruned{cost}; {heads} of {masks.head.numel()} heads and "
+        f"{dims} of {masks.intermediate.numel()} intermediate dimensions are left; of {len(masks.attention)} layers "
         f"{dead[0]} have lost their attention and {dead[1]} their feed-forward network"
     )

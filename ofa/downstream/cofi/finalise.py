@@ -124,8 +124,9 @@ def finalise(scores: UnitScores, costs: Costs, target: float, *, multiple: int =
             worth the mean of its scores.
 
     Returns:
-        Canonical masks of 0.0 and 1.0 (float32, on the device of the scores). Among equal scores the first die first,
-        by layer, attention before feed-forward, then index, as in `ofa.pruning.ranking`.
+        Canonical masks of 0.0 and 1.0 (float32, on the device of the scores). Units that cost nothing die first: no
+        pull has ever closed their gates. Among equal scores the first die first, by layer, attention before
+        feed-forward, then index, as in `ofa.pruning.ranking`.
 
     Raises:
         BudgetError: the target is out of reach, scores are not finite or not of the model's sizes, or `multiple` does
@@ -133,6 +134,7 @@ def finalise(scores: UnitScores, costs: Costs, target: float, *, multiple: int =
     """
     _check(scores, costs.sizes, multiple)
     check_target(costs, scores.families, target)
+    scores = _free_first(scores, costs)
     fine, coarse = _fine(scores, multiple), _coarse(scores)
     budget = (1 - target) * costs.total
 
@@ -151,24 +153,35 @@ def finalise(scores: UnitScores, costs: Costs, target: float, *, multiple: int =
     dead_coarse = max(min(coarse.below_zero, spares - 1), min(needed, coarse.number))
     dead_fine = _first(lambda dead: excess(dead_coarse, dead) <= 0, fine.number)
     alive = masks(dead_coarse, dead_fine)
-    back = _with_room(fine, dead_fine, alive, lambda also: excess(dead_coarse, dead_fine, also) <= 0)
+    back = _with_room(fine, dead_fine, alive, lambda also: excess(dead_coarse, dead_fine, also))
     return masks(dead_coarse, dead_fine, back)
 
 
-def _with_room(fine: _Order, dead: int, alive: StructureMasks, fits: Callable[[list[int]], bool]) -> list[int]:
+def _free_first(scores: UnitScores, costs: Costs) -> UnitScores:
+    """With the scores of units that cost nothing below all others of their family."""
+    lowered = {}
+    for name, free in costs.free().items():
+        own = getattr(scores, name)
+        if own is not None:
+            lowered[name] = torch.where(free.to(own.device), own.min() - 1, own)
+    return replace(scores, **lowered)
+
+
+def _with_room(fine: _Order, dead: int, alive: StructureMasks, excess: Callable[[list[int]], float]) -> list[int]:
     """Ranks of the dead that fit in what the last one left: best first, of each family until one does not fit, and only
-    where their sublayer lives, since a sublayer takes time whatever little is in it."""
+    where their sublayer lives, since a sublayer takes time whatever little is in it. What costs nothing stays dead."""
     sublayers = {"head": alive.attention.tolist(), "intermediate": alive.ffn.tolist()}
-    back, full = [], set()
+    back, full, before = [], set(), excess([])
     for rank, (family, layer) in zip(range(dead - 1, -1, -1), reversed(fine.units()[:dead]), strict=True):
         if len(full) == len(fine.families):
             break
         if family in full or not sublayers[family][layer]:
             continue
-        if fits([*back, rank]):
-            back.append(rank)
-        else:
+        now = excess([*back, rank])
+        if now > 0:
             full.add(family)
+        elif now > before:
+            back, before = [*back, rank], now
     return back
 
 

@@ -35,6 +35,8 @@ class Frame:
     stages: Stages
     costs: Costs
     """That the structure is cut by."""
+    weights: Costs
+    """Of the layers' Linears, whatever it is cut by."""
 
 
 @dataclass
@@ -60,13 +62,16 @@ class CofiRun(Run):
         """Both runs."""
         return self.stages.total
 
-    def sparsity_of(self, masks: StructureMasks) -> float:
-        """Share of the dense model's cost that a hard structure has lost."""
-        return float(self.frame.costs.sparsity(self.frame.costs.of(masks)))
+    def sparsities_of(self, masks: StructureMasks) -> dict[str, float]:
+        """What a hard structure has lost: `structural_sparsity`, the share of the dense encoder's weights, and
+        `cost_sparsity`, that of the cost which the target is a share of; the zeros of a sparse base count in the second
+        alone, where it counts non-zeros."""
+        both = {"structural_sparsity": self.frame.weights, "cost_sparsity": self.frame.costs}
+        return {name: float(costs.sparsity(costs.of(masks))) for name, costs in both.items()}
 
     def structure_numbers(self, masks: StructureMasks) -> dict[str, float]:
         """Of a hard structure, for a metrics line."""
-        return {"structural_sparsity": self.sparsity_of(masks), **in_numbers(masks)}
+        return self.sparsities_of(masks) | in_numbers(masks)
 
 
 @dataclass
@@ -119,7 +124,7 @@ class CompactRun(CofiRun):
 
     def more_for_the_row(self) -> dict[str, Any]:
         """What of the encoder is gone, and what is left."""
-        return {"structural_sparsity": self.sparsity_of(self.masks), "encoder_weights": self.weights}
+        return {**self.sparsities_of(self.masks), "encoder_weights": self.weights}
 
     def more_for_the_result(self) -> dict[str, Any]:
         """The structure."""

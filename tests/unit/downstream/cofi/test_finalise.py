@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ofa.downstream.cofi.budget import mac_costs, parameter_costs
+from ofa.downstream.cofi.budget import NonzeroCosts, mac_costs, parameter_costs
 from ofa.downstream.cofi.finalise import BudgetError, UnitScores, check_target, finalise, reachable
 from ofa.downstream.cofi.gates import FAMILIES
+from ofa.downstream.cofi.units import LayerLinears
 from ofa.models.structure import Sizes, StructureMasks
 from tests.structures import BERT_BASE, random_gates, small_sizes, some_families
 
@@ -97,6 +98,26 @@ def test_one_threshold_over_all_layers_divides_living_and_dead_units_of_a_family
     if len(dims):
         assert float(dims.max()) <= worst["head"] or not bool((masks.ffn > 0).all())
     assert len(heads) + len(dims) > 0, "a target above 0 takes something"
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_units_of_which_a_sparse_base_has_kept_nothing_are_the_first_to_die(hidden):
+    """cofi.md 5.8: they are free to drop, and no pull on what costs nothing has ever closed their gates."""
+    sizes = Sizes(layers=2, heads=4, head_size=16, intermediate=256, hidden=64)
+    draw = torch.Generator().manual_seed(0)
+
+    def kept(*shape):
+        return torch.rand(*shape, generator=draw) < 0.1
+
+    layers = [LayerLinears(kept(192, 64), kept(64, 64), kept(256, 64), kept(64, 256)) for _ in range(2)]
+    for one in layers:
+        one.up[:100], one.down[:, :100] = False, False
+    costs = NonzeroCosts(layers, sizes, hidden=hidden)
+    scores = random_scores(sizes, ("head", "intermediate"))
+    scores.intermediate[:, :100] = 9.0
+    masks = finalise(scores, costs, 0.93, multiple=4)
+    assert int(masks.intermediate[:, :100].sum()) == 0 and int(masks.intermediate.sum()) > 200
+    assert 0.93 <= sparsity(costs, masks) < 0.94
 
 
 def test_dimensions_come_back_into_the_room_that_a_head_leaves():

@@ -106,6 +106,12 @@ def linears_of(block: Block, tensors: Mapping[str, Tensor]) -> LayerLinears:
     )
 
 
+def _weights_of(block: Block, engine: Engine) -> LayerLinears:
+    """The fp32 weights of one layer's Linears (a collective call); one layer at a time is held, and no embedding."""
+    gathered = engine.full_state_dict(block.layer)
+    return linears_of(block, {f"{block.name}.{name}": weight for name, weight in gathered.items()})
+
+
 def refresh_steps(stages: Stages) -> frozenset[int]:
     """Steps at which the baseline chooses units anew: evenly while the target rises, the last time where it is the
     final one."""
@@ -127,8 +133,7 @@ def search_of(
     if asked.method == "magnitude":
 
         def scores() -> UnitScores:
-            weights = engine.full_state_dict(parts.model)
-            return magnitude_scores([linears_of(block, weights) for block in blocks], costs.sizes, families(config))
+            return magnitude_scores((_weights_of(block, engine) for block in blocks), costs.sizes, families(config))
 
         search = MagnitudeSearch(
             scores,

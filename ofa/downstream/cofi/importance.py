@@ -10,7 +10,7 @@ dimensions, and one threshold is to hold for both. Sublayers get no scores: they
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor
@@ -22,11 +22,11 @@ from ofa.models.structure import Sizes
 
 
 @torch.no_grad()
-def magnitude_scores(layers: Sequence[LayerLinears], sizes: Sizes, families: Collection[Family]) -> UnitScores:
+def magnitude_scores(layers: Iterable[LayerLinears], sizes: Sizes, families: Collection[Family]) -> UnitScores:
     """Scores of heads and intermediate dimensions, where these are among the families.
 
     Args:
-        layers: the weights of each layer's Linears.
+        layers: the weights of each layer's Linears, each looked at once.
         sizes: of the model.
         families: that are pruned. Sublayers follow their units; hidden dimensions cannot be ranked by weights that all
             of them share.

@@ -13,6 +13,7 @@ Legend: B rows of S tokens, N = B S, d the student's hidden size, d_t the teache
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -22,8 +23,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-CHUNK = 256
-"""Tokens at a time: L x 256 states and as many of what W makes of them are held (BERT-base in fp32: 19 MB)."""
+LEAST, SHARE = 256, 3
+"""Tokens at a time: as many as make L layers' states a third of K layers' of all tokens, and 256 at least. These and as
+many of what W makes of them are held, which leaves the peak below that of K plain MSEs (COFI-35); fewer at a time would
+be more calls of small kernels, each of which costs a GPU its launch."""
 
 
 @torch.no_grad()
@@ -46,10 +49,10 @@ def distances(student: Sequence[Tensor], teacher: Tensor, counted: Tensor, weigh
     width, wide = len(weight), torch.promote_types(weight.dtype, torch.float32)
     ours = torch.zeros(len(student), dtype=wide, device=teacher.device)
     theirs, products = ours.new_zeros(len(teacher)), ours.new_zeros(len(student), len(teacher))
-    for tokens in _chunks(counted):
-        targets = teacher.flatten(1, 2)[:, tokens].to(wide)
-        origin, padding = targets.mean(0), ~counted.flatten()[tokens, None]
-        states = functional.linear(_stacked(student, tokens).to(weight.dtype), weight, bias).to(wide)
+    for states, targets, padding in _chunks(student, teacher, counted):
+        targets = targets.to(wide)
+        origin = targets.mean(0)
+        states = functional.linear(states.to(weight.dtype), weight, bias).to(wide)
         states = states.sub_(origin).masked_fill_(padding, 0).flatten(1)
         targets = (targets - origin).masked_fill_(padding, 0).flatten(1)
         ours += torch.linalg.vector_norm(states, dim=1).square()
@@ -95,12 +98,11 @@ class _MatchedDistance(torch.autograd.Function):
         shares: _Shares,
         *student: Tensor,
     ) -> Tensor:
-        tensors = (weight, bias, teacher, counted, alignment, *student)
-        ctx.save_for_backward(*tensors)
+        ctx.save_for_backward(weight, bias, teacher, counted, alignment, *student)
         ctx.shares = shares
         total = torch.zeros((), dtype=torch.promote_types(weight.dtype, torch.float32), device=teacher.device)
-        for tokens in _chunks(counted):
-            _, differences = _pairs(*tensors, tokens=tokens)
+        for chunk in _chunks(student, teacher, counted):
+            _, differences = _pairs(weight, bias, alignment, *chunk)
             total += torch.linalg.vector_norm(differences).square()
         return total / len(weight)
 
@@ -113,12 +115,13 @@ class _MatchedDistance(torch.autograd.Function):
         weight_gradient = torch.zeros_like(weight, dtype=scale.dtype)
         bias_gradient = torch.zeros_like(bias, dtype=scale.dtype)
         gradients = student[0].new_empty(len(teacher), counted.numel(), weight.shape[1])
-        for tokens in _chunks(counted):
-            states, differences = _pairs(*ctx.saved_tensors, tokens=tokens)
+        parts = gradients.split(_chunk_size(student, teacher), dim=1)
+        for chunk, part in zip(_chunks(student, teacher, counted), parts, strict=True):
+            states, differences = _pairs(weight, bias, alignment, *chunk)
             bias_gradient += differences.mul_(scale).sum((0, 1))
             low = differences.to(weight.dtype)
             weight_gradient += low.flatten(0, 1).T @ states.flatten(0, 1)
-            gradients[:, tokens] = (low @ weight).to(gradients.dtype)
+            part.copy_(low @ weight)
         ctx.shares.receive(alignment, gradients, needed)
         # A zero without memory: it makes sure that the backward arrives at every layer.
         nothing = (states.new_zeros(()).expand_as(states) if i in needed else None for i, states in enumerate(student))
@@ -143,30 +146,34 @@ class _Shares:
         if layer not in self._waiting:
             return None
         assert self._alignment is not None and self._gradients is not None
-        for mine, share in zip(self._alignment == layer, self._gradients, strict=True):
-            gradient = torch.addcmul(gradient, share.view(gradient.shape), mine.to(share.dtype))
+        mine = (self._alignment == layer).to(gradient.dtype)
+        found = torch.addmv(gradient.flatten(), self._gradients.flatten(1).T, mine).view_as(gradient)
         self._waiting.remove(layer)
         if not self._waiting:
             self._alignment = self._gradients = None
-        return gradient
+        return found
 
 
 def _pairs(
-    weight: Tensor, bias: Tensor, teacher: Tensor, counted: Tensor, alignment: Tensor, *student: Tensor, tokens: slice
+    weight: Tensor, bias: Tensor, alignment: Tensor, states: Tensor, targets: Tensor, padding: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Matched states [K, n, d] of some tokens and W h + b - t [K, n, d_t] in fp32, both 0 where no token counts."""
-    padding = ~counted.flatten()[tokens, None]
-    states = _stacked(student, tokens).index_select(0, alignment).to(weight.dtype).masked_fill_(padding, 0)
+    """Of a chunk the matched states [K, n, d], and W h + b - t [K, n, d_t] in fp32, both 0 where no token counts."""
+    states = states.index_select(0, alignment).to(weight.dtype).masked_fill_(padding, 0)
     differences = functional.linear(states, weight, bias).to(torch.promote_types(weight.dtype, torch.float32))
-    return states, differences.sub_(teacher.flatten(1, 2)[:, tokens]).masked_fill_(padding, 0)
+    return states, differences.sub_(targets).masked_fill_(padding, 0)
 
 
-def _stacked(student: Sequence[Tensor], tokens: slice) -> Tensor:
-    """[L, n, d]: all layers' states of some tokens."""
-    return torch.stack([states.flatten(0, 1)[tokens] for states in student])
+def _chunks(student: Sequence[Tensor], teacher: Tensor, counted: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Some of the N tokens at a time, which lie row after row: all layers' states [L, n, d], the targets [K, n, d_t],
+    and bool [n, 1], True where no token counts."""
+    size = _chunk_size(student, teacher)
+    layers = zip(*(states.flatten(0, 1).split(size) for states in student), strict=True)
+    targets, padding = teacher.flatten(1, 2).split(size, dim=1), (~counted).view(-1, 1).split(size)
+    for states, of_teacher, of_padding in zip(layers, targets, padding, strict=True):
+        yield torch.stack(states), of_teacher, of_padding
 
 
-def _chunks(counted: Tensor) -> Iterator[slice]:
-    """Slices of the N tokens, which lie row after row."""
-    for start in range(0, counted.numel(), CHUNK):
-        yield slice(start, min(start + CHUNK, counted.numel()))
+def _chunk_size(student: Sequence[Tensor], teacher: Tensor) -> int:
+    """Tokens at a time."""
+    pairs, tokens = len(teacher), teacher[0, ..., 0].numel()
+    return max(LEAST, math.ceil(pairs * tokens / (SHARE * len(student))))

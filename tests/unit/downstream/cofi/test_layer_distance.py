@@ -61,7 +61,7 @@ def test_all_distances_equal_the_definition(sizes, chunk):
     """COFI-33's costs: 48 pairs by Gram terms, whatever the sizes of student and teacher, in any chunks."""
     student, teacher, counted, weight, bias, _ = problem(**sizes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer_distance, "CHUNK", chunk)
+        patch.setattr(layer_distance, "_chunk_size", lambda *_: chunk)
         found = distances(student, teacher, counted, weight, bias)
     pairs = [[definition(s.detach(), t, counted, weight.detach(), bias.detach()) for s in student] for t in teacher]
     torch.testing.assert_close(found, torch.tensor(pairs) / counted.sum(), rtol=1e-10, atol=1e-10)
@@ -95,7 +95,7 @@ def test_the_matched_distance_and_its_gradients_equal_autograds(sizes, chunk):
     """Layers that are chosen twice and layers that are not chosen, rectangular W."""
     student, teacher, counted, weight, bias, alignment = problem(**sizes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer_distance, "CHUNK", chunk)
+        patch.setattr(layer_distance, "_chunk_size", lambda *_: chunk)
         found = matched_distance(student, teacher, counted, weight, bias, alignment)
         found_gradients = torch.autograd.grad(0.3 * found, [weight, bias, *student])
     pairs = zip(alignment.tolist(), teacher, strict=True)

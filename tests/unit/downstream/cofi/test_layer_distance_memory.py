@@ -2,6 +2,7 @@
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ofa.downstream.cofi.layer_distance import distances, matched_distance
 
@@ -21,12 +22,12 @@ def ours(student, teacher, counted, weight, bias, alignment):
     return matched_distance(student, teacher, counted, weight, bias, alignment)
 
 
-def deep_problem():
-    """States of 12 layers of a network, 32 rows of up to 128 tokens, and the published pairs."""
-    states = [torch.randn(ROWS, LENGTH, WIDTH)]
+def deep_problem(rows=ROWS):
+    """States of 12 layers of a network, rows of up to 128 tokens, and the published pairs."""
+    states = [torch.randn(rows, LENGTH, WIDTH)]
     for _ in range(LAYERS):
         states.append(torch.tanh(states[-1] @ torch.randn(WIDTH, WIDTH).mul(0.2).requires_grad_()))
-    teacher, counted = torch.randn(PAIRS, ROWS, LENGTH, WIDTH), torch.rand(ROWS, LENGTH) < 0.7
+    teacher, counted = torch.randn(PAIRS, rows, LENGTH, WIDTH), torch.rand(rows, LENGTH) < 0.7
     weight, bias = torch.randn(WIDTH, WIDTH).requires_grad_(), torch.randn(WIDTH).requires_grad_()
     return states[1:], teacher, counted, weight, bias, torch.tensor([2, 5, 8, 11])
 
@@ -52,6 +53,28 @@ def test_nothing_of_the_size_of_a_pair_is_kept_for_the_backward():
     pair = ROWS * LENGTH * WIDTH * 4
     assert bytes_kept(plain, problem) >= PAIRS * pair
     assert bytes_kept(ours, problem) == 0
+
+
+def test_the_number_of_calls_does_not_grow_with_the_tokens():
+    """A GPU waits for each small kernel: chunks grow with the micro-batch, whose memory grows as much."""
+
+    def calls(rows):
+        student, teacher, counted, *others = deep_problem(rows)
+        with Calls() as seen:
+            ours(student, teacher, counted, *others).backward()
+        return seen.number
+
+    assert calls(32) == calls(128)
+
+
+class Calls(TorchDispatchMode):
+    """Counts operations."""
+
+    number = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        self.number += 1
+        return function(*arguments, **(options or {}))
 
 
 def peak_bytes(loss):

@@ -6,13 +6,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 
-.PHONY: pretrain finetune cofi test test-all lint schema wheels clean
+.PHONY: install pretrain finetune cofi test test-all lint schema wheels clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[prep,export,dev]'
 	touch $@
+
+install: $(VENV)/installed
 
 pretrain: $(VENV)/installed
 	$(RUN) -m data_prep --config tiny/docstrings.json
@@ -32,7 +34,11 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-cofi: $(VENV)/installed runs/tiny/ofa_90/model/recipe.json
+runs/tiny/teacher/model/recipe.json: | $(VENV)/installed
+	$(RUN) -m data_prep --config tiny/docstrings.json
+	$(RUN) launch/pretrain.py --config tiny/teacher.json
+
+cofi: $(VENV)/installed runs/tiny/teacher/model/recipe.json
 	$(RUN) launch/cofi.py --config tiny/cofi.json --with-teacher
 	$(RUN) launch/verify.py runs/tiny/cofi
 

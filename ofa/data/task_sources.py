@@ -176,8 +176,8 @@ def _with_labels(records: Iterator[Record], task: Task, config: TaskConfig, coun
             counts["other labels"] += 1
         else:
             raise TaskError(
-                f"{record.where}: unknown label {unknown[0]!r}; known: {_shortened(task.labels)}; mend it, name all "
-                "classes in task.labels, or set task.other_labels=drop"
+                f"{record.where}: unknown label {unknown[0]!r}; known: {_shortened(task.labels)}; are these "
+                f"data of {task.name}? Mend it, name all classes in task.labels, or set task.other_labels=drop"
             )
 
 

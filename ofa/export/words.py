@@ -64,7 +64,7 @@ def loss_words(objective: dict[str, Any], kind: Kind) -> str:
 
 def structure_method(asked: dict[str, Any]) -> str:
     """How a structure was found and what for, from a config's structure section."""
-    return f"{SEARCHES[asked['method']]}: {100 * asked['sparsity']:g} % of {COSTS[asked['cost']]}"
+    return f"{SEARCHES[asked['method']]}; asked for: {100 * asked['sparsity']:g} % of {COSTS[asked['cost']]}"
 
 
 def structure_text(recipe: dict[str, Any]) -> str:

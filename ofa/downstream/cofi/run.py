@@ -69,8 +69,16 @@ def small_from(run: GatedRun) -> CompactRun:
     if dist.rank() == 0:
         write_structure(run.folder.structure, masks)
         LOG.info(
-            "step %d: the structure is final: %s", run.stages.pruned, in_words(masks, run.structure_numbers(masks))
+            "step %d: the structure is final: %g%% asked, %s",
+            run.stages.pruned,
+            100 * run.asked.structure.sparsity,
+            in_words(masks, run.structure_numbers(masks)),
         )
+        if not bool(masks.alive_layers().any()):
+            LOG.warning(
+                "no head and no intermediate dimension is left: the encoder does nothing; choose a structure.sparsity "
+                "that leaves some"
+            )
     dist.barrier()
     run.journal.metrics.close()
     run.engine.close()

@@ -71,7 +71,7 @@ def test_the_card_of_a_structurally_pruned_model_says_what_is_left(exported_task
     assert "93.1 % of its structure pruned, 89.8 % zeros kept" in text.splitlines()[0]
     assert "94.12% of the encoder's multiply-adds are gone, with 93.13% of its structure's weights." in text
     assert "\n| 1 | 1 | 1,024 |\n| 2 | 0 | 8 |\n" in text
-    assert "learned gates (CoFi, Xia et al., 2022): 94 % of the encoder's multiply-adds" in text
+    assert "learned gates (CoFi, Xia et al., 2022); asked for: 94 % of the encoder's multiply-adds" in text
     assert "0.9 x distance to the teacher's layers" in text
     assert ("12 are left" in text) == (hidden is not None)
 

@@ -20,21 +20,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(CHECKOUT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel  # noqa: E402
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from benchmarks.made_by import made_by  # noqa: E402
-from benchmarks.model_pairs import BATCHES, Setting, in_words, rows, times  # noqa: E402
-from ofa.downstream.cofi.budget import mac_costs, parameter_costs  # noqa: E402
-from ofa.downstream.cofi.masked import MaskedForward  # noqa: E402
-from ofa.models.blocks import sizes_of  # noqa: E402
-from ofa.models.materialise import materialise, prunable_parameters  # noqa: E402
-from ofa.models.structure import Sizes, StructureMasks  # noqa: E402
+from benchmarks.made_by import made_by
+from benchmarks.model_pairs import BATCHES, Setting, in_words, rows, times
+from ofa.downstream.cofi.budget import mac_costs, parameter_costs
+from ofa.downstream.cofi.masked import MaskedForward
+from ofa.models.blocks import sizes_of
+from ofa.models.materialise import materialise, prunable_parameters
+from ofa.models.structure import Sizes, StructureMasks
 
 HEADS_A_LAYER, DIMS_A_LAYER = 1.15, 101
 ALIVE = {"attention": 0.75, "ffn": 0.6}

@@ -17,22 +17,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(CHECKOUT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from torch import nn  # noqa: E402
-from transformers import PreTrainedModel  # noqa: E402
+import torch
+import transformers
+from torch import nn
+from transformers import PreTrainedModel
 
-from benchmarks import made_by  # noqa: E402
-from benchmarks.model_pairs import BATCHES, Setting, check_alike, in_words, times  # noqa: E402
-from ofa.export.recipe_file import RECIPE_FILE, read_recipe  # noqa: E402
-from ofa.models.adapters import adapter_for  # noqa: E402
-from ofa.models.build import load_model, read_config  # noqa: E402
-from ofa.models.compact import AUTO_CLASSES  # noqa: E402
-from ofa.models.materialise import prunable_parameters  # noqa: E402
-from ofa.tables import table  # noqa: E402
+from benchmarks import made_by
+from benchmarks.model_pairs import BATCHES, Setting, check_alike, in_words, times
+from ofa.export.recipe_file import RECIPE_FILE, read_recipe
+from ofa.models.adapters import adapter_for
+from ofa.models.build import load_model, read_config
+from ofa.models.compact import AUTO_CLASSES
+from ofa.models.materialise import prunable_parameters
+from ofa.tables import table
 
 
 def main() -> int:

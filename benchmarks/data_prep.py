@@ -31,20 +31,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(CHECKOUT))  # else this file would hide the package of its name
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this file would hide the package of its name
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from benchmarks.made_by import in_words, made_by  # noqa: E402
-from benchmarks.pairs import interleaved, ratios  # noqa: E402
-from benchmarks.watched import Ran, watched  # noqa: E402
-from data_prep import sources  # noqa: E402
-from data_prep.clean import clean, fingerprint  # noqa: E402
-from data_prep.sentences import splitter  # noqa: E402
-from data_prep.tokenizer import build, encoder  # noqa: E402
-from ofa.config import CleanConfig, SourceConfig, TokenizerConfig  # noqa: E402
-from ofa.tables import table  # noqa: E402
+from benchmarks.made_by import in_words, made_by
+from benchmarks.pairs import interleaved, ratios
+from benchmarks.watched import Ran, watched
+from data_prep import sources
+from data_prep.clean import clean, fingerprint
+from data_prep.sentences import splitter
+from data_prep.tokenizer import build, encoder
+from ofa.config import CleanConfig, SourceConfig, TokenizerConfig
+from ofa.run_folder import CHECKOUT
+from ofa.tables import table
 
 VARIANTS = {
     "documents": ("doc_sentences", "none"),

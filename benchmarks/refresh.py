@@ -26,20 +26,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(CHECKOUT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
+import numpy as np
+import torch
+from torch import Tensor
 
-from benchmarks.made_by import in_words, made_by  # noqa: E402
-from benchmarks.pairs import interleaved, ratios, timed  # noqa: E402
-from ofa.pruning.allocation import RankingGroup  # noqa: E402
-from ofa.pruning.pattern import make_pattern  # noqa: E402
-from ofa.pruning.ranking import select_whole  # noqa: E402
-from ofa.sections.schedule import parse_pattern  # noqa: E402
-from ofa.tables import table  # noqa: E402
+from benchmarks.made_by import in_words, made_by
+from benchmarks.pairs import interleaved, ratios, timed
+from ofa.pruning.allocation import RankingGroup
+from ofa.pruning.pattern import make_pattern
+from ofa.pruning.ranking import select_whole
+from ofa.sections.schedule import parse_pattern
+from ofa.tables import table
 
 SIDE = 1024
 """Rows and columns of one tensor."""

@@ -22,19 +22,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(CHECKOUT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch  # noqa: E402
+import torch
 
-from benchmarks.made_by import made_by  # noqa: E402
-from benchmarks.pairs import interleaved, timed  # noqa: E402
-from benchmarks.step_batches import Batches, Layout, StepBatch, Text, make_batches  # noqa: E402
-from benchmarks.step_counts import count  # noqa: E402
-from benchmarks.step_data import loader_tokens_per_second, run_config, text_of  # noqa: E402
-from benchmarks.step_report import overheads, report, rows_of, speedups  # noqa: E402
-from benchmarks.step_variants import Models, Step, Variant, build_models, ladder  # noqa: E402
-from ofa.config import RunConfig  # noqa: E402
+from benchmarks.made_by import made_by
+from benchmarks.pairs import interleaved, timed
+from benchmarks.step_batches import Batches, Layout, StepBatch, Text, make_batches
+from benchmarks.step_counts import count
+from benchmarks.step_data import loader_tokens_per_second, run_config, text_of
+from benchmarks.step_report import overheads, report, rows_of, speedups
+from benchmarks.step_variants import Models, Step, Variant, build_models, ladder
+from ofa.config import RunConfig
+from ofa.run_folder import CHECKOUT
 
 BATCHES = 4
 """Batches that the rounds take in turn."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import chain
 from typing import Any
 
@@ -140,13 +140,21 @@ class _Piece:
         return cls(tokens, types, lengths)
 
 
-def _joined(pieces: list[_Piece], labels: np.ndarray | None, examples: np.ndarray, *, cut: int) -> TaskRows:
+def _joined(
+    pieces: list[_Piece],
+    labels: np.ndarray | None,
+    examples: np.ndarray,
+    *,
+    cut: int,
+    words: np.ndarray | None = None,
+) -> TaskRows:
     return TaskRows(
         tokens=np.concatenate([piece.tokens for piece in pieces]),
         token_types=np.concatenate([piece.token_types for piece in pieces]),
         lengths=np.concatenate([piece.lengths for piece in pieces]),
         labels=labels,
         examples=examples,
+        words=words,
         cut=cut,
     )
 
@@ -170,8 +178,7 @@ def _encode_words(examples: Examples, backend: Tokenizer, max_length: int) -> Ta
     if examples.labels is not None:
         labels = np.full(before, IGNORED, dtype=np.int64)
         labels[places[places >= 0]] = examples.labels[places >= 0]
-    rows = _joined(pieces, labels, np.arange(len(examples)), cut=int((places < 0).sum()))
-    return replace(rows, words=places)
+    return _joined(pieces, labels, np.arange(len(examples)), cut=int((places < 0).sum()), words=places)
 
 
 def _encode_questions(examples: Examples, backend: Tokenizer, max_length: int, stride: int) -> TaskRows:

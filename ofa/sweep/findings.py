@@ -54,11 +54,10 @@ def _not_shared(found: Sequence[Group]) -> list[str]:
     rows = [row for group in found for row in group.rows]
     notes = []
     for key, what in (("commit", "commits"), ("versions", "sets of versions"), ("hardware", "kinds of hardware")):
-        counts = Counter(json.dumps(row[key], sort_keys=True) for row in rows if row.get(key))
+        counts = Counter(json.dumps(row[key], sort_keys=True) for row in rows if row.get(key)).most_common()
         if len(counts) > 1:
-            values = [json.loads(value) for value, _ in counts.most_common()]
-            each = zip(counts.most_common(), _in_words(values), strict=True)
-            listed = ", ".join(f"{count} of {words}" for (_, count), words in each)
+            words = _in_words([json.loads(value) for value, _ in counts])
+            listed = ", ".join(f"{count} of {said}" for said, (_, count) in zip(words, counts, strict=True))
             notes.append(f"rows are of {len(counts)} {what}: {listed}")
     return notes
 

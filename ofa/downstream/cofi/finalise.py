@@ -198,14 +198,14 @@ class _Order:
         self.number = int(scores.isfinite().sum())
         """How many can die."""
         self._ranks = {name: ranks[place].to(device) for name, place in places.items()}
+        self._size = len(order)
         self.families = tuple(places)
 
     def survivors(self, dead: int, back: Collection[int] = ()) -> dict[str, Tensor]:
         """By family, True where a unit lives when the first `dead` have died and those of ranks `back` came back."""
-        found = {name: ranks >= dead for name, ranks in self._ranks.items()}
-        if not back:
-            return found
-        return {name: lives | torch.isin(self._ranks[name], _ranks(back, lives)) for name, lives in found.items()}
+        lives = torch.arange(self._size) >= dead
+        lives[list(back)] = True
+        return {name: lives.to(ranks.device)[ranks] for name, ranks in self._ranks.items()}
 
     def units(self) -> list[tuple[str, int]]:
         """(family, layer) of what dies together, in the order of dying; of families with a row a layer."""
@@ -251,10 +251,6 @@ def _coarse(scores: UnitScores) -> _Order:
         places["hidden"] = sum(map(len, flat)) + torch.arange(len(values["hidden"]))
         flat.append(values["hidden"])
     return _Order(torch.cat(flat) if flat else torch.zeros(0), places, _device(scores))
-
-
-def _ranks(of: Collection[int], like: Tensor) -> Tensor:
-    return torch.tensor(list(of), device=like.device)
 
 
 def _first(holds: Callable[[int], bool], last: int) -> int:

@@ -19,6 +19,10 @@ SECONDS_BETWEEN_LINES = 10.0
 """Where there is no terminal."""
 
 
+STRUCTURAL = ("expected_sparsity", "structural_sparsity")
+"""Keys of a line that say how much is gone where units are pruned, and no single weights."""
+
+
 class Progress:
     """Shows a run's metrics lines; does nothing on other ranks than 0."""
 
@@ -47,7 +51,8 @@ class Progress:
             return
         numbers = f"loss {line['loss']:.3f}  lr {line['lr']:.2e}  {line['tokens_per_second']:,.0f} tokens/s"
         if line["target_sparsity"] > 0:
-            numbers += f"  sparsity {line['sparsity']:.1%}"
+            sparsity = next((line[key] for key in STRUCTURAL if key in line), line["sparsity"])
+            numbers += f"  sparsity {sparsity:.1%}"
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=line["step"] + 1, numbers=numbers)
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:

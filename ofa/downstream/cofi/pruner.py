@@ -165,8 +165,11 @@ class MagnitudeSearch:
         return finalise(self._scores(), self._costs, target, multiple=self._multiple).to(self._device)
 
     def for_the_line(self) -> dict[str, float]:
-        """Nothing besides."""
-        return {}
+        """What of the encoder is masked."""
+        return {} if self._masks is None else {"structural_sparsity": self._sparsity_of(self._masks)}
+
+    def _sparsity_of(self, masks: StructureMasks) -> float:
+        return float(self._costs.sparsity(self._costs.of(masks)))
 
     def state_dict(self) -> dict[str, Any]:
         """The masks in force."""

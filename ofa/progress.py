@@ -46,8 +46,9 @@ class Progress:
         if not self._active:
             return
         numbers = f"loss {line['loss']:.3f}  lr {line['lr']:.2e}  {line['tokens_per_second']:,.0f} tokens/s"
-        if "expected_sparsity" in line:
-            numbers += f"  structure {line['expected_sparsity']:.1%} gone, target {line['target_sparsity']:.1%}"
+        gone = line.get("expected_sparsity", line.get("cost_sparsity"))
+        if gone is not None:
+            numbers += f"  structure {gone:.1%} gone, target {line['target_sparsity']:.1%}"
         elif line["sparsity"] > 0:
             numbers += f"  sparsity {line['sparsity']:.1%}"
         if self._bar is not None:

@@ -136,7 +136,7 @@ def what_it_is(config: dict[str, Any]) -> str:
     if is_task(config):
         return task_words(config)
     if is_structural(config):
-        return structural_words(config, "masked words")
+        return report_structure.in_words(config, "masked words")
     architecture, steps = config["model"]["architecture"].get("model_type", "model"), config["schedule"]["total_steps"]
     teacher = " with a dense teacher" if config.get("teacher") else ""
     if not pruning:
@@ -157,21 +157,12 @@ def is_structural(config: dict[str, Any]) -> bool:
 def task_words(config: dict[str, Any]) -> str:
     """One sentence on a fine-tuning run."""
     if is_structural(config):
-        return structural_words(config, config["task"]["name"])
+        return report_structure.in_words(config, config["task"]["name"])
     zeros = "every zero of the base kept" if config["lock"] else "all weights trained"
     if config.get("pruning"):
         zeros = f"{pruning_method(config)} on the way: {pruning_target(config['pruning'])}"
     teacher = f", with the task teacher {config['teacher']['init']}" if config.get("teacher") else ""
     return f"Fine-tuning of {config['model']['init']} on {config['task']['name']}{teacher}; {zeros}."
-
-
-def structural_words(config: dict[str, Any], data: str) -> str:
-    """One sentence on a run that prunes units while it learns `data`."""
-    asked, init = config["structure"], config["model"]["init"] or "a fresh model"
-    what = "CoFi" if asked["method"] == "gates" else "Structured magnitude pruning"
-    teacher = f", with the teacher {config['teacher']['init']}" if config.get("teacher") else ""
-    zeros = "every zero of the base kept" if config["lock"] else "all weights trained"
-    return f"{what} of {init} on {data} to {asked['sparsity']:.0%} of its {asked['cost']}{teacher}; {zeros}."
 
 
 def scores_in(line: dict[str, Any]) -> list[str]:
@@ -215,13 +206,21 @@ def result_section(data: ReportData) -> str:
 def exported_words(result: dict[str, Any], config: dict[str, Any]) -> str:
     """Which step of a fine-tuning run was exported, and why."""
     best, step, total = result["metric"].replace("_", " "), result["best_step"], result["steps"]
-    among = " among those scored after pruning ended" if config.get("pruning") else ""
+    among = " among those scored after pruning ended" if config.get("pruning") or is_structural(config) else ""
     return f"Exported: step {step:,} of {total:,}, the first with the best {best} on the validation split{among}."
 
 
 def curves_title(config: dict[str, Any]) -> str:
     """What the curves show."""
-    return f"{'Score, loss' if is_task(config) else 'Loss'}, learning rate and sparsity"
+    if is_task(config):
+        sparse = makes_or_keeps_zeros(config)
+        return "Score, loss, learning rate and sparsity" if sparse else "Score, loss and learning rate"
+    return "Loss, learning rate and sparsity"
+
+
+def makes_or_keeps_zeros(config: dict[str, Any]) -> bool:
+    """Whether single weights of a fine-tuned model are zero."""
+    return bool(config.get("pruning") or config["lock"])
 
 
 def curves_section(data: ReportData) -> str:
@@ -231,12 +230,10 @@ def curves_section(data: ReportData) -> str:
     if is_task(data.config):
         task, config = TASKS[data.config["task"]["name"]], data.config
         metrics = [task.best, *(name for name in task.metrics if name != task.best)]
-        pruned = bool(config.get("pruning"))
+        pruned, sparse = bool(config.get("pruning")), makes_or_keeps_zeros(config)
         exported = (data.result or {}).get("best_step")
-        uri = figures.task_curves(
-            data.lines, metrics, exported=exported, pruned=pruned, sparse=pruned or config["lock"]
-        )
-        return picture(uri, "validation score, loss, learning rate and sparsity by step")
+        uri = figures.task_curves(data.lines, metrics, exported=exported, pruned=pruned, sparse=sparse)
+        return picture(uri, f"validation {curves_title(config).lower()} by step")
     return picture(figures.curves(data.lines), "loss, learning rate and sparsity by step")
 
 
@@ -272,6 +269,8 @@ def structure_section(data: ReportData) -> str:
     if data.structure is None:
         return none("The structure is not final yet.") + picture_of_search
     text = "Units of the dense model that are left; a hard structure is what would be cut out at that step's target."
+    if data.result is not None:
+        text += report_structure.stages_in_words(data.result["stages"])
     uri = report_structure.units(data.structure)
     return note(text) + picture(uri, "heads and intermediate dimensions of each layer") + picture_of_search
 
@@ -280,6 +279,8 @@ def churn_section(data: ReportData) -> str:
     """What each mask refresh changed."""
     if data.config.get("lock"):
         return none("The zeros are those of the base and were kept: masks do not change.")
+    if is_structural(data.config):
+        return none("This run prunes units, not single weights: see Structure.")
     if not data.config.get("pruning"):
         return none("This run does not prune.")
     if not any(line.get("dropped") or line.get("revived") for line in data.train_lines):

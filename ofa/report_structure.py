@@ -1,6 +1,6 @@
-"""The report's pictures of a structurally pruned model: what is left of it, and how it came to that.
+"""The report of a structurally pruned model: what is left of it, and how it came to that, in words and pictures.
 
-As `ofa.report_figures`: numbers in, SVG images out.
+As `ofa.report_figures`: numbers in, SVG images out; and a run's config and stages in, sentences out.
 """
 
 from __future__ import annotations
@@ -35,6 +35,34 @@ def is_of_structure(key: str) -> bool:
     return key in SEARCH_KEYS or key.startswith((HEADS, DIMS, "match."))
 
 
+COSTS = {
+    "params": "its weights are gone",
+    "nnz": "its weights are gone or zero",
+    "macs": "its multiply-adds are gone",
+    "latency": "its time is gone",
+}
+"""What the target of a structure is a share of, by the config's value."""
+
+
+def in_words(config: dict[str, Any], data: str) -> str:
+    """One sentence on a run that prunes units while it learns `data`."""
+    asked, init = config["structure"], config["model"]["init"] or "a fresh model"
+    what = "CoFi" if asked["method"] == "gates" else "Structured magnitude pruning"
+    teacher = f", with the teacher {config['teacher']['init']}" if config.get("teacher") else ""
+    zeros = "every zero of the base kept" if config["lock"] else "all weights trained"
+    gone = f"until {100 * asked['sparsity']:g} % of {COSTS[asked['cost']]}"
+    return f"{what} of {init} on {data}, {gone}{teacher}; {zeros}."
+
+
+def stages_in_words(stages: dict[str, int]) -> str:
+    """The steps at which a structural run has changed."""
+    begin, ramp_end, pruned, total = (f"{stages[name]:,}" for name in ("begin", "ramp_end", "pruned", "total"))
+    return (
+        f" The dense model learned up to step {begin}; from there units were pruned, towards a target that had risen to"
+        f" its full height at step {ramp_end}; the small model took over at step {pruned} and learned up to {total}."
+    )
+
+
 def units(kept: Mapping[str, Any]) -> str:
     """Which heads of each layer are left, and how many intermediate dimensions.
 
@@ -48,7 +76,7 @@ def units(kept: Mapping[str, Any]) -> str:
         grid[layer, living] = 1.0
     widths = [len(living) for living in kept["intermediate"]]
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(WIDTH, 1.3 + 0.3 * layers), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 1.5 + 0.3 * layers), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         left.imshow(grid, aspect="auto", cmap=ListedColormap(["#e5e7eb", BLUE]), vmin=0.0, vmax=1.0)
         left.set_xticks(range(heads), [str(head + 1) for head in range(heads)])
@@ -57,6 +85,7 @@ def units(kept: Mapping[str, Any]) -> str:
         left.grid(which="minor", color="white", linewidth=2.0)
         left.tick_params(which="minor", length=0)
         left.set_yticks(range(layers), [f"layer {layer + 1}" for layer in range(layers)])
+        left.set_xlabel("head")
         left.set_title(f"attention heads: {int(grid.sum())} of {grid.size} are left", fontsize=10)
         right.barh(range(layers), [dims] * layers, color="#e5e7eb", height=0.7)
         right.barh(range(layers), widths, color=ORANGE, height=0.7)
@@ -73,7 +102,8 @@ def search(lines: Sequence[Line]) -> str:
         figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
         draw(above, lines, "expected_sparsity", color=BLUE, label="expected of the gates")
-        draw(above, lines, "cost_sparsity", color=ORANGE, label="of the hard structure", marker="o")
+        validated = [line for line in lines if "validation_loss" in line]
+        draw(above, validated, "cost_sparsity", color=ORANGE, label="of the hard structure", marker="o")
         draw(above, lines, "target_sparsity", color="#111827", label="target", linestyle=":")
         above.set_ylabel("share of the cost that is gone")
         above.yaxis.set_major_formatter(PercentFormatter(1.0))

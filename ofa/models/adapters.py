@@ -189,7 +189,10 @@ def adapter_for(model_type: str) -> Adapter:
     rows = {row.model_type: row for row in ADAPTERS}
     model_type = model_type.removeprefix(MODEL_TYPE_PREFIX)
     if model_type not in rows:
-        raise AdapterError(f"no adapter for model_type {model_type!r}; ofa/models/adapters.py knows {', '.join(rows)}")
+        raise AdapterError(
+            f"no adapter for model_type {model_type!r}: expected one of {', '.join(rows)}; a new architecture is a row "
+            "of ofa/models/adapters.py"
+        )
     return rows[model_type]
 
 

@@ -29,7 +29,7 @@ from transformers.utils.hub import cached_file
 
 from ofa.config import ModelConfig, ObjectiveConfig, TeacherConfig
 from ofa.data.shards import Corpus, tokenizer_fingerprint
-from ofa.models.adapters import adapter_for, scope, shape
+from ofa.models.adapters import AdapterError, adapter_for, scope, shape
 from ofa.models.place import ModelError, check_place, is_local
 
 LOG = logging.getLogger(__name__)
@@ -107,9 +107,15 @@ def read_config(init: str) -> PreTrainedConfig:
 
     Raises:
         ModelError: there is none.
+        AdapterError: it is of an architecture without a row.
     """
     with _explained(init):
-        return AutoConfig.from_pretrained(**_place(init))
+        config = AutoConfig.from_pretrained(**_place(init))
+    try:
+        adapter_for(config.model_type)
+    except AdapterError as error:
+        raise AdapterError(f"{init}: {error}") from None
+    return config
 
 
 # ---- models -----------------------------------------------------------------------------------------------------
@@ -161,7 +167,6 @@ def load_teacher(teacher: TeacherConfig, model: ModelConfig) -> PreTrainedModel:
         ModelError: `init` cannot be read or lacks any weight; a drawn head would teach noise.
     """
     config = read_config(teacher.init)
-    adapter_for(config.model_type)
     built, report = load_model(_auto_class(model.task), teacher.init, config, model.attention)
     scope(built)
     _check_report(built, report, teacher.init, complete=True)

@@ -100,7 +100,6 @@ def load_task_model(init: str, kind: Kind, *, attention: str = "sdpa") -> PreTra
         ModelError: it cannot be read, lacks weights, or has the head of another kind of task.
     """
     config = read_config(init)
-    adapter_for(config.model_type)
     found, wanted = head_of(config), class_of(config, kind)
     if found != wanted:
         what = f"a {found}" if found else "no task model"

@@ -1,14 +1,18 @@
 """What structured pruning refuses, in one line that says what would be right; and what it can take."""
 
 import json
+import shutil
 
 import pytest
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from tests import released
-from tests.commands import command, overrides
+from tests.commands import command, edit, overrides
 from tests.e2e.test_bad_input import refused
 from tests.tiny_tasks import CLASSES, SIZE, write_project
+
+OTHERS = ("heads", "intermediate", "layers")
+"""Families beside hidden dimensions, of which one always stays."""
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +25,8 @@ def tasks(tmp_path_factory):
     config.label2id = {name: number for number, name in enumerate(CLASSES)}
     BertForSequenceClassification(config).save_pretrained(folder / "big")
     AutoTokenizer.from_pretrained(folder / "base").save_pretrained(folder / "big")
+    shutil.copytree(folder / "big", folder / "gpt")
+    edit(folder / "gpt" / "config.json", lambda values: values.update(model_type="gpt2"))
     return folder
 
 
@@ -47,8 +53,15 @@ def tasks(tmp_path_factory):
             ["nothing would be pruned"],
         ),
         (["structure.lamda=1"], ["structure.lamda"]),
+        (
+            ["structure.hidden=true", "structure.sparsity=0.97", *(f"structure.{one}=false" for one in OTHERS)],
+            ["a sparsity of 0.97 in weights is out of reach: pruning hidden gives 0.0000 to 0.9688"],
+        ),
+        (["model.init=gpt"], ["gpt: no adapter for model_type 'gpt2'", "expected one of bert, roberta"]),
+        (["teacher.init=gpt"], ["gpt: no adapter for model_type 'gpt2'", "expected one of bert, roberta"]),
     ],
-    ids=["heads alone", "less than the base", "multiple", "ramp", "no zeros", "above 1", "nothing", "unknown key"],
+    ids=["heads alone", "less than the base", "multiple", "ramp", "no zeros", "above 1", "nothing", "unknown key"]
+    + ["hidden alone", "no row", "no row for the teacher"],
 )
 def test_what_cannot_be_is_refused(tasks, request, changes, words):
     folder = request.node.callspec.id.replace(" ", "-")

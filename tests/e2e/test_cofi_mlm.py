@@ -108,7 +108,9 @@ def test_card_report_and_table_tell_of_the_structure(project, pruned):
     card, report = (folder / "model" / "README.md").read_text(), (folder / "report.html").read_text()
     assert f"pre-trained bert, {100 * gone:.1f} % cut away" in card and "no finished model" not in card
     assert "on masked words, before any task" in card and "for this task alone" not in card
-    assert "CoFi of dense on masked words to 60% of its params, with the teacher dense" in report
+    assert "CoFi of dense on masked words, until 60 % of its weights are gone, with the teacher dense" in report
+    assert f"units were pruned, towards a target that had risen to its full height at step {RAMP_END};" in report
+    assert "This run prunes units, not single weights" in report
     assert "heads and dimensions" in report or "heads and intermediate dimensions of each layer" in report
     answer = command("cofi.py", "--config", "mlm.json", "--run-dir", str(folder), cwd=project)
     assert "already finished" in answer.out and "structure gone" in answer.out and "compact model" in answer.out

@@ -94,9 +94,10 @@ def test_a_fine_tuning_run_shows_its_scores_and_marks_the_exported_step(task_run
     text = build_report(task_run(how=how)).read_text()
     page = Page(text)
     assert page.ids == ["header", *SECTIONS]
-    assert "Score, loss, learning rate and sparsity" in page.text and "0.7300" in page.text
+    title = f"Score, loss, learning rate{' and sparsity' if how != 'dense' else ''}"
+    assert f"\n{title}\n" in page.text and "0.7300" in page.text
     assert "Exported: step 30 of 40, the first with the best f1" in page.text
-    drawn = pictures(text)["validation score, loss, learning rate and sparsity by step"]
+    drawn = pictures(text)[f"validation {title.lower()} by step"]
     for words, there in (("f1", True), ("accuracy", True), ("exported: step 30", True), ("masked LM", False)):
         assert (f"<!-- {words}" in drawn) == there, words
     assert ("<!-- target" in drawn) == (how == "pruned") and ("<!-- sparsity" in drawn) == (how != "dense")

@@ -165,8 +165,10 @@ class MagnitudeSearch:
         return finalise(self._scores(), self._costs, target, multiple=self._multiple).to(self._device)
 
     def for_the_line(self) -> dict[str, float]:
-        """Nothing besides."""
-        return {}
+        """The share of the cost that is masked."""
+        if self._masks is None:
+            return {}
+        return {"cost_sparsity": float(self._costs.sparsity(self._costs.of(self._masks)))}
 
     def state_dict(self) -> dict[str, Any]:
         """The masks in force."""

@@ -118,6 +118,10 @@ class CompactRun(CofiRun):
         """Of the small model."""
         return super().scores() | self.structure_numbers(self.masks)
 
+    def more_for_the_line(self) -> dict[str, Any]:
+        """What of the encoder is gone."""
+        return self.sparsities_of(self.masks)
+
     def more_for_the_recipe(self) -> dict[str, Any]:
         """Steps of all stages, and the structure."""
         return {"total_steps": self.stages.total, "structure": self.structure_numbers(self.masks)}

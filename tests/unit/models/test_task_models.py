@@ -183,7 +183,7 @@ def test_an_encoder_that_lacks_weights_is_refused(edited):
 
 
 def test_an_architecture_without_a_row_is_refused(edited):
-    with pytest.raises(AdapterError, match="albert"):
+    with pytest.raises(AdapterError, match="edited: no adapter for model_type 'albert': expected one of bert"):
         build(edited(lambda config: config.update(model_type="albert"), "bert", "mlm"))
 
 

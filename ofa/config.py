@@ -34,6 +34,7 @@ from ofa.sections.finetune import (
     TaskTeacherConfig,
 )
 from ofa.sections.model import ModelConfig, ObjectiveConfig, TeacherConfig
+from ofa.sections.qat import QatConfig, QuantizationConfig
 from ofa.sections.run import EvaluateConfig, RunConfig
 from ofa.sections.schedule import OptimizerConfig, OverrideConfig, PruningConfig, RewindConfig, ScheduleConfig
 from ofa.sections.sweep import CellConfig, NamedValuesConfig, SweepConfig
@@ -62,6 +63,8 @@ __all__ = [
     "OptimizerConfig",
     "OverrideConfig",
     "PruningConfig",
+    "QatConfig",
+    "QuantizationConfig",
     "RewindConfig",
     "RunConfig",
     "ScheduleConfig",
@@ -99,6 +102,7 @@ USES: dict[type[Section], str] = {
     SweepConfig: "describes a sweep: use it with python launch/sweep.py",
     RunConfig: "pre-trains a model: use it with launch/pretrain.py",
     CofiConfig: "prunes a task model's structure: use it with launch/cofi.py",
+    QatConfig: "trains a task model in 8 bits: use it with launch/qat.py",
     FinetuneConfig: "fine-tunes a model: use it with launch/finetune.py",
     DataPrepConfig: "prepares data: use it with python -m data_prep",
 }
@@ -107,6 +111,7 @@ USES: dict[type[Section], str] = {
 KEYS: dict[str, type[Section]] = {
     "script": SweepConfig,
     "structure": CofiConfig,
+    "quantization": QatConfig,
     "task": FinetuneConfig,
     "source": DataPrepConfig,
     "data": RunConfig,
@@ -116,6 +121,7 @@ KEYS: dict[str, type[Section]] = {
 MAKERS: dict[type[Section] | None, str] = {
     RunConfig: "deepspeed launch/pretrain.py",
     CofiConfig: "python launch/cofi.py",
+    QatConfig: "python launch/qat.py",
     FinetuneConfig: "python launch/finetune.py",
 }
 """Commands that make models."""
@@ -212,7 +218,7 @@ def run_folder(name: str | Path) -> Path:
 
 def schema() -> dict[str, Any]:
     """JSON schema of config files, for editors."""
-    kinds = {"run": RunConfig, "finetune": FinetuneConfig, "cofi": CofiConfig}
+    kinds = {"run": RunConfig, "finetune": FinetuneConfig, "cofi": CofiConfig, "qat": QatConfig}
     kinds |= {"sweep": SweepConfig, "data_prep": DataPrepConfig}
     either = {"title": "sparse-ofa config", "anyOf": [], "$defs": {}}
     for name, kind in kinds.items():

@@ -48,6 +48,7 @@ def result_row(config: FinetuneConfig, name: str, result: Mapping[str, Any], tas
         "init_fingerprint": result["init_fingerprint"],
         "distilled": bool(config.objective.kd_weight),
         "teacher": config.teacher.init if config.teacher else None,
+        **{key: result[key] for key in ("bits", "preset") if key in result},
         **{key: result[key] for key in ("seconds", "device_hours", "device_hours_with_parents")},
         **surroundings(),
     }

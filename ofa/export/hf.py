@@ -26,7 +26,7 @@ from ofa.export.count import count
 from ofa.export.masks_file import MASKS_FILE, write_masks
 from ofa.export.recipe_file import RECIPE_FILE, describe_weights, encode_recipe, fingerprint_of_file
 from ofa.export.targets import recorded_patterns
-from ofa.files import check_space, explained_space, new_folder, write_text
+from ofa.files import check_space, explained_space, new_folder, write_bytes, write_text
 from ofa.models.adapters import scope, sparsities
 
 MODEL_FOLDER = "model"
@@ -77,6 +77,7 @@ def export_model(
     keep: Mapping[str, Tensor],
     recipe: Mapping[str, Any],
     remedies: Remedies = OF_A_RUN,
+    side_files: Mapping[str, bytes] | None = None,
 ) -> dict[str, Any]:
     """Write a model folder, or replace one, in a single step; returns its recipe with what was measured.
 
@@ -87,6 +88,7 @@ def export_model(
         keep: boolean masks of pruned parameters by name; empty for a dense model, which gets no masks.safetensors.
         recipe: what the run knows (`ofa.export.recipe_file.describe_run`).
         remedies: what to tell whom the folder or the disk stops.
+        side_files: further files by name; their checksums stand in the recipe as those of all others.
 
     Raises:
         ExportError: a weight is not finite, a mask is not of the scope, there is no tokenizer, or something that is no
@@ -105,6 +107,8 @@ def export_model(
         _copy_tokenizer(Path(tokenizer_path), building)
         if keep:
             write_masks(building / MASKS_FILE, keep, patterns)
+        for name, data in (side_files or {}).items():
+            write_bytes(building / name, data)
         for path in building.iterdir():
             shutil.copymode(building / CONFIG_FILE, path)  # safetensors makes files that only their owner can read
         made = {path.name: fingerprint_of_file(path) for path in sorted(building.iterdir())}

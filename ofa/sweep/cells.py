@@ -16,6 +16,7 @@ from ofa.config import (
     CofiConfig,
     ConfigError,
     FinetuneConfig,
+    QatConfig,
     RunConfig,
     TrainingConfig,
     differences,
@@ -28,7 +29,12 @@ from ofa.models.place import check_place
 from ofa.run_folder import RunFolder, read_json
 from ofa.sweep.axes import SweepError
 
-KINDS: dict[str, type[TrainingConfig]] = {"pretrain": RunConfig, "finetune": FinetuneConfig, "cofi": CofiConfig}
+KINDS: dict[str, type[TrainingConfig]] = {
+    "pretrain": RunConfig,
+    "finetune": FinetuneConfig,
+    "cofi": CofiConfig,
+    "qat": QatConfig,
+}
 """The sections that each script reads."""
 
 

@@ -1,0 +1,90 @@
+"""A model that was trained in 8 bits, read back with its quantisers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ofa.downstream.qat.observers import Ranges
+from ofa.downstream.qat.prepare import Site, Sites
+from ofa.downstream.qat.quantisers import FakeQuantisers
+from ofa.downstream.qat.weights import GivenScales
+from ofa.export.hf import find_model_folder
+from ofa.export.quantization_file import (
+    QUANTIZATION_FILE,
+    ActivationScale,
+    ModuleScales,
+    QuantizationFileError,
+    read_scales,
+)
+from ofa.export.reload import auto_class, read_config
+from ofa.models.adapters import has_module
+from ofa.models.build import load_model
+
+
+def load_quantized(
+    folder: str | Path, *, attention: str = "sdpa", device: torch.device | str = "cpu"
+) -> tuple[PreTrainedModel, FakeQuantisers]:
+    """The model in evaluation mode, computing in 8 bits under the scales of its file: the logits that its run has
+    scored, bit for bit on one machine and for equal batches.
+
+    Args:
+        folder: a model folder, or a run folder that holds one.
+        attention: implementation of transformers.
+        device: where to.
+
+    Returns:
+        The model and its quantisers; `quantisers.remove()` makes it the float model.
+
+    Raises:
+        ExportError: no model there.
+        QuantizationFileError: no scales beside it, or those of another model.
+    """
+    folder = find_model_folder(folder)
+    scales = read_scales(folder / QUANTIZATION_FILE)
+    config = read_config(folder)
+    model, _ = load_model(auto_class(config), str(folder), config, attention)
+    model = model.eval().requires_grad_(False)
+    nn.Module.to(model, device)
+    sites = _sites(model, scales, folder)
+    given = {name: one.weight.to(device) for name, one in scales.items()}
+    quantisers = FakeQuantisers(model, sites, _ranges(sites, scales, device), GivenScales(given))
+    return model, quantisers
+
+
+def _sites(model: PreTrainedModel, scales: dict[str, ModuleScales], folder: Path) -> Sites:
+    linears, tables = [], {}
+    for name, one in scales.items():
+        module = model.get_submodule(name) if has_module(model, name) else None
+        expected = nn.Embedding if one.input is None else nn.Linear
+        if not isinstance(module, (nn.Embedding, nn.Linear)) or not isinstance(module, expected):
+            raise QuantizationFileError(
+                f"{folder / QUANTIZATION_FILE} has scales of {name}, and the model beside it has no "
+                f"{expected.__name__} there: the file is another model's"
+            )
+        if one.weight.dim() and one.weight.shape != module.weight.shape[:1]:
+            raise QuantizationFileError(
+                f"{folder / QUANTIZATION_FILE}: {name} has {len(one.weight)} scales and {len(module.weight)} rows: the "
+                "file is another model's"
+            )
+        if isinstance(module, nn.Linear):
+            linears.append(Site(name, module, name, one.output is not None))
+        else:
+            tables[name] = module
+    return Sites(tuple(linears), tables)
+
+
+def _ranges(sites: Sites, scales: dict[str, ModuleScales], device: torch.device | str) -> Ranges:
+    """Ranges whose scales are the file's."""
+    ranges = Ranges(sites.places(), constant=1.0, device=device)
+    found: list[ActivationScale] = []
+    for name in ranges.names:
+        module, _, side = name.rpartition(".")
+        one: ActivationScale | None = getattr(scales[module], side)
+        assert one is not None
+        found.append(one)
+    ranges.give(torch.stack([one.scale for one in found]), torch.stack([one.zero_point for one in found]))
+    return ranges

@@ -1,0 +1,57 @@
+"""quantization.safetensors: what goes in comes out."""
+
+import json
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ofa.export.quantization_file import (
+    ActivationScale,
+    ModuleScales,
+    QuantizationFileError,
+    encode_scales,
+    read_scales,
+)
+
+one = st.builds(
+    lambda scale, zero_point: ActivationScale(torch.tensor(scale), torch.tensor(float(zero_point))),
+    st.floats(1e-6, 10, width=32),
+    st.integers(0, 255),
+)
+weights = st.one_of(
+    st.floats(1e-6, 1, width=32).map(torch.tensor),
+    st.lists(st.floats(1e-6, 1, width=32), min_size=1, max_size=5).map(torch.tensor),
+)
+modules = st.one_of(
+    st.builds(ModuleScales, weights, one, st.one_of(st.none(), one)),
+    st.builds(ModuleScales, weights, st.none(), st.none()),
+)
+
+
+@given(st.dictionaries(st.sampled_from(["a.b", "a.b.c", "query", "key"]), modules))
+def test_scales_come_back_as_they_were(tmp_path_factory, scales):
+    path = tmp_path_factory.mktemp("scales") / "quantization.safetensors"
+    path.write_bytes(encode_scales(scales))
+    found = read_scales(path)
+    assert found.keys() == scales.keys()
+    for name, before in scales.items():
+        after = found[name]
+        assert torch.equal(after.weight, before.weight)
+        for ours, theirs in ((after.input, before.input), (after.output, before.output)):
+            assert (ours is None) == (theirs is None)
+            assert ours is None or (torch.equal(ours.scale, theirs.scale) and ours.zero_point == theirs.zero_point)
+    assert encode_scales(found) == path.read_bytes()
+
+
+def test_the_file_says_its_integers_and_others_are_refused(tmp_path):
+    path = tmp_path / "quantization.safetensors"
+    path.write_bytes(encode_scales({}))
+    with safetensors.safe_open(str(path), "pt") as file:
+        found = json.loads(file.metadata()["integers"])
+    assert found == {"weight": ["int8", -128, 127], "activation": ["uint8", 0, 255]}
+    path.write_bytes(safetensors.torch.save({"a.weight_scale": torch.ones(2)}))
+    with pytest.raises(QuantizationFileError, match="is not a sparse-ofa quantization file of version 1"):
+        read_scales(path)

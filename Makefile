@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 
-.PHONY: pretrain finetune cofi test test-all lint schema wheels clean
+.PHONY: pretrain finetune cofi qat test test-all lint schema wheels clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,13 @@ lint: $(VENV)/installed
 cofi: $(VENV)/installed runs/tiny/ofa_90/model/recipe.json
 	$(RUN) launch/cofi.py --config tiny/cofi.json --with-teacher
 	$(RUN) launch/verify.py runs/tiny/cofi
+
+runs/tiny/finetune/model/recipe.json:
+	$(MAKE) finetune
+
+qat: $(VENV)/installed runs/tiny/finetune/model/recipe.json
+	$(RUN) launch/qat.py --config tiny/qat.json
+	$(RUN) launch/verify.py runs/tiny/qat --same-zeros-as runs/tiny/finetune
 
 test: lint
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n logical --maxprocesses 8 --dist loadfile

@@ -17,16 +17,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ofa import dist
 from ofa.config import ConfigError, TaskConfig, apply_override, parse
 from ofa.data.tasks import Task, task_for
 from ofa.downstream.evaluation import Scored, predict, scored
+from ofa.downstream.qat.load import with_quantisers
 from ofa.downstream.results import append_row, surroundings
 from ofa.downstream.task_data import OpenTask, Split, check_length
 from ofa.downstream.write_predictions import write_predictions
 from ofa.export.hf import find_model_folder, is_run
+from ofa.export.quantization_file import QUANTIZATION_FILE
 from ofa.export.recipe_file import RECIPE_FILE, RecipeFileError, fingerprint_of_file, read_recipe
 from ofa.export.weights import SINGLE
 from ofa.models.adapters import sparsities
@@ -88,7 +91,7 @@ def evaluate_model(
     results: Path | None = None,
     micro_size: int = 32,
 ) -> Evaluation:
-    """Score a model on a split, in this process alone and in fp32.
+    """Score a model on a split, in this process alone and in fp32; one that was trained in 8 bits in these.
 
     Args:
         name: a run folder, a model folder or a hub id.
@@ -115,6 +118,11 @@ def evaluate_model(
     opened = OpenTask(config, row, load_tokenizer(init))
     part = opened.read(split)
     _check_use(row, part, predictions, results)
+    scales = side_file(init, QUANTIZATION_FILE)
+    if scales is not None:
+        LOG.info("%s was trained in 8 bits and is scored in 8 bits", name)
+        nn.Module.to(model, dist.device())
+        with_quantisers(model, scales, dist.device())
     found = _scored(name, model, order, opened, part, micro_size)
     files = [] if predictions is None else write_predictions(predictions, opened, part, found)
     known = _of_origin(name, origin, _fingerprint(init))

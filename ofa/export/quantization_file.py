@@ -24,7 +24,15 @@ import torch
 from torch import Tensor
 
 QUANTIZATION_FILE = "quantization.safetensors"
-FORMAT, VERSION = "sparse-ofa quantization", "1"
+KEY = "quantization"
+"""Of the metadata: JSON, one text, for safetensors writes several in any order."""
+
+ABOUT = {
+    "format": "sparse-ofa quantization",
+    "version": 1,
+    "integers": {"weight": ["int8", -128, 127], "activation": ["uint8", 0, 255]},
+}
+"""What stands there."""
 
 
 class QuantizationFileError(ValueError):
@@ -61,10 +69,8 @@ def encode_scales(scales: Mapping[str, ModuleScales]) -> bytes:
             if found is not None:
                 tensors[f"{name}.{side}_scale"] = found.scale
                 tensors[f"{name}.{side}_zero_point"] = found.zero_point.to(torch.uint8)
-    integers = {"weight": ["int8", -128, 127], "activation": ["uint8", 0, 255]}
-    metadata = {"format": FORMAT, "version": VERSION, "integers": json.dumps(integers)}
     own = {name: one.clone().cpu() for name, one in tensors.items()}  # Linears of one input share its scale
-    return safetensors.torch.save(own, metadata=metadata)
+    return safetensors.torch.save(own, metadata={KEY: json.dumps(ABOUT)})
 
 
 def read_scales(path: Path) -> dict[str, ModuleScales]:
@@ -77,12 +83,12 @@ def read_scales(path: Path) -> dict[str, ModuleScales]:
         raise QuantizationFileError(f"{path} does not exist: {path.parent} is no model that was trained in 8 bits")
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
-            found = file.metadata() or {}
+            about = json.loads((file.metadata() or {}).get(KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
         raise QuantizationFileError(f"{path} is damaged or cut short: {error}") from None
-    if (found.get("format"), found.get("version")) != (FORMAT, VERSION):
-        raise QuantizationFileError(f"{path} is not a {FORMAT} file of version {VERSION}")
+    if about != ABOUT:
+        raise QuantizationFileError(f"{path} is not a {ABOUT['format']} file of version {ABOUT['version']}")
     names = sorted(name.removesuffix(".weight_scale") for name in tensors if name.endswith(".weight_scale"))
     return {
         name: ModuleScales(

@@ -79,6 +79,10 @@ def test_the_folder_scores_what_the_run_says(tasks, quantised, monkeypatch, pres
     result = result_of(folder)
     again = scored_again(tasks, folder, monkeypatch)
     assert again.scores == {name: result["rows"][-1][name] for name in again.scores}
+    answer = command("evaluate.py", str(folder), "--json", cwd=tasks)
+    assert answer.status == 0, answer.err
+    found = json.loads(answer.out)["metrics"]["validation_loss"]
+    assert found == pytest.approx(again.scores["validation_loss"], rel=1e-6)
     (before,) = [row for row in result["rows"] if row["name"] == "fp32, before training in 8 bits"]
     assert before["accuracy"] >= 0.8, "nothing was learned before"
     assert result["rows"][-1]["accuracy"] >= before["accuracy"] - 0.05

@@ -148,7 +148,13 @@ def sections(kind, seen=None):
 KINDS = [
     *dict.fromkeys(
         section
-        for kind in (config.RunConfig, config.FinetuneConfig, config.DataPrepConfig, config.SweepConfig)
+        for kind in (
+            config.RunConfig,
+            config.FinetuneConfig,
+            config.QatConfig,
+            config.DataPrepConfig,
+            config.SweepConfig,
+        )
         for section in sections(kind)
     ),
     config.NamedValuesConfig,

@@ -44,30 +44,38 @@ def load_quantized(
         QuantizationFileError: no scales beside it, or those of another model.
     """
     folder = find_model_folder(folder)
-    scales = read_scales(folder / QUANTIZATION_FILE)
     config = read_config(folder)
     model, _ = load_model(auto_class(config), str(folder), config, attention)
     model = model.eval().requires_grad_(False)
     nn.Module.to(model, device)
-    sites = _sites(model, scales, folder)
+    return model, with_quantisers(model, folder / QUANTIZATION_FILE, device)
+
+
+def with_quantisers(model: PreTrainedModel, path: Path, device: torch.device | str) -> FakeQuantisers:
+    """Place the quantisers of a file in its model, which is on the device.
+
+    Raises:
+        QuantizationFileError: none there, damaged, or another model's.
+    """
+    scales = read_scales(path)
+    sites = _sites(model, scales, path)
     given = {name: one.weight.to(device) for name, one in scales.items()}
-    quantisers = FakeQuantisers(model, sites, _ranges(sites, scales, device), GivenScales(given))
-    return model, quantisers
+    return FakeQuantisers(model, sites, _ranges(sites, scales, device), GivenScales(given))
 
 
-def _sites(model: PreTrainedModel, scales: dict[str, ModuleScales], folder: Path) -> Sites:
+def _sites(model: PreTrainedModel, scales: dict[str, ModuleScales], path: Path) -> Sites:
     linears, tables = [], {}
     for name, one in scales.items():
         module = model.get_submodule(name) if has_module(model, name) else None
         expected = nn.Embedding if one.input is None else nn.Linear
         if not isinstance(module, (nn.Embedding, nn.Linear)) or not isinstance(module, expected):
             raise QuantizationFileError(
-                f"{folder / QUANTIZATION_FILE} has scales of {name}, and the model beside it has no "
+                f"{path} has scales of {name}, and the model beside it has no "
                 f"{expected.__name__} there: the file is another model's"
             )
         if one.weight.dim() and one.weight.shape != module.weight.shape[:1]:
             raise QuantizationFileError(
-                f"{folder / QUANTIZATION_FILE}: {name} has {len(one.weight)} scales and {len(module.weight)} rows: the "
+                f"{path}: {name} has {len(one.weight)} scales and {len(module.weight)} rows: the "
                 "file is another model's"
             )
         if isinstance(module, nn.Linear):

@@ -18,12 +18,12 @@ from ofa.export.quantization_file import (
 
 one = st.builds(
     lambda scale, zero_point: ActivationScale(torch.tensor(scale), torch.tensor(float(zero_point))),
-    st.floats(1e-6, 10, width=32),
+    st.floats(2.0**-20, 10, width=32),
     st.integers(0, 255),
 )
 weights = st.one_of(
-    st.floats(1e-6, 1, width=32).map(torch.tensor),
-    st.lists(st.floats(1e-6, 1, width=32), min_size=1, max_size=5).map(torch.tensor),
+    st.floats(2.0**-20, 1, width=32).map(torch.tensor),
+    st.lists(st.floats(2.0**-20, 1, width=32), min_size=1, max_size=5).map(torch.tensor),
 )
 modules = st.one_of(
     st.builds(ModuleScales, weights, one, st.one_of(st.none(), one)),
@@ -50,7 +50,7 @@ def test_the_file_says_its_integers_and_others_are_refused(tmp_path):
     path = tmp_path / "quantization.safetensors"
     path.write_bytes(encode_scales({}))
     with safetensors.safe_open(str(path), "pt") as file:
-        found = json.loads(file.metadata()["integers"])
+        found = json.loads(file.metadata()["quantization"])["integers"]
     assert found == {"weight": ["int8", -128, 127], "activation": ["uint8", 0, 255]}
     path.write_bytes(safetensors.torch.save({"a.weight_scale": torch.ones(2)}))
     with pytest.raises(QuantizationFileError, match="is not a sparse-ofa quantization file of version 1"):

@@ -82,6 +82,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "sparsity": min(row["sparsity"] for row in rows),
         "max_logit_difference": max(row["max_logit_difference"] for row in rows),
         "structures": rows,
+        **surroundings(dense, options),
+    }
+
+
+def surroundings(dense: PreTrainedModel, options: argparse.Namespace) -> dict[str, Any]:
+    """How and on what it was measured."""
+    return {
         "setting": {
             "length": options.length,
             "dtype": "float32",

@@ -20,9 +20,8 @@ sys.path.insert(0, str(CHECKOUT))
 import torch  # noqa: E402
 from transformers import AutoModelForSequenceClassification, PreTrainedModel  # noqa: E402
 
-from benchmarks.cofi import BATCHES, times  # noqa: E402
+from benchmarks.cofi import BATCHES, surroundings, times  # noqa: E402
 from ofa.models.materialise import prunable_parameters  # noqa: E402
-from ofa.run_folder import commit, hardware, versions  # noqa: E402
 from ofa.tables import table  # noqa: E402
 
 
@@ -64,19 +63,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "models": rows,
         "dense": {"model": options.dense, "weights": weights},
-        "setting": {
-            "length": options.length,
-            "dtype": "float32",
-            "attention": dense.config._attn_implementation,
-            "threads": torch.get_num_threads(),
-            "device": options.device,
-            "padding": "none",
-            "rounds": options.rounds,
-        },
+        **surroundings(dense, options),
         "command": " ".join(["python", "benchmarks/cofi_models.py", *sys.argv[1:]]),
-        "hardware": hardware(),
-        "versions": versions(),
-        "commit": commit(),
     }
 
 

@@ -1,5 +1,5 @@
-"""What scripts that train on a task share: their command line, the checks before torch is imported, and a teacher that
-is made first."""
+"""What scripts that train on a task share, and CoFi on a corpus too: their command line, the checks before torch is
+imported, and a teacher that is made first."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TaskRun:
     """One command: a run on a task, and perhaps its teacher's before it."""
 
     options: argparse.Namespace
-    settings: config.FinetuneConfig
+    settings: config.FinetuneConfig | config.CofiMlmConfig
     folder: Path
     """`runs/` and the config's name, which is the run's."""
     run_dir: Path
@@ -50,23 +50,25 @@ class TaskRun:
             status = self._one(tune, teacher_config(self.options, self.teacher), name, name)
             if status != common.DONE:
                 return status
-            inputs.check_task_inputs(self.settings, self.options.resume)
+            _check_inputs(self.settings, self.options.resume)
         return self._one(own, self.settings, self.run_dir, self.folder, resume=self.options.resume)
 
     def _one(
-        self, train: Trains, settings: config.FinetuneConfig, run_dir: Path, name: Path, *, resume: str = "auto"
+        self, train: Trains, settings: config.TrainingConfig, run_dir: Path, name: Path, *, resume: str = "auto"
     ) -> int:
         with files.explained_space(run_dir, "this run", "free space and start the same command again"):
             label = name.relative_to("runs").as_posix()
             return train(settings, run_dir, name=label, resume=resume, time_limit=self.options.time_limit)
 
 
-def prepare(description: str | None, kind: type[config.FinetuneConfig]) -> TaskRun:
-    """Read the command line and its config, and look for what the run needs; ends the process where something is
-    wrong."""
+def prepare(
+    description: str | None, kind: type[config.FinetuneConfig], *others: type[config.CofiMlmConfig]
+) -> TaskRun:
+    """Read the command line and its config, of `kind` or one of the `others`, and look for what the run needs; ends the
+    process where something is wrong."""
     options = _arguments(description)
     with common.explained_errors(once=True):
-        settings = config.load(kind, options.config, options.overrides)
+        settings = config.load_one_of((kind, *others), options.config, options.overrides)
         folder = config.run_folder(options.config)
         run_dir = Path(options.run_dir or folder)
         teacher = None
@@ -75,8 +77,15 @@ def prepare(description: str | None, kind: type[config.FinetuneConfig]) -> TaskR
             own = settings if teacher is None else settings.model_copy(update={"teacher": None})
             if teacher is not None:
                 inputs.check_task_inputs(teacher_config(options, teacher), "auto")
-            inputs.check_task_inputs(own, options.resume)
+            _check_inputs(own, options.resume)
     return TaskRun(options, settings, folder, run_dir, teacher)
+
+
+def _check_inputs(settings: config.FinetuneConfig | config.CofiMlmConfig, resume: str) -> None:
+    if isinstance(settings, config.CofiMlmConfig):
+        inputs.check_inputs(settings, resume)
+    else:
+        inputs.check_task_inputs(settings, resume)
 
 
 def teacher_config(options: argparse.Namespace, name: str) -> config.FinetuneConfig:
@@ -113,7 +122,9 @@ def _arguments(description: str | None) -> argparse.Namespace:
     return given
 
 
-def _maker_of_the_teacher(options: argparse.Namespace, settings: config.FinetuneConfig) -> str | None:
+def _maker_of_the_teacher(
+    options: argparse.Namespace, settings: config.FinetuneConfig | config.CofiMlmConfig
+) -> str | None:
     """Name of the config that makes the teacher; None if it is not asked for, or there already.
 
     Raises:
@@ -121,6 +132,10 @@ def _maker_of_the_teacher(options: argparse.Namespace, settings: config.Finetune
     """
     if not options.with_teacher:
         return None
+    if isinstance(settings, config.CofiMlmConfig):
+        raise config.ConfigError(
+            "--with-teacher makes teachers of tasks; those of masked words are made by launch/pretrain.py"
+        )
     if settings.teacher is None:
         raise config.ConfigError(f"--with-teacher: {options.config} has no teacher section")
     if (Path(settings.teacher.init) / "config.json").is_file():

@@ -30,7 +30,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--same-zeros-as",
         metavar="BASE",
-        help="of a model: folder or hub id of what it was fine-tuned from; its zeros must be those, place by place",
+        help="of a model: folder or hub id of what it was fine-tuned from; its zeros must be those, place by place "
+        "(of a compact model: a compact one of the same structure)",
     )
     return parser.parse_args()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -13,18 +14,19 @@ from ofa.config import RunConfig
 from ofa.cost import size_of
 from ofa.data.loader import Loader, Validation
 from ofa.data.shards import Corpus
+from ofa.engine.engine import Engine
 from ofa.evaluate import masked_lm_score
-from ofa.guard import UpdateGuard
-from ofa.models.adapters import scope, shape
-from ofa.models.build import build_model, check_teacher, check_tokenizer, check_vocabulary, load_teacher
+from ofa.export.recipe_file import Parent
+from ofa.models.adapters import scope
+from ofa.models.blocks import living_shape
+from ofa.models.build import build_student, check_teacher, check_tokenizer, check_vocabulary, load_teacher
 from ofa.models.compile import compile_layers
 from ofa.models.pretraining import MaskedLanguageModeling, Teacher
-from ofa.parts import compute_dtype, guarded_engine, journal, masked_share, parent
-from ofa.progress import Progress
+from ofa.parts import Parts, build_run, compute_dtype, locked, parent
 from ofa.pruning.magnitude import MagnitudePruner
 from ofa.pruning.pruner import NoPruner, Pruner
 from ofa.recipe import Recipe
-from ofa.run import Run, begin, resume
+from ofa.run import Run, Teaches
 from ofa.run_folder import RunFolder
 
 
@@ -35,7 +37,6 @@ class PretrainingRun(Run):
     corpus: Corpus = field(kw_only=True)
     loader: Loader
     module: MaskedLanguageModeling
-    teacher: Teacher | None
 
     def validation(self) -> Validation:
         """A fresh pass over the validation rows."""
@@ -48,6 +49,13 @@ class PretrainingRun(Run):
         assert isinstance(self.config, RunConfig)
         return self.config
 
+    @property
+    def made(self) -> str:
+        """What the final table calls the model."""
+        if self.config.pruning is None:
+            return "trained model"
+        return "sparse student" if self.recipe.total_steps else "one-shot model"
+
     def scores(self) -> dict[str, float]:
         """Masked-LM loss and accuracy."""
         return masked_lm_score(self.module, self.validation())
@@ -58,64 +66,108 @@ class PretrainingRun(Run):
         return f"validation loss {loss:.4f}, masked accuracy {accuracy:.2f} %"
 
 
-def assemble(config: RunConfig, folder: RunFolder, start: Start | None, *, name: str) -> PretrainingRun:
-    """Build everything, load the checkpoint if there is one, and cut the records back to it (a collective call)."""
+@dataclass(frozen=True)
+class CorpusParts(Parts):
+    """What a run on prepared text is made of before there is an engine."""
+
+    corpus: Corpus
+    loader: Loader
+
+
+RunT = TypeVar("RunT", bound=PretrainingRun)
+
+
+def open_parts(config: RunConfig, folder: RunFolder, *, lock: bool = False) -> CorpusParts:
+    """Data, model, and where `lock` is wanted what is locked of it (a collective call).
+
+    Raises:
+        ValueError: of many kinds, each saying what does not fit.
+    """
     corpus = Corpus.open(config.data.path)
     loader = Loader(corpus, config, dist.rank(), dist.world_size(), dist.device())
-    model = build_model(config.model, seed=config.seed)
+    model, drawn = build_student(config.model, seed=config.seed)
     check_vocabulary(model, corpus)
     check_tokenizer(config.model.init, corpus)
     dist.on_rank_zero(lambda: folder.check_space(config, size_of(model)))
     parents = [parent("init", config.model.init, model)] if config.model.init else []
-    teacher = None
+    scoped = scope(model)
+    keep, patterns = locked(config.model.init, scoped, drawn) if lock and config.model.init else ({}, {})
+    return CorpusParts(
+        model=model, scoped=scoped, keep=keep, patterns=patterns, parents=parents, loader=loader, corpus=corpus
+    )
+
+
+def teacher_of(config: RunConfig, parts: CorpusParts) -> tuple[Teacher, Parent]:
+    """What the student learns from, on its device, and whose weights it is."""
+    assert config.teacher is not None
+    dense = load_teacher(config.teacher, config.model)
+    check_teacher(parts.model, dense, config.objective)
+    check_vocabulary(dense, parts.corpus)
+    check_tokenizer(config.teacher.init, parts.corpus)
+    its_parent = parent("teacher", config.teacher.init, dense)
+    return Teacher(dense, config.objective).to(dist.device(), compute_dtype(config)), its_parent
+
+
+def assemble(config: RunConfig, folder: RunFolder, start: Start | None, *, name: str) -> PretrainingRun:
+    """Build everything, load the checkpoint if there is one, and cut the records back to it (a collective call)."""
+    parts, teacher = open_parts(config, folder), None
     if config.teacher is not None:
-        dense = load_teacher(config.teacher, config.model)
-        check_teacher(model, dense, config.objective)
-        check_vocabulary(dense, corpus)
-        check_tokenizer(config.teacher.init, corpus)
-        parents.append(parent("teacher", config.teacher.init, dense))
-        teacher = Teacher(dense, config.objective).to(dist.device(), compute_dtype(config))
+        teacher, its_parent = teacher_of(config, parts)
+        parts.parents.append(its_parent)
     if config.engine.compile:
-        compile_layers([model, teacher.model] if teacher else [model], device=dist.device())
-    module, scoped = MaskedLanguageModeling(model, config.objective), scope(model)
-    guard = UpdateGuard(config.optimizer)
-    masked = masked_share(model)
-    engine = guarded_engine(config, module, scoped, guard, start)
-    pruner: Pruner = MagnitudePruner(config.pruning, scoped, engine.weights) if config.pruning else NoPruner()
-    recipe = Recipe(config)
-    progress = Progress(recipe.total_steps, active=dist.rank() == 0)
-    operations = _flops_per_token(config, loader, model, teacher)
-    run = PretrainingRun(
+        compile_layers([parts.model, teacher.model] if teacher else [parts.model], device=dist.device())
+
+    def pruner(engine: Engine) -> Pruner:
+        return MagnitudePruner(config.pruning, parts.scoped, engine.weights) if config.pruning else NoPruner()
+
+    return build_corpus_run(
+        PretrainingRun,
+        config,
+        folder,
+        start,
+        parts,
         name=name,
-        config=config,
-        folder=folder,
-        data_fingerprint=corpus.fingerprint,
-        corpus=corpus,
-        loader=loader,
-        recipe=recipe,
-        module=module,
-        engine=engine,
+        recipe=Recipe(config),
+        module=MaskedLanguageModeling(parts.model, config.objective),
         teacher=teacher,
         pruner=pruner,
-        journal=journal(config, folder, masked, progress, flops_per_token=operations, accuracy="train_masked_accuracy"),
-        progress=progress,
-        parents=parents,
-        guard=guard,
-        validate_every=config.evaluate.every,
     )
-    if start is not None:
-        resume(run, start)
-    begin(run)
-    return run
 
 
-def _flops_per_token(config: RunConfig, loader: Loader, model: PreTrainedModel, teacher: Teacher | None) -> float:
+def build_corpus_run(
+    kind: type[RunT],
+    config: RunConfig,
+    folder: RunFolder,
+    start: Start | None,
+    parts: CorpusParts,
+    *,
+    teacher: Teaches | None,
+    **more: Any,
+) -> RunT:
+    """`ofa.parts.build_run` for prepared text (a collective call)."""
+    return build_run(
+        kind,
+        config,
+        folder,
+        start,
+        parts,
+        teacher=teacher,
+        flops_per_token=_flops_per_token(parts.loader, parts.model, getattr(teacher, "model", None)),
+        accuracy="train_masked_accuracy",
+        data_fingerprint=parts.corpus.fingerprint,
+        corpus=parts.corpus,
+        validate_every=config.evaluate.every,
+        **more,
+    )
+
+
+def _flops_per_token(loader: Loader, model: PreTrainedModel, teacher: PreTrainedModel | None) -> float:
     """As in the first batch: packed rows differ little in their segments and predictions."""
     totals, batches = loader.global_batch(0)
     return flops.train_flops(
-        shape(model.config),
+        living_shape(model.config),
         flops.mean_length(torch.cat([batch.document_ids for batch in batches])),
         totals.predicted / totals.tokens,
-        shape(teacher.model.config) if teacher else None,
+        living_shape(teacher.config) if teacher else None,
         totals.distilled / totals.tokens,
     )

@@ -1,9 +1,9 @@
 """Configuration: JSON in, checked and typed sections out.
 
-A config file is one JSON object with the sections of `RunConfig` (a training run), of `DataPrepConfig` (text to
-shards) or of `SweepConfig` (many runs). `base` names one other file, beside the file that says it or under `configs/`,
-whose values are inherited. Values given as `--set section.key=value` win over the file. The sections stand in
-`ofa.sections` and can be imported from here.
+A config file is one JSON object with the sections of a training run (`RunConfig`, `FinetuneConfig`, `CofiConfig`,
+`CofiMlmConfig`), of `DataPrepConfig` (text to shards) or of `SweepConfig` (many runs). `base` names one other file,
+beside the file that says it or under `configs/`, whose values are inherited. Values given as `--set section.key=value`
+win over the file. The sections stand in `ofa.sections` and can be imported from here.
 
 An alternative was omegaconf or hydra: they bring their own command line, and DeepSpeed's launcher has one already.
 """
@@ -13,14 +13,27 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
 from ofa.sections.base import Section, nearest
-from ofa.sections.cofi import CofiConfig, CofiObjectiveConfig, CompactScheduleConfig, StructureConfig
+from ofa.sections.cofi import (
+    CofiConfig,
+    CofiObjectiveConfig,
+    CofiScheduleConfig,
+    CompactScheduleConfig,
+    StructureConfig,
+)
+from ofa.sections.cofi_mlm import (
+    AnyCofiConfig,
+    CofiMlmConfig,
+    CofiMlmObjectiveConfig,
+    CompactStepsConfig,
+    StructureStepsConfig,
+)
 from ofa.sections.data import BatchConfig, DataConfig
 from ofa.sections.data_prep import CleanConfig, DataPrepConfig, SourceConfig, TokenizerConfig
 from ofa.sections.engine import EngineConfig
@@ -41,6 +54,7 @@ from ofa.sections.sweep import CellConfig, NamedValuesConfig, SweepConfig
 from ofa.sections.training import CheckpointConfig, LogConfig, TrainingConfig
 
 __all__ = [
+    "AnyCofiConfig",
     "BatchConfig",
     "CHECKOUT",
     "CONFIGS",
@@ -48,8 +62,12 @@ __all__ = [
     "CheckpointConfig",
     "CleanConfig",
     "CofiConfig",
+    "CofiMlmConfig",
+    "CofiMlmObjectiveConfig",
     "CofiObjectiveConfig",
+    "CofiScheduleConfig",
     "CompactScheduleConfig",
+    "CompactStepsConfig",
     "ConfigError",
     "DataConfig",
     "DataPrepConfig",
@@ -71,6 +89,7 @@ __all__ = [
     "Section",
     "SourceConfig",
     "StructureConfig",
+    "StructureStepsConfig",
     "SweepConfig",
     "TaskConfig",
     "TaskEvaluateConfig",
@@ -88,6 +107,7 @@ __all__ = [
     "find",
     "kind_of",
     "load",
+    "load_one_of",
     "parse",
     "run_folder",
     "schema",
@@ -102,25 +122,28 @@ USES: dict[type[Section], str] = {
     SweepConfig: "describes a sweep: use it with python launch/sweep.py",
     RunConfig: "pre-trains a model: use it with launch/pretrain.py",
     CofiConfig: "prunes a task model's structure: use it with launch/cofi.py",
+    CofiMlmConfig: "prunes a masked-LM model's structure: use it with launch/cofi.py",
     QatConfig: "trains a task model in 8 bits: use it with launch/qat.py",
     FinetuneConfig: "fine-tunes a model: use it with launch/finetune.py",
     DataPrepConfig: "prepares data: use it with python -m data_prep",
 }
 """What configs of each kind do, and by what."""
 
-KEYS: dict[str, type[Section]] = {
-    "script": SweepConfig,
-    "structure": CofiConfig,
-    "quantization": QatConfig,
-    "task": FinetuneConfig,
-    "source": DataPrepConfig,
-    "data": RunConfig,
+KEYS: dict[tuple[str, ...], type[Section]] = {
+    ("script",): SweepConfig,
+    ("structure", "data"): CofiMlmConfig,
+    ("structure",): CofiConfig,
+    ("quantization",): QatConfig,
+    ("task",): FinetuneConfig,
+    ("source",): DataPrepConfig,
+    ("data",): RunConfig,
 }
 """Sections that configs of one kind have, and no kind that stands further down."""
 
 MAKERS: dict[type[Section] | None, str] = {
     RunConfig: "deepspeed launch/pretrain.py",
     CofiConfig: "python launch/cofi.py",
+    CofiMlmConfig: "python launch/cofi.py",
     QatConfig: "python launch/qat.py",
     FinetuneConfig: "python launch/finetune.py",
 }
@@ -173,6 +196,16 @@ def load(kind: type[ConfigT], name: str | Path, overrides: list[str] | None = No
     return parse(kind, values, origin=" --set ".join([str(path), *(overrides or [])]))
 
 
+def load_one_of(kinds: Sequence[type[ConfigT]], name: str | Path, overrides: list[str] | None = None) -> ConfigT:
+    """As `load`, of the one among several kinds that the file is of; of the first where it is of none.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    found = kind_of(name)
+    return load(next((kind for kind in kinds if kind is found), kinds[0]), name, overrides)
+
+
 def _refuse_another_kind(kind: type[Section], values: dict[str, Any], path: Path) -> None:
     """A config of the other kind would give an error for each of its keys."""
     found = _kind_of(values)
@@ -190,8 +223,8 @@ def kind_of(name: str | Path) -> type[Section] | None:
 
 
 def _kind_of(values: dict[str, Any]) -> type[Section] | None:
-    """What a config is for, by the section that only its kind has; None where it has none of them."""
-    return next((kind for key, kind in KEYS.items() if key in values), None)
+    """What a config is for, by the sections that only its kind has; None where it has none of them."""
+    return next((kind for keys, kind in KEYS.items() if values.keys() >= set(keys)), None)
 
 
 def parse(kind: type[ConfigT], values: dict[str, Any], *, origin: str) -> ConfigT:
@@ -218,8 +251,8 @@ def run_folder(name: str | Path) -> Path:
 
 def schema() -> dict[str, Any]:
     """JSON schema of config files, for editors."""
-    kinds = {"run": RunConfig, "finetune": FinetuneConfig, "cofi": CofiConfig, "qat": QatConfig}
-    kinds |= {"sweep": SweepConfig, "data_prep": DataPrepConfig}
+    kinds = {"run": RunConfig, "finetune": FinetuneConfig, "cofi": CofiConfig, "cofi_mlm": CofiMlmConfig}
+    kinds |= {"qat": QatConfig, "sweep": SweepConfig, "data_prep": DataPrepConfig}
     either = {"title": "sparse-ofa config", "anyOf": [], "$defs": {}}
     for name, kind in kinds.items():
         one = kind.model_json_schema(ref_template="#/$defs/{model}")

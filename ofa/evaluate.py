@@ -16,10 +16,11 @@ from ofa.data.fit import PAIRS
 from ofa.data.loader import Validation, validation_batches
 from ofa.data.shards import Corpus
 from ofa.export.hf import find_model_folder
-from ofa.models.adapters import scope, sparsities
+from ofa.models.adapters import scope
 from ofa.models.build import build_model, check_tokenizer, check_vocabulary, load_teacher
 from ofa.models.place import is_local
 from ofa.models.pretraining import MaskedLanguageModeling
+from ofa.models.sparsity import sparsities
 from ofa.pruning.allocation import ranking_groups
 from ofa.pruning.ranking import select_whole
 
@@ -55,24 +56,26 @@ def reference_rows(
     objective: ObjectiveConfig,
     *,
     seed: int,
-    pruning: PruningConfig,
+    pruning: PruningConfig | None,
     validation: Callable[[], Validation],
     start: str,
 ) -> list[dict[str, float | str]]:
     """Scores of what a pruned run starts from, so that its own score means something (a collective call).
 
     Returns:
-        Three rows: the dense start under the name `start`; the same pruned to the final masks' pattern and sparsity in
-        one shot; and the floor, with every scoped weight zero.
+        The dense start under the name `start`; the same pruned to the final masks' pattern and sparsity in one shot,
+        where single weights are pruned; and the floor, with every scoped weight zero.
     """
     model = build_model(config, seed=seed)
     module = MaskedLanguageModeling(model, objective).to(dist.device())
     rows = [{"name": start, **masked_lm_score(module, validation()), **sparsities(model)}]
     weights = scope(model)
-    groups = ranking_groups(pruning, {name: weight.shape for name, weight in weights.items()})
-    chosen = select_whole(groups, weights, [group.final for group in groups])
-    nothing = {name: torch.zeros_like(keep) for name, keep in chosen.items()}
-    for name, masks in ((_one_shot(pruning), chosen), ("floor: scope all zero", nothing)):
+    references = [("floor: scope all zero", {name: torch.zeros_like(weight) for name, weight in weights.items()})]
+    if pruning is not None:
+        groups = ranking_groups(pruning, {name: weight.shape for name, weight in weights.items()})
+        chosen = select_whole(groups, weights, [group.final for group in groups])
+        references.insert(0, (_one_shot(pruning), chosen))
+    for name, masks in references:
         for key, weight in weights.items():
             weight.mul_(masks[key])
         rows.append({"name": name, **masked_lm_score(module, validation()), **sparsities(model)})

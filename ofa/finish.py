@@ -14,9 +14,9 @@ from ofa.evaluate import masked_lm_score, reference_rows
 from ofa.export.from_state import fill
 from ofa.export.hf import export_model
 from ofa.export.recipe_file import describe_run
-from ofa.models.adapters import sparsities
 from ofa.models.build import load_teacher
 from ofa.models.pretraining import MaskedLanguageModeling
+from ofa.models.sparsity import sparsities
 from ofa.report import build_report, show_result
 from ofa.run_folder import versions, write_json
 
@@ -31,13 +31,14 @@ def finish(run: PretrainingRun) -> None:
     rows = [*_references(run), _own_row(run, exported)]
     if dist.rank() == 0:
         recipe = describe_run(
-            run.run_config,
+            run.described(),
             name=run.name,
             steps=run.recipe.total_steps,
             parents=run.parents,
             data={"name": Path(run.run_config.data.path).name, "fingerprint": run.data_fingerprint},
             versions=versions(),
         )
+        recipe |= run.more_for_the_recipe() | run.locked()
         export_model(run.folder.model, exported.cpu(), run.corpus.tokenizer_path, keep, recipe)
         run.journal.metrics.close()
         write_json(run.folder.result, _result(run, rows))
@@ -48,13 +49,13 @@ def finish(run: PretrainingRun) -> None:
 
 
 def _references(run: PretrainingRun) -> list[dict[str, Any]]:
-    """What a pruned run came from: its teacher, its dense start, that pruned in one shot, and the floor."""
+    """What a pruned run came from: its teacher, its start, that pruned in one shot where weights are, and the floor."""
     config, rows = run.run_config, []
     start = "dense teacher" if config.teacher and config.teacher.init == config.model.init else "dense start"
     if config.teacher is not None and start != "dense teacher":
         rows.append(_score(run, "dense teacher", load_teacher(config.teacher, config.model)))
-    if config.pruning is not None:
-        LOG.info("scoring what the run started from: dense, pruned in one shot, and with its scope all zero")
+    if config.prunes:
+        LOG.info("scoring what the run started from, as it was and with its scope all zero")
         rows += reference_rows(
             config.model,
             config.objective,
@@ -68,8 +69,7 @@ def _references(run: PretrainingRun) -> list[dict[str, Any]]:
 
 def _own_row(run: PretrainingRun, exported: PreTrainedModel) -> dict[str, Any]:
     """The exported weights, in fp32 as the references are, whatever precision the run had."""
-    pruned = "sparse student" if run.recipe.total_steps else "one-shot model"
-    return _score(run, pruned if run.config.pruning else "trained model", exported)
+    return _score(run, run.made, exported) | run.more_for_the_row()
 
 
 def _score(run: PretrainingRun, name: str, model: PreTrainedModel) -> dict[str, Any]:
@@ -88,4 +88,5 @@ def _result(run: PretrainingRun, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "model": str(run.folder.model),
         "report": str(run.folder.report),
         "tensorboard": str(run.folder.tensorboard),
+        **run.more_for_the_result(),
     }

@@ -6,7 +6,8 @@ Counted are matrix products (a multiply and an add are two operations), which is
 
 One token, forward, with L layers, hidden size h, feed-forward size f, vocabulary V, in a segment of s tokens:
 
-    encoder   2 L (4 h^2 + 2 h f) + 4 s h L    (3 h f where the feed-forward network is gated)
+    encoder   2 L (4 h^2 + 2 h f) + 4 s h L    (3 h f where the feed-forward network is gated; in compact models with
+                                                the sums over layers of the widths that live for L h and L f)
     head      2 h e + 2 e V           for each position that passes through it, embeddings of size e (mostly h)
 
 Backward costs twice the forward; a frozen teacher has a forward only. The pooler and the next-sentence head run once a
@@ -29,8 +30,8 @@ TRAIN_FACTOR = 3
 
 def encoder_flops(shape: Shape, length: float) -> float:
     """Forward of the encoder for one token of a segment of `length` tokens."""
-    linear = 4 * shape.hidden**2 + shape.ffn_matrices * shape.hidden * shape.intermediate
-    return 2 * shape.layers * linear + 4 * length * shape.hidden * shape.layers
+    linear = 4 * shape.hidden * shape.attention_widths + shape.ffn_matrices * shape.hidden * shape.ffn_widths
+    return 2 * linear + 4 * length * shape.attention_widths
 
 
 def head_flops(shape: Shape) -> float:

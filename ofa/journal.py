@@ -89,7 +89,7 @@ class MaskedShare:
         counts = torch.stack([mask.sum() for mask in keep.values()]).tolist()
         dropped = {name: mask.numel() - kept for (name, mask), kept in zip(keep.items(), counts, strict=True)}
         scope = sum(dropped.values()) / self._scope_size
-        encoder = sum(count for name, count in dropped.items() if name in self._encoder) / self._encoder_size
+        encoder = sum(count for name, count in dropped.items() if name in self._encoder) / max(1, self._encoder_size)
         self._counted = {
             "sparsity": scope,
             "encoder_sparsity": encoder,

@@ -135,6 +135,8 @@ def what_it_is(config: dict[str, Any]) -> str:
     pruning = config.get("pruning")
     if is_task(config):
         return task_words(config)
+    if is_structural(config):
+        return structural_words(config, "masked words")
     architecture, steps = config["model"]["architecture"].get("model_type", "model"), config["schedule"]["total_steps"]
     teacher = " with a dense teacher" if config.get("teacher") else ""
     if not pruning:
@@ -154,18 +156,22 @@ def is_structural(config: dict[str, Any]) -> bool:
 
 def task_words(config: dict[str, Any]) -> str:
     """One sentence on a fine-tuning run."""
+    if is_structural(config):
+        return structural_words(config, config["task"]["name"])
     zeros = "every zero of the base kept" if config["lock"] else "all weights trained"
     if config.get("pruning"):
         zeros = f"{pruning_method(config)} on the way: {pruning_target(config['pruning'])}"
     teacher = f", with the task teacher {config['teacher']['init']}" if config.get("teacher") else ""
-    if is_structural(config):
-        asked = config["structure"]
-        what = "CoFi" if asked["method"] == "gates" else "Structured magnitude pruning"
-        return (
-            f"{what} of {config['model']['init']} on {config['task']['name']} to {asked['sparsity']:.0%} of its "
-            f"{asked['cost']}{teacher}; {zeros}."
-        )
     return f"Fine-tuning of {config['model']['init']} on {config['task']['name']}{teacher}; {zeros}."
+
+
+def structural_words(config: dict[str, Any], data: str) -> str:
+    """One sentence on a run that prunes units while it learns `data`."""
+    asked, init = config["structure"], config["model"]["init"] or "a fresh model"
+    what = "CoFi" if asked["method"] == "gates" else "Structured magnitude pruning"
+    teacher = f", with the teacher {config['teacher']['init']}" if config.get("teacher") else ""
+    zeros = "every zero of the base kept" if config["lock"] else "all weights trained"
+    return f"{what} of {init} on {data} to {asked['sparsity']:.0%} of its {asked['cost']}{teacher}; {zeros}."
 
 
 def scores_in(line: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -89,6 +89,8 @@ class Run(ABC):
     """Number of the next global batch: updates tried so far, the skipped ones too."""
     seconds: float = 0.0
     """Of earlier processes of this run, up to the checkpoint that it continues from."""
+    patterns: dict[str, str] = field(default_factory=dict, kw_only=True)
+    """Of the locked masks, by parameter name, as the base's masks.safetensors says; none where nothing is locked."""
 
     def __post_init__(self):
         self.checkpoints = Checkpoints(self.folder.checkpoints, self.config.checkpoint)
@@ -152,6 +154,28 @@ class Run(ABC):
         self.pruner.load_state_dict(state["pruner"], self.recipe.at(step))
         self.guard.load_state_dict(state["guard"])
         self.start_step, self.batch, self.seconds = step, state["batch"], state.get("seconds", 0.0)
+
+    def described(self) -> TrainingConfig:
+        """The config as recipe.json and the model's card tell it."""
+        return self.config
+
+    def more_for_the_result(self) -> dict[str, Any]:
+        """What result.json says besides."""
+        return {}
+
+    def more_for_the_recipe(self) -> dict[str, Any]:
+        """What recipe.json says besides."""
+        return {}
+
+    def more_for_the_row(self) -> dict[str, Any]:
+        """What the table says of the model besides."""
+        return {}
+
+    def locked(self) -> dict[str, Any]:
+        """What recipe.json says of zeros that were kept; nothing where none were."""
+        if not self.patterns or not self.pruner.keep:
+            return {}
+        return {"lock": {"mask_hash": self.pruner.state_dict()["mask_hash"], "patterns": self.patterns}}
 
     def total_seconds(self) -> float:
         """Time since the start of every process of this run, without what was done again after a kill."""

@@ -55,12 +55,12 @@ Columns = Sequence[tuple[str, str, str]]
 
 def result_columns(result: Mapping[str, Any]) -> Columns:
     """Columns of a result: those of pre-training, or of a task the metrics that its rows have."""
-    if "metrics" not in result:
-        return RESULT_COLUMNS
     found = {key for row in result["rows"] for key in row}
+    structural = [column for column in STRUCTURE_COLUMNS if column[1] in found]
+    if "metrics" not in result:
+        return (*RESULT_COLUMNS, *structural)
     names = [name for metric in result["metrics"] for name in sorted(found) if name.split("_mismatched")[0] == metric]
     scores = [(name.replace("_", " "), name, "{:.4f}") for name in names]
-    structural = [column for column in STRUCTURE_COLUMNS if column[1] in found]
     return [("validation loss", "validation_loss", "{:.4f}"), *scores, *SPARSITY_COLUMNS, *structural]
 
 

@@ -122,13 +122,14 @@ def run_to_end(
         if dist.rank() == 0 and not folder.has_started():
             folder.record(config, run.data_fingerprint, dist.world_size(), run.steps_of_all_stages)
         agreement, stage = StopAgreement(request, board), run
+        request.install()
         while stage is not None:
-            request.install()
             try:
                 ended = train(stage, agreement)
             finally:
                 stage.progress.stop()
-            request.uninstall()
+            if not ended or stage.recipe.total_steps == stage.steps_of_all_stages:
+                request.uninstall()  # nothing is left to save; between two stages it is heard, and kept for the next
             if not ended:
                 request.done()
                 LOG.info("stopped and saved: start the same command again to continue")

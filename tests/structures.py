@@ -1,9 +1,11 @@
 """Random structures and open probabilities for tests of structured pruning."""
 
+from dataclasses import replace
+
 import torch
 from hypothesis import strategies as st
 
-from ofa.downstream.cofi.gates import FAMILIES, Gates
+from ofa.downstream.cofi.gates import FAMILIES, Gates, open_probability
 from ofa.models.structure import Sizes, StructureMasks
 
 BERT_BASE = Sizes(layers=12, heads=12, head_size=64, intermediate=3072, hidden=768)
@@ -23,6 +25,20 @@ def random_gates(sizes, families=FAMILIES, *, seed=0, mean=0.0, spread=3.0):
     """Gates all over their range."""
     torch.manual_seed(seed)
     return Gates(sizes, families, mean=mean, noise=spread)
+
+
+@torch.no_grad()
+def published_structure(gates, sizes):
+    """Which units live by CoFi's rule (cofi.md 1.5): in each row as many die as are expected to, the least likely
+    first. The survivors, to which it gives soft values, are 1 here."""
+    alive = {}
+    for name, logits in gates.of_families().items():
+        rows = logits[:, None] if name in ("attention", "ffn") else logits
+        dead = torch.round((1.0 - open_probability(rows)).sum(dim=-1, keepdim=True))
+        rank = rows.argsort(dim=-1, stable=True).argsort(dim=-1)
+        alive[name] = (rank >= dead).float().view(logits.shape)
+    ones = StructureMasks.ones(sizes, hidden="hidden" in alive)
+    return replace(ones, **alive).canonical()
 
 
 def random_masks(sizes, *, seed=0, hidden=False, share=0.5):

@@ -72,6 +72,11 @@ class MicroBatch(Tensors):
     row_ids: Tensor
     """[B] numbers of the rows within their split."""
 
+    @property
+    def real(self) -> Tensor:
+        """bool [B, S], False at padding."""
+        return self.document_ids > 0
+
 
 class Batcher:
     """Makes the micro-batches of one split and knows the totals of any of its rows."""

@@ -10,6 +10,7 @@ in it means reading up to it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator
 from itertools import count
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from ofa.data.ahead import prepare_ahead, step_batches
 from ofa.data.batches import Batcher, MicroBatch, Totals
 from ofa.data.fit import check_corpus, check_run, validation_rows
 from ofa.data.plan import Plan, accumulation, rank_positions
-from ofa.data.shards import Corpus
+from ofa.data.shards import Corpus, Split
 
 VALIDATION_SEED = 0
 """Validation masks do not follow the run's seed: runs are compared on the same predicted tokens."""
@@ -72,7 +73,7 @@ class Loader:
             data=config.data,
             seed=config.seed,
             kd_positions=config.objective.kd_positions,
-            kept_records=_kept_records(config.data),
+            kept_records=_kept_records(corpus.split("train"), config),
         )
 
     def totals(self, step: int) -> Totals:
@@ -141,6 +142,9 @@ def validation_batches(
     return Validation(batcher.totals(np.arange(total)), (batch.to(device) for batch in batches), len(own))
 
 
-def _kept_records(data: DataConfig) -> int:
-    """Decoded records to keep: the window of each thread, and the one that begins."""
-    return data.shuffle_window * (data.workers + 2)
+def _kept_records(split: Split, config: RunConfig) -> int:
+    """Decoded records to keep so that each is read once an epoch: those of a window, of what threads prepare beyond it
+    and of what a slow thread still prepares before it."""
+    window, workers = config.data.shuffle_window, config.data.workers
+    rows_of_window = window * split.total_rows / len(split.records)
+    return window * (2 + math.ceil(2 * workers * config.batch.global_size / rows_of_window))

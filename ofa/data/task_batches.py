@@ -52,6 +52,11 @@ class TaskBatch(Tensors):
     row_ids: Tensor
     """int64 [B], numbers of the rows within their split."""
 
+    @property
+    def real(self) -> Tensor:
+        """bool [B, S], False at padding."""
+        return self.attention_mask.bool()
+
 
 Step = tuple[TaskTotals, list[TaskBatch]]
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from ofa import dist, flops
@@ -19,21 +17,16 @@ from ofa.data.task_batches import TaskLoader
 from ofa.downstream.evaluation import evaluate_split
 from ofa.downstream.task_data import TaskData, check_ranks_agree, open_task_data
 from ofa.downstream.taught import cached, warn_of_a_bad_teacher
-from ofa.engine.engine import Engine
-from ofa.export.masks_file import MASKS_FILE, read_masks, read_patterns
 from ofa.export.recipe_file import Parent
-from ofa.guard import UpdateGuard
-from ofa.models.adapters import scope, shape
-from ofa.models.build import side_file
+from ofa.models.adapters import scope
+from ofa.models.blocks import living_shape
 from ofa.models.task_models import build_task_model, load_task_teacher
 from ofa.models.task_training import TaskTeacher, TaskTraining, TaughtRows
-from ofa.parts import compute_dtype, guarded_engine, journal, masked_share, parent
-from ofa.progress import Progress
-from ofa.pruning.lock import PatternLock, locked_masks
+from ofa.parts import Parts, build_run, compute_dtype, lock_of, locked, parent
 from ofa.pruning.magnitude import MagnitudePruner
-from ofa.pruning.pruner import NoPruner, Pruner, Weights
+from ofa.pruning.pruner import Pruner, Weights
 from ofa.recipe import Recipe
-from ofa.run import Run, Teaches, begin, resume
+from ofa.run import Run, Teaches
 from ofa.run_folder import RunFolder
 
 LOG = logging.getLogger(__name__)
@@ -44,8 +37,6 @@ class FinetuningRun(Run):
     """A run on a task's rows."""
 
     data: TaskData = field(kw_only=True)
-    patterns: dict[str, str] = field(kw_only=True)
-    """Of the locked masks, by parameter name, as the base's masks.safetensors says."""
     module: TaskTraining
     best: tuple[int, float] | None = field(default=None, kw_only=True)
     """Step and value of the best score so far, among those whose zeros are final."""
@@ -100,18 +91,6 @@ class FinetuningRun(Run):
         schedule = self.settings.schedule.model_copy(update={"epochs": None, "total_steps": self.recipe.total_steps})
         return self.settings.model_copy(update={"schedule": schedule})
 
-    def more_for_the_result(self) -> dict[str, Any]:
-        """What result.json says besides."""
-        return {}
-
-    def more_for_the_recipe(self) -> dict[str, Any]:
-        """What recipe.json says besides."""
-        return {}
-
-    def more_for_the_row(self) -> dict[str, Any]:
-        """What the table says of the model besides."""
-        return {}
-
     def module_around(self, exported: PreTrainedModel) -> TaskTraining:
         """What the exported model is scored as: its fp32 weights, whatever precision the run had."""
         return TaskTraining(exported, self.data.task.kind, self.settings.objective)
@@ -134,17 +113,10 @@ class FinetuningRun(Run):
 
 
 @dataclass(frozen=True)
-class TaskParts:
+class TaskParts(Parts):
     """What a run on a task is made of before there is an engine."""
 
     data: TaskData
-    model: PreTrainedModel
-    scoped: dict[str, nn.Parameter]
-    keep: dict[str, Any]
-    """Boolean masks of the lock, by parameter name; none without one."""
-    patterns: dict[str, str]
-    """Theirs, as `FinetuningRun.patterns`."""
-    parents: list[Parent]
     loader: TaskLoader
 
 
@@ -174,9 +146,11 @@ def open_parts(config: FinetuneConfig, folder: RunFolder) -> TaskParts:
         world_size=dist.world_size(),
         device=dist.device(),
     )
-    keep, patterns = _locked(config, scoped, built.drawn) if config.lock else ({}, {})
+    keep, patterns = locked(config.model.init, scoped, built.drawn) if config.lock else ({}, {})
     parents = [parent("init", config.model.init, built.model, built.drawn)]
-    return TaskParts(data, built.model, scoped, keep, patterns, parents, loader)
+    return TaskParts(
+        model=built.model, scoped=scoped, keep=keep, patterns=patterns, parents=parents, loader=loader, data=data
+    )
 
 
 def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, name: str) -> FinetuningRun:
@@ -191,7 +165,7 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
     if config.teacher is not None:
         teacher, its_parent = teacher_of(config, parts.data, schedule.total_steps, folder)
         parts.parents.append(its_parent)
-    return build_run(
+    return build_task_run(
         FinetuningRun,
         config,
         folder,
@@ -201,111 +175,63 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
         recipe=Recipe.of(schedule, config.optimizer.lr, config.pruning),
         module=TaskTraining(parts.model, parts.data.task.kind, config.objective),
         teacher=teacher,
-        teacher_model=teacher.model if isinstance(teacher, TaskTeacher) else None,
         pruner=lambda engine: _pruner(config, parts, engine.weights),
     )
 
 
-def build_run(
+def build_task_run(
     kind: type[RunT],
     config: FinetuneConfig,
     folder: RunFolder,
     start: Start | None,
     parts: TaskParts,
     *,
-    name: str,
-    recipe: Recipe,
-    module: TaskTraining,
     teacher: Teaches | None,
-    teacher_model: PreTrainedModel | None,
-    pruner: Callable[[Engine], Pruner],
-    last_step: int | None = None,
     **more: Any,
 ) -> RunT:
-    """Put a run together around its module, load the checkpoint if there is one, and cut the records back to it (a
-    collective call).
-
-    Args:
-        kind: of run.
-        config: of the run.
-        folder: its folder.
-        start: the checkpoint.
-        parts: data and model.
-        name: what people call the run.
-        recipe: its clock.
-        module: what the engine trains; holds the model.
-        teacher: what gives targets.
-        teacher_model: asked in every step, for FLOPs; None: nobody is.
-        pruner: made from the engine.
-        last_step: of all stages; None: there is one, and the recipe ends with it.
-        more: fields that only `kind` has, or that have defaults.
-    """
-    data, guard = parts.data, UpdateGuard(config.optimizer)
-    masked = masked_share(parts.model)
-    operations = _flops_per_token(parts.model, data, teacher_model)
-    engine = guarded_engine(config, module, parts.scoped, guard, start)
-    progress = Progress(last_step or recipe.total_steps, active=dist.rank() == 0)
-    accuracy = None if data.task.kind == "regression" else "train_accuracy"
-    run = kind(
-        name=name,
-        config=config,
-        folder=folder,
+    """`ofa.parts.build_run` for a task (a collective call); a teacher with a `model` is asked in every step, which
+    counts in FLOPs."""
+    data = parts.data
+    return build_run(
+        kind,
+        config,
+        folder,
+        start,
+        parts,
+        teacher=teacher,
+        flops_per_token=_flops_per_token(parts.model, data, getattr(teacher, "model", None)),
+        accuracy=None if data.task.kind == "regression" else "train_accuracy",
         data_fingerprint=data.fingerprint,
         data=data,
-        patterns=parts.patterns,
-        loader=parts.loader,
-        recipe=recipe,
-        module=module,
-        engine=engine,
-        teacher=teacher,
-        pruner=pruner(engine),
-        journal=journal(config, folder, masked, progress, flops_per_token=operations, accuracy=accuracy),
-        progress=progress,
-        parents=parts.parents,
-        guard=guard,
         validate_every=config.evaluate.every or math.ceil(len(data.train.rows) / config.batch.global_size),
         **more,
     )
-    if start is not None:
-        resume(run, start)
-    begin(run)
-    return run
 
 
 def teacher_of(
     config: FinetuneConfig, data: TaskData, steps: int, folder: RunFolder
 ) -> tuple[TaskTeacher | TaughtRows, Parent]:
     """What the student learns from, and whose weights it is (a collective call)."""
+    teacher, its_parent = live_teacher(config, data)
+    epochs = steps * config.batch.global_size / len(data.train.rows)
+    told = cached(config, data, teacher, epochs=epochs, folder=folder.path, fingerprint=its_parent.fingerprint)
+    if isinstance(told, TaughtRows) and data.task.kind == "classification" and dist.rank() == 0:
+        warn_of_a_bad_teacher(told.values.argmax(dim=1).cpu().numpy(), data)
+    return told, its_parent
+
+
+def live_teacher(config: FinetuneConfig, data: TaskData) -> tuple[TaskTeacher, Parent]:
+    """A teacher that is asked in every step, on its device, and whose weights it is."""
     assert config.teacher is not None
     dense, order = load_task_teacher(config.teacher, data.task, data.labels, data.tokenizer, config.model.attention)
     its_parent = parent("teacher", config.teacher.init, dense)
-    asked = TaskTeacher(dense, data.task.kind, order).to(dist.device(), compute_dtype(config))
-    epochs = steps * config.batch.global_size / len(data.train.rows)
-    teacher = cached(config, data, asked, epochs=epochs, folder=folder.path, fingerprint=its_parent.fingerprint)
-    if isinstance(teacher, TaughtRows) and data.task.kind == "classification" and dist.rank() == 0:
-        warn_of_a_bad_teacher(teacher.values.argmax(dim=1).cpu().numpy(), data)
-    return teacher, its_parent
-
-
-def lock_of(config: FinetuneConfig, parts: TaskParts, weights: Weights) -> Pruner:
-    """What keeps the base's zeros; without a lock, nothing."""
-    return PatternLock(parts.keep, parts.scoped, weights) if config.lock else NoPruner()
+    return TaskTeacher(dense, data.task.kind, order).to(dist.device(), compute_dtype(config)), its_parent
 
 
 def _pruner(config: FinetuneConfig, parts: TaskParts, weights: Weights) -> Pruner:
     if config.pruning is not None:
         return MagnitudePruner(config.pruning, parts.scoped, weights)
-    return lock_of(config, parts, weights)
-
-
-def _locked(
-    config: FinetuneConfig, scoped: Mapping[str, nn.Parameter], drawn: frozenset[str]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Masks of what is to stay zero, and their patterns where the base says any."""
-    path = side_file(config.model.init, MASKS_FILE)
-    keep = locked_masks(scoped, None if path is None else read_masks(path), drawn)
-    patterns = {} if path is None else read_patterns(path)
-    return keep, {name: patterns.get(name, "unstructured") for name in keep}
+    return lock_of(parts, weights, wanted=config.lock)
 
 
 def schedule_of(config: FinetuneConfig, loader: TaskLoader) -> ScheduleConfig:
@@ -328,4 +254,5 @@ def _flops_per_token(model: PreTrainedModel, data: TaskData, teacher: PreTrained
     """Encoders alone: heads of tasks are a few thousand weights."""
     lengths = data.train.rows.lengths.astype(float)
     own = float((lengths**2).sum() / lengths.sum())
-    return flops.train_flops(shape(model.config), own, 0.0, shape(teacher.config) if teacher else None, 0.0)
+    of_teacher = living_shape(teacher.config) if teacher else None
+    return flops.train_flops(living_shape(model.config), own, 0.0, of_teacher, 0.0)

@@ -32,9 +32,9 @@ from ofa.export.hf import find_model_folder, is_run
 from ofa.export.quantization_file import QUANTIZATION_FILE
 from ofa.export.recipe_file import RECIPE_FILE, RecipeFileError, fingerprint_of_file, read_recipe
 from ofa.export.weights import SINGLE
-from ofa.models.adapters import sparsities
 from ofa.models.build import load_tokenizer, side_file
 from ofa.models.place import ModelError, is_local
+from ofa.models.sparsity import sparsities
 from ofa.models.task_models import class_names, class_order, load_task_model, unnamed
 from ofa.models.task_training import TaskTeacher
 from ofa.run_folder import RunFolder, read_json

@@ -138,9 +138,7 @@ def _recipe(run: FinetuningRun, step: int, own: Mapping[str, Scored]) -> dict[st
     recipe |= run.more_for_the_recipe()
     recipe["best_step"] = step
     recipe["scores"] = {split: found.scores for split, found in own.items() if found.scores}
-    if run.settings.lock:
-        recipe["lock"] = {"mask_hash": run.pruner.state_dict()["mask_hash"], "patterns": run.patterns}
-    return recipe
+    return recipe | run.locked()
 
 
 def _result(run: FinetuningRun, rows: list[dict[str, Any]], step: int) -> dict[str, Any]:

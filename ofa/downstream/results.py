@@ -9,11 +9,12 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ofa.config import FinetuneConfig
+from ofa.config import CofiConfig, FinetuneConfig
 from ofa.data.tasks import Task
 from ofa.downstream.evaluation import Scored
 from ofa.files import write_text
-from ofa.models.adapters import sparsities
+from ofa.models.sparsity import sparsities
+from ofa.models.structure import structure_statistics
 from ofa.run_folder import commit, hardware, read_json, versions
 
 RESULTS_FILE = "results.jsonl"
@@ -46,12 +47,19 @@ def result_row(config: FinetuneConfig, name: str, result: Mapping[str, Any], tas
         "lock": config.lock,
         "fingerprint": result["fingerprint"],
         "init_fingerprint": result["init_fingerprint"],
-        "distilled": bool(config.objective.kd_weight),
+        "distilled": _is_distilled(config),
         "teacher": config.teacher.init if config.teacher else None,
+        **({"structure": structure_statistics(result["structure"])} if "structure" in result else {}),
         **{key: result[key] for key in ("bits", "preset") if key in result},
         **{key: result[key] for key in ("seconds", "device_hours", "device_hours_with_parents")},
         **surroundings(),
     }
+
+
+def _is_distilled(config: FinetuneConfig) -> bool:
+    """By the teacher's outputs or by its layers."""
+    of_layers = config.objective.layer_weight if isinstance(config, CofiConfig) else 0.0
+    return bool(config.objective.kd_weight or of_layers)
 
 
 def surroundings() -> dict[str, Any]:

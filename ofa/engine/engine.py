@@ -48,7 +48,8 @@ class Engine:
             lr=config.optimizer.lr,
             betas=config.optimizer.betas,
             eps=config.optimizer.eps,
-            fused=True,  # one pass over the weights, where the default makes ten
+            # On a CPU the fused update of a weight depends, in its last bit, on where in its array it stands.
+            fused=torch.cuda.is_available(),
         )
         self._accepts = accepts
         self._accepted: bool | None = None

@@ -31,7 +31,7 @@ def start(config: TrainingConfig) -> None:
     """Start the process group and set this process's threads; call once, before anything collective."""
     dist.set_environment()
     os.environ.setdefault("MKL_DYNAMIC", "FALSE")
-    torch.set_num_threads(config.engine.threads or max(1, len(os.sched_getaffinity(0)) // dist.processes_here()))
+    torch.set_num_threads(config.engine.threads or own_threads())
     deepspeed_logger.setLevel("WARNING")
     # DeepSpeed calls collectives by their old names, thousands of times.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
@@ -46,11 +46,21 @@ def start(config: TrainingConfig) -> None:
         deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=COLLECTIVE)
 
 
+def own_threads() -> int:
+    """CPU threads of this process where the config gives none: of a process alone what OMP_NUM_THREADS says, else its
+    share of the cores. Launchers of several processes set the variable to 1 of themselves, so that it says nothing."""
+    here = dist.processes_here()
+    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # the others are of nested teams
+    if here == 1 and said.isdigit() and int(said) > 0:
+        return int(said)
+    return max(1, len(os.sched_getaffinity(0)) // here)
+
+
 def keep_freed_memory() -> None:
     """Let this process keep what it frees, for the next step.
 
     By default glibc takes every large array from the kernel and gives it back, so that each step faults in, page by
-    page, what the step before had: a third of the time of a small model's step (`results/cpu_step.json`). Another C
+    page, what the step before had: a third of the time of a small model's step (`benchmarks/cpu_step.py`). Another C
     library is left alone.
     """
     if platform.libc_ver()[0] != "glibc":

@@ -10,7 +10,7 @@ from typing import Any
 
 from ofa.data.tasks import TASKS, Kind
 from ofa.export.stage import Stage, percent, recorded_stage
-from ofa.export.words import loss_words, pruning_method, pruning_target
+from ofa.export.words import loss_words, pruning_method, pruning_target, structure_method, structure_text
 from ofa.models.compact import MODEL_TYPE_PREFIX
 from ofa.models.task_models import AUTO_CLASSES
 
@@ -44,6 +44,13 @@ DENSE_TEXT = """
 A dense language encoder, trained on the corpus of the sparse models that have it as their teacher and their start.
 """
 
+CUT_TITLE = "# {name}: pre-trained {model_type}, {cut} cut away{origin}"
+
+CUT_TEXT = """
+A language encoder out of which whole heads, feed-forward dimensions and sublayers were cut
+on masked words, before any task. Fine-tune it like any encoder.
+"""
+
 TASK_TITLE = "# {name}: {task}, {model_type}, {zeros}{origin}"
 
 TASK_TEXT = """
@@ -58,6 +65,9 @@ LOCKED_TEXT = (
 PRUNED_TEXT = (
     "It was pruned on the way, for this task alone. The zeros stand in the weights themselves; `masks.safetensors`\n"
     "says which weights live, one bit each."
+)
+CUT_ON_THE_WAY_TEXT = (
+    "Heads, feed-forward dimensions or whole sublayers of it were cut out on the way, for this task alone."
 )
 FREE_TEXT = "All weights were trained, and no zero was kept or made."
 
@@ -150,10 +160,21 @@ def model_card(recipe: dict[str, Any]) -> str:
     if "task" in config:
         title, text = TASK_TITLE, TASK_TEXT
         values |= _task_values(recipe, config)
+    elif "structure" in config:
+        title, text = CUT_TITLE, CUT_TEXT
+        values["cut"] = percent(recipe["structure"]["structural_sparsity"])
     parts = [title.format(**values), "\n", stage_text(stage), text.format(**values)]
     if "task" in config:
-        parts += [drawn_text(recipe), ZEROS_TEXT.format(**values) if sparse else "", quantized_text(recipe)]
-        parts.append(scores_text(recipe, config))
+        parts += [
+            drawn_text(recipe),
+            structure_text(recipe),
+            ZEROS_TEXT.format(**values) if sparse else "",
+            quantized_text(recipe),
+            scores_text(recipe, config),
+        ]
+    elif "structure" in config:
+        parts += [structure_text(recipe)]
+        parts += ["\n", LOCKED_TEXT, "\n", ZEROS_TEXT.format(**values)] if sparse else []
     imported = recipe.get("imported")
     if imported:
         parts.append(IMPORTED_TEXT.format(**imported))
@@ -200,8 +221,12 @@ def _values(recipe: dict[str, Any], stage: Stage | None) -> dict[str, Any]:
 def _task_values(recipe: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """The same of a task model."""
     what, zeros = FREE_TEXT, "all weights trained"
+    cut = recipe.get("structure")
+    if cut:
+        what, zeros = CUT_ON_THE_WAY_TEXT, f"{percent(cut['structural_sparsity'])} of its structure pruned"
     if recipe.get("lock"):
-        what, zeros = LOCKED_TEXT, f"{percent(_locked_sparsity(recipe))} zeros kept"
+        kept = f"{percent(_locked_sparsity(recipe))} zeros kept"
+        what, zeros = (f"{CUT_ON_THE_WAY_TEXT}\n{LOCKED_TEXT}", f"{zeros}, {kept}") if cut else (LOCKED_TEXT, kept)
     elif config.get("pruning"):
         what, zeros = PRUNED_TEXT, f"pruned to {percent(recipe['sparsity']['scope_sparsity'])} zeros"
     task, init = config["task"]["name"], config["model"]["init"]
@@ -289,4 +314,6 @@ def recipe_lines(recipe: dict[str, Any]) -> list[str]:
             f"* {pruning.get('ramp', 'cubic')} ramp over the steps {pruning['ramp_start']:,} to "
             f"{pruning['ramp_end']:,}, new masks every {pruning['frequency']:,} steps"
         )
+    if config.get("structure"):
+        lines.append(f"* {structure_method(config['structure'])}")
     return [*lines, "* everything else: `recipe.json`"]

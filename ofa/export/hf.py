@@ -27,7 +27,8 @@ from ofa.export.masks_file import MASKS_FILE, write_masks
 from ofa.export.recipe_file import RECIPE_FILE, describe_weights, encode_recipe, fingerprint_of_file
 from ofa.export.targets import recorded_patterns
 from ofa.files import check_space, explained_space, new_folder, write_bytes, write_text
-from ofa.models.adapters import scope, sparsities
+from ofa.models.adapters import scope
+from ofa.models.sparsity import sparsities
 
 MODEL_FOLDER = "model"
 """Name of the exported folder inside a run folder."""

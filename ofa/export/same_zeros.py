@@ -21,6 +21,7 @@ from ofa.export.verify_masks import Problem
 from ofa.export.weights import SINGLE, read_weights
 from ofa.models.adapters import adapter_for
 from ofa.models.build import side_file
+from ofa.models.compact import MODEL_TYPE_PREFIX
 from ofa.models.place import is_local
 
 
@@ -76,13 +77,14 @@ def compare_zeros(folder: Path, base: str) -> ZerosCompared:
         base: model or run folder of what it came from, or a hub id.
 
     Raises:
-        ZerosError: another architecture, another number of layers, other shapes, or no weights at a hub id.
+        ZerosError: another architecture, another number of layers, other shapes, a compact model and a whole one, or no
+            weights at a hub id.
         WeightsError: weights that cannot be read.
         ValueError: a folder is no model, or a config.json cannot be used.
     """
     place = _folder_of(base)
-    ours, theirs = _scoped(folder), _scoped(place)
     _check_architecture(folder, place, base)
+    ours, theirs = _scoped(folder), _scoped(place)
     result = ZerosCompared(base)
     for name, weight in ours.items():
         if name in theirs:
@@ -121,6 +123,14 @@ def _scoped(folder: Path) -> Mapping[str, Tensor]:
 
 def _check_architecture(folder: Path, place: Path, base: str) -> None:
     ours, theirs = read_config(folder), read_config(place)
+    compact, stock = (name.removeprefix(MODEL_TYPE_PREFIX) for name in (ours.model_type, theirs.model_type))
+    if compact == stock and ours.model_type != theirs.model_type:
+        small, whole = (folder, base) if ours.model_type != stock else (base, folder)
+        raise ZerosError(
+            f"{small} is a compact model and {whole} is not: units were cut out, and the files of a model do not say "
+            "which, so places cannot be paired. Compare compact models of one structure with each other; the zeros "
+            "that a compact model was cut out with are held against its own masks without --same-zeros-as"
+        )
     for key, what in (("model_type", "architecture"), ("num_hidden_layers", "number of layers")):
         found, expected = getattr(ours, key), getattr(theirs, key)
         if found != expected:

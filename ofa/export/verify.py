@@ -31,7 +31,8 @@ from ofa.export.verify_masks import (
     expectation,
 )
 from ofa.export.weights import WeightsError, read_weights
-from ofa.models.adapters import Adapter, adapter_for, sparsities_of
+from ofa.models.adapters import Adapter, adapter_for
+from ofa.models.sparsity import sparsities_of
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,37 @@ class Shape:
     ffn_matrices: int
     """Of a feed-forward network, hidden by intermediate: 2, or 3 where it is gated."""
 
+    @property
+    def attention_widths(self) -> int:
+        """Dimensions of all layers' heads."""
+        return self.layers * self.hidden
+
+    @property
+    def ffn_widths(self) -> int:
+        """Intermediate dimensions of all layers."""
+        return self.layers * self.intermediate
+
+
+@dataclass(frozen=True)
+class CompactShape(Shape):
+    """Of a compact model; `hidden` are its own, the other sizes those of the model that it was cut out of."""
+
+    head_size: int
+    living_heads: tuple[int, ...]
+    """Of each layer."""
+    living_dims: tuple[int, ...]
+    """Intermediate dimensions of each layer."""
+
+    @property
+    def attention_widths(self) -> int:
+        """Of the heads that live."""
+        return self.head_size * sum(self.living_heads)
+
+    @property
+    def ffn_widths(self) -> int:
+        """Of what lives."""
+        return sum(self.living_dims)
+
 
 @dataclass(frozen=True)
 class Blocks:

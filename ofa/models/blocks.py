@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ofa.models.adapters import adapter_for, encoder_layers, has_module, shape
-from ofa.models.architecture import AdapterError, Blocks
+from ofa.models.architecture import AdapterError, Blocks, CompactShape, Shape
 from ofa.models.structure import Sizes
 
 M = TypeVar("M", bound=nn.Module)
@@ -49,15 +49,23 @@ class Block:
 
 @dataclass(frozen=True)
 class Stream:
-    """What writes to and reads from the residual stream outside the layers."""
+    """What writes to the residual stream outside the layers; what reads from it: `reader_paths`."""
 
     embeddings: tuple[nn.Embedding, ...]
     embedding_norm: nn.LayerNorm
     projection: nn.Linear | None
     """Where there is one, the stream begins behind it, and the embeddings have a size of their own."""
     final_norm: nn.LayerNorm | None
-    readers: tuple[nn.Linear, ...]
-    """[*, d] each."""
+
+
+def living_shape(config: PreTrainedConfig) -> Shape:
+    """Sizes that decide FLOPs of a stock model, or of what is left of it in a compact one."""
+    dense, structure = shape(config), getattr(config, "structure", None)
+    if structure is None:
+        return dense
+    values = vars(dense) | {"hidden": structure["hidden"] or dense.hidden, "head_size": structure["head_size"]}
+    heads, dims = tuple(structure["heads"]), tuple(structure["intermediate"])
+    return CompactShape(**values, living_heads=heads, living_dims=dims)
 
 
 def sizes_of(model: PreTrainedModel) -> Sizes:
@@ -98,7 +106,7 @@ def stream_of(model: PreTrainedModel) -> Stream:
     """What stands around the layers of a stock model.
 
     Raises:
-        AdapterError: as `blocks_of`, or the row does not know what reads the hidden states of this class.
+        AdapterError: as `blocks_of`.
     """
     adapter = adapter_for(model.config.model_type)
     paths, base, row = adapter.blocks, adapter.base, adapter.model_type
@@ -108,7 +116,6 @@ def stream_of(model: PreTrainedModel) -> Stream:
         embedding_norm=find(model, f"{base}.{paths.embedding_norm}", nn.LayerNorm, row),
         projection=find(model, f"{base}.{paths.projection}", nn.Linear, row) if projects else None,
         final_norm=find(model, f"{base}.{paths.final_norm}", nn.LayerNorm, row) if paths.final_norm else None,
-        readers=tuple(find(model, path, nn.Linear, row) for path in reader_paths(model)),
     )
 
 

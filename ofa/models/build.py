@@ -116,7 +116,12 @@ def read_config(init: str) -> PreTrainedConfig:
 
 
 def build_model(model: ModelConfig, *, seed: int) -> PreTrainedModel:
-    """The student in fp32, in training mode.
+    """The student in fp32, in training mode: see `build_student`."""
+    return build_student(model, seed=seed)[0]
+
+
+def build_student(model: ModelConfig, *, seed: int) -> tuple[PreTrainedModel, frozenset[str]]:
+    """The student in fp32, in training mode, and the names of parameters that `init` lacks.
 
     Weights are drawn from `seed` where `init` gives none; the caller's random state is left alone. Head weights that
     `init` lacks are drawn too and reported in the log, as are weights of `init` that the task has no place for.
@@ -136,7 +141,7 @@ def build_model(model: ModelConfig, *, seed: int) -> PreTrainedModel:
     if report is not None:
         _check_report(built, report, model.init or "", complete=False)
     _check_tie(built, model.init or "a fresh model")
-    return built.train()
+    return built.train(), frozenset(report["missing_keys"] if report is not None else ())
 
 
 def like_student(model: ModelConfig) -> PreTrainedModel:

@@ -10,7 +10,9 @@ L layers of H heads of h dimensions, F intermediate dimensions, d hidden dimensi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -74,3 +76,16 @@ class StructureMasks:
     def alive_layers(self) -> Tensor:
         """bool [L]: layers of which a sublayer lives."""
         return (self.attention > 0) | (self.ffn > 0)
+
+
+def units_by_layer(numbers: Mapping[str, float]) -> list[tuple[int, int]]:
+    """(living heads, living intermediate dimensions) of each layer, from the numbers of a structure by metrics key."""
+    layers = sum(key.startswith(HEADS) for key in numbers)
+    return [(int(numbers[f"{HEADS}{layer}"]), int(numbers[f"{DIMS}{layer}"])) for layer in range(1, layers + 1)]
+
+
+def structure_statistics(numbers: Mapping[str, float]) -> dict[str, float]:
+    """A structure in four numbers, as it is published: means over all layers, dead ones too, and living sublayers."""
+    heads, dims = zip(*units_by_layer(numbers), strict=True)
+    found = {"heads_per_layer": fmean(heads), "dims_per_layer": fmean(dims)}
+    return found | {"attention_sublayers": sum(map(bool, heads)), "ffn_sublayers": sum(map(bool, dims))}

@@ -1,22 +1,23 @@
-"""One CoFi run: a task model that is pruned structurally on the way and comes out small and dense."""
+"""One CoFi run on a task: a task model that is pruned structurally on the way and comes out small and dense.
+
+What a run on a corpus shares with it, `ofa.sections.cofi_mlm`, stands in sections of its own: all but how long the
+stages are, which a task counts in epochs and a corpus in steps.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from ofa.sections.base import Section
-from ofa.sections.finetune import FinetuneConfig, TaskObjectiveConfig
-from ofa.sections.training import with_loss_weights
+from ofa.sections.finetune import FinetuneConfig, TaskObjectiveConfig, TaskScheduleConfig
+from ofa.sections.training import TrainingConfig, with_loss_weights
 
 
-class StructureConfig(Section):
-    """Which units go, how many, and when.
-
-    The run has three stages: the dense model is fine-tuned (`begin_epochs`), then pruned up to the end of `schedule`
-    while the target rises from 0 within `ramp_epochs`, and then trained on in its small form (`finetune`).
-    """
+class UnitsConfig(Section):
+    """Which units go, and how many."""
 
     sparsity: float = Field(gt=0.0, lt=1.0)
     """Share of the cost that is pruned away."""
@@ -51,12 +52,6 @@ class StructureConfig(Section):
     multiple: int = Field(default=8, gt=0)
     """Intermediate dimensions of a layer are rounded to a multiple of this, which matrix units like."""
 
-    begin_epochs: float = Field(default=1.0, ge=0.0)
-    """Epochs before anything is pruned."""
-
-    ramp_epochs: float = Field(default=2.0, ge=0.0)
-    """Epochs in which the target rises to `sparsity`."""
-
     lr: float = Field(default=0.01, gt=0.0)
     """Learning rate of the gates and of the two Lagrange multipliers (published script; its default is 0.1). Short runs
     need a higher one: a gate goes from open to closed within about 6 / lr updates."""
@@ -65,7 +60,7 @@ class StructureConfig(Section):
     """Largest value of the second multiplier, which never falls by itself; null: none."""
 
     @model_validator(mode="after")
-    def _something_goes(self) -> StructureConfig:
+    def _something_goes(self) -> UnitsConfig:
         if not (self.heads or self.intermediate or self.layers or self.hidden):
             raise ValueError("structure: heads, intermediate, layers and hidden are all false: nothing would be pruned")
         if self.method == "magnitude" and not (self.heads or self.intermediate):
@@ -75,8 +70,22 @@ class StructureConfig(Section):
         return self
 
 
-class CofiObjectiveConfig(TaskObjectiveConfig):
-    """Also layer_weight * sum over matched layers of the mean squared distance of hidden states."""
+class StructureConfig(UnitsConfig):
+    """Which units go, how many, and when.
+
+    The run has three stages: the dense model is fine-tuned (`begin_epochs`), then pruned up to the end of `schedule`
+    while the target rises from 0 within `ramp_epochs`, and then trained on in its small form (`finetune`).
+    """
+
+    begin_epochs: float = Field(default=1.0, ge=0.0)
+    """Epochs before anything is pruned."""
+
+    ramp_epochs: float = Field(default=2.0, ge=0.0)
+    """Epochs in which the target rises to `sparsity`."""
+
+
+class LayersTaughtConfig(Section):
+    """What is added to a loss: layer_weight * sum over matched layers of the mean squared distance of hidden states."""
 
     layer_weight: float | None = Field(default=None, ge=0.0)
     """Weight of the layer distillation; null: 0.9 with a teacher, and then kd_weight is 0.1 (published)."""
@@ -89,11 +98,21 @@ class CofiObjectiveConfig(TaskObjectiveConfig):
     """Four layers, evenly spread (every third of twelve), or others in every step, one from each quarter."""
 
 
-class CompactScheduleConfig(Section):
-    """The last stage: the small model is trained on, its structure as it is."""
+class CofiObjectiveConfig(LayersTaughtConfig, TaskObjectiveConfig):
+    """As of fine-tuning, and layer_weight * sum over matched layers of the mean squared distance of hidden states."""
 
-    epochs: float = Field(default=20.0, ge=0.0)
-    """Passes over the training rows, rounded up to whole steps; 0: the pruned model is exported as it is."""
+
+class CofiScheduleConfig(TaskScheduleConfig):
+    """The stages before the structure is final: how long, and the learning rate, which falls to 0 at their end. It is
+    at its peak again where pruning begins, and the optimizer starts anew there."""
+
+    warmup_share: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the steps before pruning begins (`structure.begin_epochs`) that the linear warm-up takes, rounded up.
+    The last stage has its own, `finetune.warmup_share`."""
+
+
+class SmallModelConfig(Section):
+    """The last stage: the small model is trained on, its structure as it is."""
 
     lr: float | None = Field(default=None, gt=0.0)
     """Peak learning rate; null: optimizer.lr."""
@@ -105,6 +124,13 @@ class CompactScheduleConfig(Section):
     """Linear decay to 0 at the last step, or the peak throughout (published)."""
 
 
+class CompactScheduleConfig(SmallModelConfig):
+    """The last stage: the small model is trained on, its structure as it is."""
+
+    epochs: float = Field(default=20.0, ge=0.0)
+    """Passes over the training rows, rounded up to whole steps; 0: the pruned model is exported as it is."""
+
+
 EPOCHS = 20.0
 """Of the dense model and under gates, by default (published for large tasks; 100 for small ones)."""
 
@@ -113,12 +139,13 @@ LAYER_WEIGHT, KD_WEIGHT = 0.9, 0.1
 
 
 class CofiConfig(FinetuneConfig):
-    """One CoFi run."""
+    """One CoFi run on a task."""
 
     lock: bool = False
     """Keep every zero of `model.init` besides: structured pruning of a sparse base."""
 
     objective: CofiObjectiveConfig = CofiObjectiveConfig()
+    schedule: CofiScheduleConfig = CofiScheduleConfig()
     structure: StructureConfig
     finetune: CompactScheduleConfig = CompactScheduleConfig()
 
@@ -127,23 +154,43 @@ class CofiConfig(FinetuneConfig):
     @model_validator(mode="before")
     @classmethod
     def _weights_follow_the_teacher(cls, values: Any) -> Any:
-        values = with_loss_weights(values, taught=(0.0, KD_WEIGHT))
-        if isinstance(values, dict) and isinstance(values.get("objective"), dict):
-            objective = dict(values["objective"])
-            if objective.get("layer_weight") is None:
-                objective["layer_weight"] = LAYER_WEIGHT if values.get("teacher") is not None else 0.0
-            values = {**values, "objective": objective}
-        return _with_published_length(values)
+        return _with_published_length(with_published_weights(values))
 
     @model_validator(mode="after")
     def _structure_fits(self) -> CofiConfig:
-        if self.objective.layer_weight and self.teacher is None:
-            raise ValueError("objective.layer_weight is above 0 but there is no teacher section")
-        if self.pruning is not None:
-            raise ValueError("pruning makes zeros and structure takes units away: one run does one of them")
-        if self.structure.cost == "nnz" and not self.lock:
-            raise ValueError("structure.cost nnz counts the weights that a lock leaves: set lock to true")
+        check_structure(self, self.objective, self.structure, taught=self.teacher is not None, lock=self.lock)
         return self
+
+    def warmup_steps(self, begin: int) -> int:
+        """Steps of linear warm-up, where pruning begins at step `begin`."""
+        return math.ceil(self.schedule.warmup_share * begin)
+
+
+def with_published_weights(values: Any) -> Any:
+    """A raw config whose objective's null weights are filled with the published ones."""
+    values = with_loss_weights(values, taught=(0.0, KD_WEIGHT))
+    if isinstance(values, dict) and isinstance(values.get("objective"), dict):
+        objective = dict(values["objective"])
+        if objective.get("layer_weight") is None:
+            objective["layer_weight"] = LAYER_WEIGHT if values.get("teacher") is not None else 0.0
+        values = {**values, "objective": objective}
+    return values
+
+
+def check_structure(
+    config: TrainingConfig, objective: LayersTaughtConfig, structure: UnitsConfig, *, taught: bool, lock: bool
+) -> None:
+    """What must hold between the sections of a CoFi run, whatever it trains on.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if objective.layer_weight and not taught:
+        raise ValueError("objective.layer_weight is above 0 but there is no teacher section")
+    if config.pruning is not None:
+        raise ValueError("pruning makes zeros and structure takes units away: one run does one of them")
+    if structure.cost == "nnz" and not lock:
+        raise ValueError("structure.cost nnz counts the weights that a lock leaves: set lock to true")
 
 
 def _with_published_length(values: Any) -> Any:

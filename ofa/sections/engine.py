@@ -20,7 +20,8 @@ class EngineConfig(Section):
     """Precision of weights and activations; masters and moments are always fp32."""
 
     threads: int | None = Field(default=None, gt=0, le=1024)
-    """CPU threads of each rank; null: cores / ranks on the machine. Other counts give other last bits."""
+    """CPU threads of each rank; null: OMP_NUM_THREADS of a process alone, else cores / ranks on the machine. Other
+    counts give other last bits."""
 
     compile: bool = False
     """torch.compile each encoder layer of student and teacher: one compilation that all layers share. Needs a C++

@@ -43,6 +43,11 @@ class RunConfig(TrainingConfig):
         """As the schedule says."""
         return self.schedule.rewind_target
 
+    @property
+    def prunes(self) -> bool:
+        """Whether something is taken away, so that what it is taken from is scored too."""
+        return self.pruning is not None
+
     @model_validator(mode="before")
     @classmethod
     def _weights_follow_the_teacher(cls, values: Any) -> Any:

@@ -14,13 +14,14 @@ from fnmatch import fnmatchcase
 from ofa.config import (
     CHECKOUT,
     CofiConfig,
+    CofiMlmConfig,
     ConfigError,
     FinetuneConfig,
     QatConfig,
     RunConfig,
     TrainingConfig,
     differences,
-    load,
+    load_one_of,
     parse,
 )
 from ofa.data.task_files import check_files
@@ -29,11 +30,11 @@ from ofa.models.place import check_place
 from ofa.run_folder import RunFolder, read_json
 from ofa.sweep.axes import SweepError
 
-KINDS: dict[str, type[TrainingConfig]] = {
-    "pretrain": RunConfig,
-    "finetune": FinetuneConfig,
-    "cofi": CofiConfig,
-    "qat": QatConfig,
+KINDS: dict[str, tuple[type[TrainingConfig], ...]] = {
+    "pretrain": (RunConfig,),
+    "finetune": (FinetuneConfig,),
+    "cofi": (CofiConfig, CofiMlmConfig),
+    "qat": (QatConfig,),
 }
 """The sections that each script reads."""
 
@@ -86,7 +87,7 @@ def check(cells: Sequence[Cell]) -> dict[str, TrainingConfig]:
     configs = {}
     for cell in cells:
         try:
-            configs[cell.name] = load(KINDS[cell.script], cell.config, list(cell.overrides))
+            configs[cell.name] = load_one_of(KINDS[cell.script], cell.config, list(cell.overrides))
             _check_begun(cell, configs[cell.name])
         except ConfigError as error:
             raise SweepError(f"cell {cell.name}: {error}") from None

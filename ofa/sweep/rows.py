@@ -24,7 +24,8 @@ def result_rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
     Returns:
         Objects with `cell` (the run's name), `kind`, `at` (label by grid key), `metrics` (number by name, sparsities
-        among them), `metric` (the leading one, or None), and what else the run says of itself.
+        and what a pruned model's structure comes to among them), `metric` (the leading one, or None), and what else the
+        run says of itself.
 
     Raises:
         RunFolderError: a result is damaged.
@@ -40,7 +41,11 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def _found(cell: Cell) -> dict[str, Any]:
     own = cell.folder.path / "results.jsonl"
     row = _last_line(own) if own.is_file() else _last_row(cell)
-    numbers = {**row.pop("metrics"), **{key: row.pop(key) for key in SPARSITIES if key in row}}
+    numbers = {
+        **row.pop("metrics"),
+        **{key: row.pop(key) for key in SPARSITIES if key in row},
+        **row.pop("structure", {}),
+    }
     return {**row, "metric": row.get("metric"), "metrics": numbers}
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ofa import dist
 from ofa.config import RunConfig, load
+from ofa.pretrain import pretrain
 from ofa.pruning.mask_set import MasksDiffer
 from ofa.pruning.ranking import Ranking
-from ofa.pretrain import pretrain
 
 
 class FaultyMemory:

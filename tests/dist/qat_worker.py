@@ -29,8 +29,8 @@ from tests.task_parts import batch_of, random_rows, small_model
 
 KIND, ROWS = "classification", 8
 BEGIN, BAD, FREEZE, STEPS = 1, 3, 5, 7
-"""Steps: before which forwards are float, before which a batch is spoilt, from which ranges stay, and the end. Up to the
-first of them weights stay as they are, so that ranges are of equal weights however a batch was divided."""
+"""Steps: before which forwards are float, before which a batch is spoilt, from which ranges stay, and the end. Up to
+the first of them weights stay as they are, so that ranges are of equal weights however a batch was divided."""
 
 
 class Case(NamedTuple):

@@ -1,5 +1,5 @@
-"""One rank of test_scaling: counts the operations and collectives of one update of a pruned run with a teacher, and what
-its part of a validation looks at, as JSON.
+"""One rank of test_scaling: counts the operations and collectives of one update of a pruned run with a teacher, and
+what its part of a validation looks at, as JSON.
 
 Run with one argument per case: "STAGE MICRO"; data and teacher stand in the working directory.
 """

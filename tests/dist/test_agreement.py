@@ -1,4 +1,4 @@
-"""Masks are one thing on every number of ranks, at every ZeRO stage and after a restart; ranks that do not agree stop."""
+"""Masks are one thing on any number of ranks, at every ZeRO stage and after a restart; ranks that differ stop."""
 
 import json
 import sys

@@ -1,6 +1,5 @@
 """Zeros in every copy of a weight, on real ranks over gloo."""
 
-import json
 from itertools import product
 from pathlib import Path
 

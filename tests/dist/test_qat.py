@@ -56,7 +56,7 @@ def test_ranges_are_those_of_the_global_batch_however_it_is_divided(one, two, ca
 
 @pytest.mark.parametrize("case", ON_TWO)
 def test_ranges_follow_applied_updates_alone_from_begin_to_freeze(two, case):
-    """OFA-34: `begin_step` counts optimizer steps; frozen ranges stay; a skipped update moves none; state comes back."""
+    """OFA-34: `begin_step` counts optimizer steps; frozen ranges stay; a skipped update moves none; state returns."""
     for report in two[case]:
         assert report["calibrated"] == [step >= BEGIN for step in range(STEPS)]
         ranges = report["ranges"]

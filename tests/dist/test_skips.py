@@ -30,8 +30,9 @@ def reports(tmp_path_factory):
 @pytest.mark.parametrize("decides", ["alone", "judged"])
 @pytest.mark.parametrize("case", CASES)
 def test_an_update_that_one_rank_spoils_is_skipped_on_all_and_leaves_nothing(reports, case, decides):
-    """OFA-23: a gradient that is not a number (`alone`: nobody asks for norms), and a spike (`judged`). Masters, moments,
-    masks, step counts and live weights stay, and the run goes on to the bytes of one that never met the batch."""
+    """OFA-23: a gradient that is not a number (`alone`: nobody asks for norms), and a spike (`judged`). Masters,
+    moments, masks, step counts and live weights stay, and the run goes on to the bytes of one that never met
+    the batch."""
     for report in (of_rank[f"{case} {decides}"] for of_rank in reports):
         assert report["applied"] == [False] * (2 if decides == "judged" else 1)
         assert report["moved"] == [] and report["live"]

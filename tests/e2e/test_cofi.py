@@ -2,19 +2,23 @@
 interruptions, and a small model that stock Auto classes load."""
 
 import json
+import os
 import re
+import signal
 
 import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
+import ofa.downstream.cofi.run
 from ofa.export.masks_file import read_masks
 from ofa.models.materialise import prunable_parameters
 from tests import processes
+from tests.cofi_runs import prune, pruned_once, validated
 from tests.commands import command, overrides
 from tests.e2e.test_resume import at_step, kill_when
 from tests.run_files import metrics, model_bytes
-from tests.tiny_tasks import write_project
+from tests.tiny_tasks import COFI, write_project
 
 BEGIN, PRUNED, TOTAL = 4, 30, 38
 """Steps at which the stages of `cofi.json` change."""
@@ -32,26 +36,7 @@ def tasks(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pruned(tasks):
     """pruned(*overrides) -> the run folder of cofi.json; a run that is there is not made again."""
-    made = {}
-
-    def make(*pairs):
-        if pairs not in made:
-            made[pairs] = prune(tasks, f"made/{len(made)}", *pairs)
-        return made[pairs]
-
-    return make
-
-
-def prune(tasks, run_dir, *pairs):
-    """Run the config to its end in this process; its folder."""
-    answer = command("cofi.py", "--config", "cofi.json", "--run-dir", run_dir, *overrides(*pairs), cwd=tasks)
-    assert answer.status == 0, answer.err
-    return tasks / run_dir
-
-
-def validated(folder):
-    """Validation lines."""
-    return [line for line in metrics(folder) if "validation_loss" in line]
+    return pruned_once(tasks, "cofi.json")
 
 
 def test_the_small_model_is_what_the_run_says_and_scores_what_it_says(tasks, pruned):
@@ -112,10 +97,29 @@ def test_killed_in_any_stage_it_ends_with_the_same_bytes(tasks, pruned, step):
     arguments = ("--config", "cofi.json", "--run-dir", str(folder))
     process = processes.start_script("cofi.py", *arguments, cwd=tasks, output=tasks / "killed.out")
     kill_when(process, lambda: at_step(folder, step))
-    prune(tasks, folder.name)
+    prune(tasks, "cofi.json", folder.name)
     assert metrics(folder) == metrics(whole)
     assert model_bytes(folder) == model_bytes(whole)
     assert (folder / "structure.json").read_bytes() == (whole / "structure.json").read_bytes()
+
+
+def test_a_signal_between_the_stages_stops_the_run_after_the_next_ones_first_step(tasks, pruned, monkeypatch):
+    """While the small model is cut out nothing can be saved; the request is kept, and nothing is lost."""
+    whole, change = pruned(), ofa.downstream.cofi.run.small_from
+
+    def interrupted(run):
+        os.kill(os.getpid(), signal.SIGINT)
+        return change(run)
+
+    monkeypatch.setattr(ofa.downstream.cofi.run, "small_from", interrupted)
+    arguments = ("--config", "cofi.json", "--run-dir", "between")
+    answer = command("cofi.py", *arguments, cwd=tasks)
+    assert answer.status == 75, answer.err
+    assert (tasks / "between" / "checkpoints" / "latest").read_text().strip() == f"step-{PRUNED + 1:08d}"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    prune(tasks, "cofi.json", "between")
+    assert model_bytes(tasks / "between") == model_bytes(whole)
+    assert metrics(tasks / "between") == metrics(whole)
 
 
 def test_the_change_of_models_is_no_step_to_export(tasks, pruned):
@@ -172,6 +176,49 @@ def test_every_way_leads_to_a_small_model_that_scores_what_the_run_says(tasks, p
         left = sum(int(weights[name].count_nonzero()) for name in masks if "pooler" not in name)
         if asked["cost"] == "nnz":
             assert 1 - left / DENSE == pytest.approx(result["structure"]["structural_sparsity"], abs=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["numbers", "words", "questions"])
+def test_every_kind_of_task_ends_in_the_best_of_its_small_models(tasks, kind):
+    """COFI-36: regression, tokens and questions too; of the checkpoints of the small model alone, by the task's
+    metric."""
+    (tasks / f"cofi_{kind}.json").write_text(json.dumps({"base": f"{kind}.json", **COFI}))
+    run_dir = f"kinds/{kind}"
+    answer = command("cofi.py", "--config", f"cofi_{kind}.json", "--run-dir", run_dir, cwd=tasks)
+    assert answer.status == 0, answer.err
+    folder = tasks / run_dir
+    result = json.loads((folder / "result.json").read_text())
+    small = [line for line in validated(folder) if line["step"] > result["stages"]["pruned"]]
+    best = max(small, key=lambda line: line[result["metric"]])
+    assert result["best_step"] == best["step"] and result["rows"][-1][result["metric"]] == pytest.approx(
+        best[result["metric"]], rel=1e-5
+    )
+
+
+def test_a_locked_model_of_which_no_layer_is_left_is_exported(tasks, pruned):
+    """The zeros of its layers are gone with their units; those of the pooler are kept."""
+    folder = pruned("model.init=base", "lock=true", "structure.sparsity=0.99999", "finetune.epochs=1")
+    result, recipe = (json.loads((folder / name).read_text()) for name in ("result.json", "model/recipe.json"))
+    assert result["structure"]["structural_sparsity"] == 1.0
+    assert list(recipe["lock"]["patterns"]) == ["bert.pooler.dense.weight"]
+    answer = command("verify.py", str(folder), cwd=tasks)
+    assert answer.status == 0, answer.out + answer.err
+    card = (folder / "model" / "README.md").read_text()
+    assert "100 % of its structure pruned, " in card and " zeros kept" in card and "| 1 | 0 | 0 |" in card
+
+
+@pytest.mark.slow
+def test_a_locked_model_of_which_nothing_prunable_is_left_is_exported_without_a_lock(tasks):
+    """A model for tokens has no pooler: every zero of its base is gone."""
+    (tasks / "cofi_words.json").write_text(json.dumps({"base": "words.json", **COFI}))
+    pairs = overrides("model.init=base", "lock=true", "structure.sparsity=0.99999")
+    answer = command("cofi.py", "--config", "cofi_words.json", "--run-dir", "nothing", *pairs, cwd=tasks)
+    assert answer.status == 0, answer.err
+    assert "lock" not in json.loads((tasks / "nothing" / "model" / "recipe.json").read_text())
+    assert not (tasks / "nothing" / "model" / "masks.safetensors").exists()
+    answer = command("verify.py", "nothing", cwd=tasks)
+    assert answer.status == 0, answer.out + answer.err
 
 
 @pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3])

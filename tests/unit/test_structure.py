@@ -152,6 +152,8 @@ KINDS = [
             config.RunConfig,
             config.FinetuneConfig,
             config.QatConfig,
+            config.CofiConfig,
+            config.CofiMlmConfig,
             config.DataPrepConfig,
             config.SweepConfig,
         )

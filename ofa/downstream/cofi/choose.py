@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from ofa import dist
-from ofa.config import CofiConfig
-from ofa.downstream.assemble import TaskParts
+from ofa.config import AnyCofiConfig
 from ofa.downstream.cofi.budget import Costs, NonzeroCosts, mac_costs, parameter_costs
 from ofa.downstream.cofi.finalise import UnitScores
 from ofa.downstream.cofi.gates import Family, Gates
@@ -29,7 +28,7 @@ from ofa.files import write_text
 from ofa.models.adapters import adapter_for
 from ofa.models.blocks import Block, blocks_of, sizes_of
 from ofa.models.build import seeded
-from ofa.parts import compute_dtype
+from ofa.parts import Parts, compute_dtype
 from ofa.run_folder import RunFolder, read_json
 
 LOG = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ MAGNITUDE_REFRESHES = 20
 """Choices of units while the target rises."""
 
 
-def families(config: CofiConfig) -> tuple[Family, ...]:
+def families(config: AnyCofiConfig) -> tuple[Family, ...]:
     """The families of units that a run prunes."""
     asked = config.structure
     own = asked.layers and asked.method == "gates"  # by magnitude sublayers follow their units
@@ -55,7 +54,7 @@ def families(config: CofiConfig) -> tuple[Family, ...]:
     return tuple(family for family, wanted in switches.items() if wanted)
 
 
-def costs_of(config: CofiConfig, parts: TaskParts, folder: RunFolder) -> Costs:
+def costs_of(config: AnyCofiConfig, parts: Parts, folder: RunFolder) -> Costs:
     """What the target is a share of (a collective call)."""
     asked, sizes = config.structure, sizes_of(parts.model)
     gated = adapter_for(parts.model.config.model_type).blocks.gated
@@ -94,9 +93,16 @@ def linears_of(block: Block, tensors: Mapping[str, Tensor]) -> LayerLinears:
     )
 
 
+def refresh_steps(stages: Stages) -> frozenset[int]:
+    """Steps at which the baseline chooses units anew: evenly while the target rises, the last time where it is the
+    final one."""
+    every = max(1, (stages.ramp_end - stages.begin) // MAGNITUDE_REFRESHES)
+    return frozenset({*range(stages.begin, stages.ramp_end, every), stages.ramp_end})
+
+
 def search_of(
-    config: CofiConfig,
-    parts: TaskParts,
+    config: AnyCofiConfig,
+    parts: Parts,
     blocks: Sequence[Block],
     engine: Engine,
     stages: Stages,
@@ -111,9 +117,13 @@ def search_of(
             weights = engine.full_state_dict(parts.model)
             return magnitude_scores([linears_of(block, weights) for block in blocks], costs.sizes, families(config))
 
-        every = max(1, (stages.ramp_end - stages.begin) // MAGNITUDE_REFRESHES)
         search = MagnitudeSearch(
-            scores, costs, every=every, multiple=asked.multiple, now=lambda: structure.step, device=dist.device()
+            scores,
+            costs,
+            steps=refresh_steps(stages),
+            multiple=asked.multiple,
+            now=lambda: structure.step,
+            device=dist.device(),
         )
         structure.source = search
         return search

@@ -1,7 +1,8 @@
 """Gates of structured pruning: one hard concrete distribution a unit, whose parameters are trained with the weights.
 
 In: how many units of each family there are, and which families have gates. Out: masks that are drawn anew for every
-micro-batch and through which gradients flow, the probabilities that units live, and binary masks without chance.
+micro-batch and through which gradients flow, and the probabilities that units live; `ofa.downstream.cofi.finalise`
+makes masks without chance of these.
 
 The parameters of all families are one flat fp32 tensor, so that one reduction over ranks and one optimizer state serve
 them. They stay fp32 whatever the model is cast to: between 4 and 8 bf16 has steps of 0.03, and an update of 0.01 would
@@ -88,21 +89,6 @@ class Gates(nn.Module):
         return OpenProbabilities(**self._complete(open_probability(self.log_alpha)))
 
     @torch.no_grad()
-    def hard(self) -> StructureMasks:
-        """Binary masks without chance, canonical: in each row (a layer's heads, its dimensions, a sublayer, the hidden
-        dimensions) as many units die as are expected to, round(sum of P(z = 0)), the least likely first and of equal
-        ones the first.
-
-        CoFi's rule but for the survivors, to which it gives sigmoid(0.8 log_alpha / beta) and not 1; theirs is no final
-        structure, and to budget it only comes near (`ofa.downstream.cofi.finalise` meets it).
-        """
-        alive = []
-        for family, logits in self.of_families().items():
-            alive.append(_survivors(logits[:, None] if family in ("attention", "ffn") else logits).flatten())
-        flat = torch.cat(alive)
-        return StructureMasks(**self._complete(flat.to(self.log_alpha.dtype))).canonical()
-
-    @torch.no_grad()
     def clamp_(self, lowest: float = LOWEST, highest: float = HIGHEST) -> None:
         """Bring log_alpha back into its range, as after every update."""
         self.log_alpha.clamp_(lowest, highest)
@@ -132,13 +118,6 @@ def hard_concrete(log_alpha: Tensor, uniform: Tensor) -> Tensor:
 def open_probability(log_alpha: Tensor) -> Tensor:
     """P(z != 0) of a hard concrete variable."""
     return torch.sigmoid(log_alpha - BETA * math.log(-LEFT / RIGHT))
-
-
-def _survivors(log_alpha: Tensor) -> Tensor:
-    """bool: which units live, in each row of the last dimension."""
-    dead = torch.round((1.0 - open_probability(log_alpha)).sum(dim=-1, keepdim=True))
-    rank = log_alpha.argsort(dim=-1, stable=True).argsort(dim=-1)
-    return rank >= dead
 
 
 def _shapes(sizes: Sizes) -> dict[Family, tuple[int, ...]]:

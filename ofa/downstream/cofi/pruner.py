@@ -120,7 +120,7 @@ class MagnitudeSearch:
         scores: Callable[[], UnitScores],
         costs: Costs,
         *,
-        every: int,
+        steps: frozenset[int],
         multiple: int,
         now: Callable[[], int],
         device: torch.device,
@@ -129,13 +129,14 @@ class MagnitudeSearch:
         Args:
             scores: of all units, from the weights as they are (a collective call).
             costs: that the target is a share of.
-            every: steps between two choices.
+            steps: at which units are chosen; the choice of the last one is final, for what is dead then is trained no
+                more and would be ranked by weights that stand still.
             multiple: of intermediate dimensions.
             now: the step.
             device: where masks are wanted.
         """
         self._device = device
-        self._scores, self._costs, self._every, self._multiple, self._now = scores, costs, every, multiple, now
+        self._scores, self._costs, self._steps, self._multiple, self._now = scores, costs, steps, multiple, now
         self._masks: StructureMasks | None = None
 
     def sample(self) -> StructureMasks:
@@ -145,8 +146,8 @@ class MagnitudeSearch:
 
     def refresh(self, target: float) -> None:
         """Choose anew, where it is time."""
-        if self._masks is None or self._now() % self._every == 0:
-            self._masks = self.hard(target)
+        if self._masks is None or self._now() in self._steps:
+            self._masks = self._chosen(target)
 
     def update(self, target: float) -> None:
         """Nothing is learned."""
@@ -155,7 +156,12 @@ class MagnitudeSearch:
         """Nothing was."""
 
     def hard(self, target: float) -> StructureMasks:
-        """The structure by today's weights."""
+        """The final structure once it is chosen; before, that of today's weights."""
+        if self._masks is not None and self._now() >= max(self._steps):
+            return self._masks
+        return self._chosen(target)
+
+    def _chosen(self, target: float) -> StructureMasks:
         return finalise(self._scores(), self._costs, target, multiple=self._multiple).to(self._device)
 
     def for_the_line(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""CoFi: a small dense task model, cut out of a large one while it learns."""
+"""CoFi: a small dense model, of a task or of masked words, cut out of a large one while it learns."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import logging
 from pathlib import Path
 
 from ofa import dist
-from ofa.config import CofiConfig
+from ofa.config import AnyCofiConfig, CofiMlmConfig
 from ofa.downstream.cofi.assemble import assemble, compact_run, cut
 from ofa.downstream.cofi.describe import in_words, write_structure
 from ofa.downstream.cofi.layer_distillation import LayerDistillation
-from ofa.downstream.cofi.runs import CofiRun, CompactRun, GatedRun
+from ofa.downstream.cofi.runs import CofiRun, CompactMlmRun, CompactRun, CompactTaskRun, GatedRun
 from ofa.downstream.finish import finish as finish_finetuning
-from ofa.downstream.inputs import check_inputs
+from ofa.downstream.inputs import check_inputs as check_finetuning
 from ofa.export.from_state import fill
+from ofa.finish import finish as finish_pretraining
+from ofa.inputs import check_inputs as check_pretraining
 from ofa.models.structure import StructureMasks
-from ofa.train import Kind, run_to_end
+from ofa.train import Data, Kind, run_to_end
 
 LOG = logging.getLogger(__name__)
 
@@ -23,7 +25,9 @@ FAR = 0.05
 """Difference of expected sparsity and target that is warned of."""
 
 
-def cofi(config: CofiConfig, run_dir: Path, *, name: str, resume: str = "auto", time_limit: float | None = None) -> int:
+def cofi(
+    config: AnyCofiConfig, run_dir: Path, *, name: str, resume: str = "auto", time_limit: float | None = None
+) -> int:
     """Do one run and return the process's exit status: see `ofa.train.run_to_end`."""
     return run_to_end(COFI, config, run_dir, name=name, resume=resume, time_limit=time_limit)
 
@@ -33,8 +37,23 @@ def finish(run: CofiRun) -> CofiRun | None:
     call)."""
     if isinstance(run, GatedRun):
         return small_from(run)
-    finish_finetuning(run)
+    if isinstance(run, CompactMlmRun):
+        finish_pretraining(run)
+    else:
+        assert isinstance(run, CompactTaskRun)
+        finish_finetuning(run)
     return None
+
+
+def check_inputs(config: AnyCofiConfig, resume: str) -> Data:
+    """Open the task or the corpus.
+
+    Raises:
+        ValueError: as of fine-tuning or of pre-training.
+    """
+    if isinstance(config, CofiMlmConfig):
+        return check_pretraining(config, resume)
+    return check_finetuning(config, resume)
 
 
 def small_from(run: GatedRun) -> CompactRun:
@@ -56,14 +75,11 @@ def small_from(run: GatedRun) -> CompactRun:
     run.journal.metrics.close()
     run.engine.close()
     return compact_run(
-        run.asked,
-        run.folder,
+        run.frame,
         None,
         parts,
-        run.stages,
-        run.costs,
         masks,
-        name=run.name,
+        teacher=run.teacher,
         layers=layers,
         start_step=run.stages.pruned,
         batch=run.batch,
@@ -96,4 +112,4 @@ def _layers(run: GatedRun, masks: StructureMasks) -> LayerDistillation | None:
     return small
 
 
-COFI: Kind[CofiConfig, CofiRun] = Kind(check_inputs, assemble, finish)
+COFI: Kind[AnyCofiConfig, CofiRun] = Kind(check_inputs, assemble, finish)

@@ -1,36 +1,59 @@
-"""The two runs that a CoFi run is, one after the other in one folder: under masks, and of the small model."""
+"""The two runs that a CoFi run is, one after the other in one folder: under masks, and of the small model.
+
+`GatedRun` and `CompactRun` are all that is CoFi's in them. What a run is scored by is that of the class that stands
+behind them among the bases: a task's rows, or masked words.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from ofa.config import CofiConfig
-from ofa.downstream.assemble import FinetuningRun, TaskParts
+from ofa.assemble import PretrainingRun
+from ofa.config import AnyCofiConfig, CofiConfig
+from ofa.downstream.assemble import FinetuningRun
 from ofa.downstream.cofi.budget import Costs
 from ofa.downstream.cofi.describe import in_numbers
 from ofa.downstream.cofi.pruner import StructurePruner
 from ofa.downstream.cofi.stages import Stages
 from ofa.downstream.cofi.structure import Structure
-from ofa.downstream.cofi.training import CofiTraining
+from ofa.downstream.cofi.training import CofiMaskedLanguageModeling, CofiTaskTraining, CofiTraining
 from ofa.models.structure import StructureMasks
+from ofa.parts import Parts
 from ofa.run import Run
+from ofa.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What both have from the beginning."""
+
+    config: AnyCofiConfig
+    folder: RunFolder
+    name: str
+    """What people call the run."""
+    stages: Stages
+    costs: Costs
+    """That the structure is cut by."""
 
 
 @dataclass
-class CofiRun(FinetuningRun):
+class CofiRun(Run):
     """What both have."""
 
-    stages: Stages = field(kw_only=True)
-    costs: Costs = field(kw_only=True)
+    frame: Frame = field(kw_only=True)
     structure: Structure = field(kw_only=True)
     module: CofiTraining
 
     @property
-    def asked(self) -> CofiConfig:
+    def asked(self) -> AnyCofiConfig:
         """The config as what it is."""
-        assert isinstance(self.config, CofiConfig)
-        return self.config
+        return self.frame.config
+
+    @property
+    def stages(self) -> Stages:
+        """Of both runs."""
+        return self.frame.stages
 
     @property
     def steps_of_all_stages(self) -> int:
@@ -39,7 +62,7 @@ class CofiRun(FinetuningRun):
 
     def sparsity_of(self, masks: StructureMasks) -> float:
         """Share of the dense model's cost that a hard structure has lost."""
-        return float(self.costs.sparsity(self.costs.of(masks)))
+        return float(self.frame.costs.sparsity(self.frame.costs.of(masks)))
 
     def structure_numbers(self, masks: StructureMasks) -> dict[str, float]:
         """Of a hard structure, for a metrics line."""
@@ -50,7 +73,7 @@ class CofiRun(FinetuningRun):
 class GatedRun(CofiRun):
     """Stages one and two: the dense model, then under masks, up to a final structure."""
 
-    made_of: TaskParts = field(kw_only=True)
+    made_of: Parts = field(kw_only=True)
     """Out of which the small model is cut."""
     pruner: StructurePruner
 
@@ -72,17 +95,9 @@ class GatedRun(CofiRun):
         """Expected sparsity and multipliers."""
         return self.pruner.for_the_line() if self.structure.active else {}
 
-    def take_note(self, step: int, scores: dict[str, float]) -> None:
-        """None is the best one: the model is not small yet."""
-        Run.take_note(self, step, scores)
-
     def validates_at(self, step: int) -> bool:
         """Not at the end, where the small model is scored."""
         return step < self.stages.pruned and super().validates_at(step)
-
-    def saves_at(self, step: int) -> bool:
-        """None of these checkpoints is exported."""
-        return Run.saves_at(self, step)
 
 
 @dataclass
@@ -98,10 +113,6 @@ class CompactRun(CofiRun):
         """Of the small model."""
         return super().scores() | self.structure_numbers(self.masks)
 
-    def _is_eligible(self, step: int) -> bool:
-        """A checkpoint of the change of models is one of the dense model."""
-        return step > self.stages.pruned or self.stages.total == self.stages.pruned
-
     def more_for_the_recipe(self) -> dict[str, Any]:
         """Steps of all stages, and the structure."""
         return {"total_steps": self.stages.total, "structure": self.structure_numbers(self.masks)}
@@ -110,11 +121,57 @@ class CompactRun(CofiRun):
         """What of the encoder is gone, and what is left."""
         return {"structural_sparsity": self.sparsity_of(self.masks), "encoder_weights": self.weights}
 
-    def described(self) -> CofiConfig:
-        """With the steps that the epochs came to."""
-        schedule = self.asked.schedule.model_copy(update={"epochs": None, "total_steps": self.stages.pruned})
-        return self.asked.model_copy(update={"schedule": schedule})
-
     def more_for_the_result(self) -> dict[str, Any]:
         """The structure."""
         return {"structure": self.structure_numbers(self.masks), "stages": vars(self.stages)}
+
+
+@dataclass
+class GatedTaskRun(GatedRun, FinetuningRun):
+    """Of a task model."""
+
+    module: CofiTaskTraining
+
+    def take_note(self, step: int, scores: dict[str, float]) -> None:
+        """None is the best one: the model is not small yet."""
+        Run.take_note(self, step, scores)
+
+    def saves_at(self, step: int) -> bool:
+        """None of these checkpoints is exported."""
+        return Run.saves_at(self, step)
+
+
+@dataclass
+class CompactTaskRun(CompactRun, FinetuningRun):
+    """Of a task model."""
+
+    module: CofiTaskTraining
+
+    def _is_eligible(self, step: int) -> bool:
+        """A checkpoint of the change of models is one of the dense model."""
+        return step > self.stages.pruned or self.stages.total == self.stages.pruned
+
+    def described(self) -> CofiConfig:
+        """With the steps that the epochs came to."""
+        assert isinstance(self.asked, CofiConfig)
+        schedule = self.asked.schedule.model_copy(update={"epochs": None, "total_steps": self.stages.pruned})
+        return self.asked.model_copy(update={"schedule": schedule})
+
+
+@dataclass
+class GatedMlmRun(GatedRun, PretrainingRun):
+    """Of a masked-LM model."""
+
+    module: CofiMaskedLanguageModeling
+
+
+@dataclass
+class CompactMlmRun(CompactRun, PretrainingRun):
+    """Of a masked-LM model."""
+
+    module: CofiMaskedLanguageModeling
+
+    @property
+    def made(self) -> str:
+        """What the final table calls the model."""
+        return "compact model"

@@ -2,7 +2,8 @@
 
 Stage one fine-tunes the dense model, stage two prunes it, and the small model that comes out is trained on in stage
 three. The learning rate falls linearly to 0 over the first two and starts at its peak again where pruning begins (the
-published code makes a new scheduler there); the third has a schedule of its own.
+published code makes a new scheduler there); the third has a schedule of its own. A warm-up of `schedule` belongs to
+stage one: where pruning begins the rate is at its peak at once, as published.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ofa.config import CofiConfig, ScheduleConfig
+from ofa.config import AnyCofiConfig, CofiConfig, CofiMlmConfig, ScheduleConfig
 from ofa.recipe import Knobs, Recipe
 
 
@@ -29,21 +30,36 @@ class Stages:
 
     @classmethod
     def of(cls, config: CofiConfig, steps_of: Callable[[float], int]) -> Stages:
-        """From a config and the number of steps that epochs come to.
+        """Of a task, from a config and the number of steps that epochs come to.
 
         Raises:
             ValueError: the target would not be reached before the structure becomes final.
         """
-        asked = config.schedule
+        asked, structure = config.schedule, config.structure
         pruned = asked.total_steps or steps_of(asked.epochs or 0.0)
-        begin = steps_of(config.structure.begin_epochs)
-        ramp_end = begin + steps_of(config.structure.ramp_epochs)
-        if ramp_end >= pruned:
+        stages = steps_of(structure.begin_epochs), steps_of(structure.ramp_epochs)
+        return cls._held(*stages, pruned, steps_of(config.finetune.epochs), ("epochs", "schedule.epochs"))
+
+    @classmethod
+    def of_steps(cls, config: CofiMlmConfig) -> Stages:
+        """Of a corpus, whose config counts in steps.
+
+        Raises:
+            ValueError: as `of`.
+        """
+        structure, pruned = config.structure, config.schedule.total_steps
+        stages = structure.begin_steps, structure.ramp_steps
+        return cls._held(*stages, pruned, config.finetune.steps, ("steps", "schedule.total_steps"))
+
+    @classmethod
+    def _held(cls, begin: int, ramp: int, pruned: int, small: int, keys: tuple[str, str]) -> Stages:
+        """The stages, in which the target is held for some steps; `keys` end those of the stages, and name the sum."""
+        if begin + ramp >= pruned:
             raise ValueError(
-                f"structure.begin_epochs and ramp_epochs come to {ramp_end} steps, and schedule gives all of pruning "
-                f"{pruned}: the target would not be held for a single step; lower them or raise schedule.epochs"
+                f"structure.begin_{keys[0]} and ramp_{keys[0]} come to {begin + ramp} steps, and schedule gives all of "
+                f"pruning {pruned}: the target would not be held for a single step; lower them or raise {keys[1]}"
             )
-        return cls(begin, ramp_end, pruned, pruned + steps_of(config.finetune.epochs))
+        return cls(begin, begin + ramp, pruned, pruned + small)
 
     def target(self, dense: float, final: float, step: int) -> float:
         """dense + (final - dense) * min(1, k / W), with k steps since pruning began and W of the ramp (cofi.md 1.7).
@@ -63,13 +79,12 @@ class Stages:
 class GatedClock(Recipe):
     """Stages one and two: `at(step)` for 0 <= step <= stages.pruned."""
 
-    def __init__(self, config: CofiConfig, stages: Stages, dense: float):
+    def __init__(self, config: AnyCofiConfig, stages: Stages, dense: float):
         """`dense` as of `Stages.target`."""
         asked, peak = config.schedule, config.optimizer.lr
-        warmup = math.ceil(asked.warmup_share * stages.begin)
         self.total_steps = stages.pruned
         self._stages, self._ends = stages, (dense, config.structure.sparsity)
-        self._dense = Recipe.of(_line(stages.pruned, warmup, asked.decay), peak)
+        self._dense = Recipe.of(_line(stages.pruned, config.warmup_steps(stages.begin), asked.decay), peak)
         self._gated = Recipe.of(_line(stages.pruned - stages.begin, 0, asked.decay), peak)
 
     def at(self, step: int) -> Knobs:
@@ -82,7 +97,7 @@ class GatedClock(Recipe):
 class CompactClock(Recipe):
     """Stage three: `at(step)` for stages.pruned <= step <= stages.total."""
 
-    def __init__(self, config: CofiConfig, stages: Stages):
+    def __init__(self, config: AnyCofiConfig, stages: Stages):
         asked, steps = config.finetune, stages.total - stages.pruned
         self.total_steps = stages.total
         self._start, self._sparsity = stages.pruned, config.structure.sparsity

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from ofa import dist
 from ofa.checkpoint import Start
 from ofa.config import QatConfig, QuantizationConfig
-from ofa.downstream.assemble import build_run, lock_of, open_parts, schedule_of, teacher_of
+from ofa.downstream.assemble import build_task_run, open_parts, schedule_of, teacher_of
 from ofa.downstream.qat.calibrate import calibrate
 from ofa.downstream.qat.observers import Ranges
 from ofa.downstream.qat.prepare import sites_of
@@ -20,7 +20,7 @@ from ofa.downstream.qat.runs import QatRun
 from ofa.downstream.qat.training import QatTraining
 from ofa.downstream.qat.weights import MeasuredScales
 from ofa.engine.engine import Engine
-from ofa.models.task_training import TaskTeacher
+from ofa.parts import lock_of
 from ofa.recipe import Recipe
 from ofa.run_folder import RunFolder
 
@@ -62,9 +62,9 @@ def assemble(config: QatConfig, folder: RunFolder, start: Start | None, *, name:
         calibrate(module, parts.loader, rows=rows, global_size=size, split_rows=split_rows)
 
     def pruner(engine: Engine) -> QatPruner:
-        return QatPruner(lock_of(config, parts, engine.weights), quantisers, schedule, measure)
+        return QatPruner(lock_of(parts, engine.weights, wanted=config.lock), quantisers, schedule, measure)
 
-    return build_run(
+    return build_task_run(
         QatRun,
         config,
         folder,
@@ -74,7 +74,6 @@ def assemble(config: QatConfig, folder: RunFolder, start: Start | None, *, name:
         recipe=Recipe.of(steps, config.optimizer.lr),
         module=module,
         teacher=teacher,
-        teacher_model=teacher.model if isinstance(teacher, TaskTeacher) else None,
         pruner=pruner,
         quantisers=quantisers,
     )

@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from transformers import BertConfig, BertForSequenceClassification
 
 from benchmarks import cofi
 from ofa.downstream.cofi.budget import parameter_costs
@@ -51,14 +53,60 @@ def test_a_figure_beyond_its_limit_is_wrong(change, right):
     assert cofi.is_right({**GOOD, **change}) is right
 
 
-@pytest.mark.slow
-def test_a_quick_run_counts_exactly():
-    """PERF-30: torch's own counts of weights and operations are those of the masks."""
+@pytest.fixture(scope="module")
+def quick():
+    """What a quick run says."""
     script = CHECKOUT / "benchmarks" / "cofi.py"
     done = subprocess.run(
         [sys.executable, script, "--quick", "--json"], env=environment(), capture_output=True, text=True, check=True
     )
-    found = json.loads(done.stdout)
-    (row,) = found["structures"]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_a_speed_is_reported_with_all_that_it_depends_on(quick):
+    """COFI-40: device, type of numbers, batch, length, padding, attention, warm-up, middle and tail (p95, where cofi.md
+    names p90). Both models are measured by the same function, the dense one is a stock class, and what is reported as
+    their attention is that of both. Settles the form of the report; PERF-31 settles the figures."""
+    wanted = {"device": "cpu", "dtype": "float32", "length": 16, "padding": "none", "attention": "sdpa", "warm_up": 1}
+    assert quick["setting"].items() >= wanted.items() and quick["setting"]["dense"] == "stock transformers"
+    assert quick["setting"]["threads"] >= 1 and quick["hardware"] and quick["versions"]
+    (row,) = quick["structures"]
+    for name in ("dense_ms_batch1", "pruned_ms_batch1"):
+        assert 0 < row[name]["p50"] <= row[name]["p95"]
+
+
+def test_both_sides_of_a_speed_up_are_measured_alike(monkeypatch):
+    """COFI-40: one turn of each to warm up, then as many of each as were asked for, on the same rows; the dense model
+    is of a stock class, and both have its attention."""
+    seen = []
+
+    def timed(work, device):
+        work()
+        return 1.0
+
+    options = SimpleNamespace(quick=True, length=8, rounds=3, device="cpu")
+    dense = BertForSequenceClassification(
+        BertConfig(num_hidden_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=64, vocab_size=1000)
+    ).eval()
+    masks = cofi.StructureMasks.ones(cofi.sizes_of(dense))
+    masks.head[0] = 0
+    small = cofi.materialise(dense, masks.canonical())
+    for model in (dense, small):
+        model.register_forward_pre_hook(
+            lambda model, _, inputs: seen.append((model, inputs["input_ids"].shape, model.config._attn_implementation)),
+            with_kwargs=True,
+        )
+    monkeypatch.setattr(cofi, "timed", timed)
+    cofi.times(dense, small, 2, options)
+    for model in (dense, small):
+        assert [(shape, attention) for one, shape, attention in seen if one is model] == [((2, 8), "sdpa")] * 4
+    assert type(dense).__module__.startswith("transformers.")
+
+
+@pytest.mark.slow
+def test_a_quick_run_counts_exactly(quick):
+    """PERF-30: torch's own counts of weights and operations are those of the masks."""
+    found, (row,) = quick, quick["structures"]
     assert row["weights"] == row["weights_by_masks"] and row["encoder_flops"] == row["encoder_flops_by_masks"]
     assert found["max_logit_difference"] <= 1e-5 and row["speedup_batch1"] > 0

@@ -1,5 +1,7 @@
 """The loader: what a rank reads at a step, and that nothing but the step decides it."""
 
+import threading
+import time
 from collections import Counter
 
 import pytest
@@ -122,15 +124,32 @@ def test_resume_plans_as_little_at_ten_times_the_position(make_corpus, run_confi
             assert 1 <= counts["read"] <= 4 * 3
 
 
-def test_a_window_is_read_once_and_few_records_stay(make_corpus, run_config, monkeypatch):
-    corpus = make_corpus()
+@pytest.mark.parametrize(("size", "workers", "windows"), [(20, 0, 2), (20, 1, 4), (20, 2, 5), (60, 2, 10)])
+def test_a_window_is_read_once_and_few_records_stay(make_corpus, run_config, monkeypatch, size, workers, windows):
+    """Also where a batch is larger than a window and a thread is slow, so that others are `workers` steps ahead."""
+    corpus = make_corpus(rows=600)
     read = []
     monkeypatch.setattr(ofa.data.rows, "read_record", lambda record: read.append(record) or read_record(record))
-    loader = Loader(corpus, run_config(size=20, workers=2))
-    for _ in loader.batches(0, 300 // 20):
+    loader = Loader(corpus, run_config(size=size, workers=workers))
+    make_step, make_batch, this_thread = loader.global_batch, loader._batcher.micro_batch, threading.local()
+
+    def global_batch(step):
+        this_thread.waits = workers > 0 and step % 5 == 0
+        return make_step(step)
+
+    def micro_batch(epochs, row_ids):
+        batch = make_batch(epochs, row_ids)
+        if this_thread.waits:
+            time.sleep(0.5)
+            this_thread.waits = False
+        return batch
+
+    monkeypatch.setattr(loader, "global_batch", global_batch)
+    monkeypatch.setattr(loader._batcher, "micro_batch", micro_batch)
+    for _ in loader.batches(0, 600 // size):
         pass
     assert len(read) == len(set(read)) == len(corpus.split("train").records)
-    assert len(loader._batcher._reader._slots) <= 3 * 4 < len(read)
+    assert len(loader._batcher._reader._slots) <= 3 * windows < len(read)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ofa.config import FinetuneConfig
+from ofa.config import CofiConfig, FinetuneConfig
 from ofa.data.tasks import TASKS
 from ofa.downstream.evaluation import Scored
 from ofa.downstream.results import append_row, device_hours_of, result_row, table_row, write_row
@@ -64,6 +64,28 @@ def test_a_row_has_all_that_a_reader_needs(tmp_path, teacher):
 def test_a_teacher_without_weight_is_no_distillation():
     config = config_of(teacher="x/model", objective={"ce_weight": 1.0, "kd_weight": 0.0})
     assert result_row(config, "n", RESULT, TASKS["sst2"])["distilled"] is False
+
+
+def cofi_config(**values):
+    given = config_of(teacher="x/model").model_dump(exclude={"pruning", "objective", "schedule"})
+    return CofiConfig.model_validate({**given, "structure": {"sparsity": 0.9}, **values})
+
+
+@pytest.mark.parametrize("layer_weight", [0.0, 0.5])
+def test_layers_of_a_teacher_are_distilled_too(layer_weight):
+    objective = {"ce_weight": 1.0, "kd_weight": 0.0, "layer_weight": layer_weight}
+    assert result_row(cofi_config(objective=objective), "n", RESULT, TASKS["sst2"])["distilled"] is (layer_weight > 0)
+
+
+def test_a_structure_stands_in_the_row_by_its_means():
+    heads, dims = {"heads.layer_1": 3, "heads.layer_2": 0}, {"dims.layer_1": 100, "dims.layer_2": 8}
+    result = {**RESULT, "structure": {"structural_sparsity": 0.9, **heads, **dims}}
+    assert result_row(cofi_config(), "n", result, TASKS["sst2"])["structure"] == {
+        "heads_per_layer": 1.5,
+        "dims_per_layer": 54.0,
+        "attention_sublayers": 1,
+        "ffn_sublayers": 2,
+    }
 
 
 def test_rows_are_appended_to_a_file_of_many(tmp_path):

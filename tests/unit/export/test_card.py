@@ -1,11 +1,13 @@
 """Cards of task models: what they say is the recipe's, and their code runs."""
 
+import json
 import re
 
 import pytest
 import torch
 
 from ofa.data.tasks import TASKS
+from ofa.export.card import model_card
 
 KINDS = {"rte": "classification", "stsb": "regression", "squad": "questions"}
 
@@ -51,6 +53,22 @@ def test_the_card_says_what_became_of_the_zeros_and_what_the_model_scores(export
         assert words in text
     assert ("| encoder layers |" in text) == (how != "dense")
     assert "loss: 1 x label loss" in text and "None" not in text
+
+
+@pytest.mark.parametrize("hidden", [None, 12])
+def test_the_card_of_a_structurally_pruned_model_says_what_is_left(exported_task, hidden):
+    recipe = json.loads((exported_task("rte", "compact") / "recipe.json").read_text())
+    counts = {"heads.layer_1": 1, "heads.layer_2": 0, "dims.layer_1": 1024, "dims.layer_2": 8}
+    recipe["structure"] = {"structural_sparsity": 0.9412, **counts, **({"hidden": hidden} if hidden else {})}
+    recipe["config"]["structure"] = {"method": "gates", "sparsity": 0.94, "cost": "macs"}
+    recipe["config"]["objective"]["layer_weight"] = 0.9
+    text = model_card(recipe)
+    assert "94.1 % of its structure pruned, 89.8 % zeros kept" in text.splitlines()[0]
+    assert "94.12% of the encoder's multiply-adds are pruned away" in text
+    assert "\n| 1 | 1 | 1,024 |\n| 2 | 0 | 8 |\n" in text
+    assert "learned gates (CoFi, Xia et al., 2022): 94 % of the encoder's multiply-adds" in text
+    assert "0.9 x distance to the teacher's layers" in text
+    assert ("12 are left" in text) == (hidden is not None)
 
 
 def test_scores_of_questions_are_in_percent(exported_task):

@@ -29,7 +29,8 @@ from ofa.export.hf import OF_A_COMMAND, ExportError, check_replaceable, export_m
 from ofa.export.masks_file import read_masks
 from ofa.export.recipe_file import parameters_fingerprint, read_recipe
 from ofa.export.verify import verify_folder
-from ofa.models.adapters import base_parameters, encoder_names, scope, sparsities_of
+from ofa.models.adapters import encoder_names, scope
+from ofa.models.sparsity import base_parameters, sparsities_of
 from ofa.run_folder import RunFolderError
 
 STOCK = [

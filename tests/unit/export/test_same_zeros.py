@@ -74,6 +74,14 @@ def test_other_shapes_are_refused(exported, base):
         compare_zeros(exported, str(base))
 
 
+def test_compact_models_are_compared_with_compact_ones_alone(exported_task, base, tmp_path):
+    compact = exported_task("rte", "compact")
+    assert not list(compare_zeros(compact, str(shutil.copytree(compact, tmp_path / "same"))).problems())
+    for ours, theirs in ((compact, base), (base, compact)):
+        with pytest.raises(ZerosError, match=f"{compact} is a compact model and {base} is not: units were cut out"):
+            compare_zeros(ours, str(theirs))
+
+
 def test_another_number_of_layers_is_refused(exported, base):
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))

@@ -5,16 +5,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining
 
-from ofa.models.adapters import (
-    ADAPTERS,
-    AdapterError,
-    adapter_for,
-    base_parameters,
-    encoder_names,
-    scope,
-    shape,
-    sparsities,
-)
+from ofa.models.adapters import ADAPTERS, AdapterError, adapter_for, encoder_names, scope, shape
+from ofa.models.sparsity import base_parameters, sparsities
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 EVERY_TYPE = [row.model_type for row in ADAPTERS]

@@ -169,23 +169,3 @@ def test_an_exported_compact_model_is_verified_like_any_other(exported_task, tas
     config["structure"]["intermediate"][0] += 1
     (folder / "config.json").write_text(json.dumps(config))
     assert {"changed-file", "reload"} <= {problem.kind for problem in verify_folder(folder).problems}
-
-
-@pytest.mark.parametrize("model_type", EVERY_TYPE)
-def test_onnx_gives_the_same_logits_for_any_batch_and_length(tmp_path, model_type):
-    """COFI-30."""
-    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-    model = compact_of(model_type).eval()
-    example = {"input_ids": torch.ones(2, 8, dtype=torch.int64), "attention_mask": torch.ones(2, 8, dtype=torch.int64)}
-    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
-    path = str(tmp_path / "model.onnx")
-    shapes = dict.fromkeys(example, sizes)
-    torch.onnx.export(model, (), path, kwargs=example, dynamo=True, dynamic_shapes=shapes)
-    session = onnxruntime.InferenceSession(path)
-    for batch, length in ((1, 5), (3, 17)):
-        inputs = {"input_ids": torch.randint(5, 15, (batch, length))}
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        (found,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
-        with torch.no_grad():
-            assert (torch.from_numpy(found) - model(**inputs).logits).abs().max() <= 1e-4

@@ -9,8 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ofa.config import ModelConfig, ObjectiveConfig
 from ofa.flops import forward_flops, train_flops
 from ofa.models.adapters import shape
+from ofa.models.blocks import living_shape, sizes_of
 from ofa.models.build import build_model
+from ofa.models.materialise import materialise
 from ofa.models.pretraining import MaskedLanguageModeling, Teacher
+from tests.structures import random_masks
 
 ARCHITECTURES = {
     "bert-base": {"model_type": "bert"},
@@ -105,3 +108,18 @@ def test_the_pair_head_is_within_the_tolerance(make):
     batch, totals = meta_batch(make, 128, pairs=True)
     expected = train_flops(shape(model.config), 128, totals.predicted / totals.tokens)
     assert counted(model, batch, totals) == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert"])
+def test_a_compact_model_costs_what_lives_of_it(make, model_type):
+    """PERF-1 of what structural pruning leaves: layers of their own sizes, a dead sublayer among them."""
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128, "num_hidden_layers": 3}
+    dense = make.small_model(model_type, attention="eager", **sizes)  # torch does not count the other on a CPU
+    masks = random_masks(sizes_of(dense), seed=5, share=0.6)
+    masks.attention[1] = 0.0
+    small = materialise(dense, masks)
+    batch, totals = make.packed_batch([[32]] * 4, 32, share=0.15)
+    found, share = counted(small, batch, totals), totals.predicted / totals.tokens
+    assert found == pytest.approx(train_flops(living_shape(small.config), 32, share), rel=0.01)
+    assert found < 0.8 * train_flops(living_shape(dense.config), 32, share)
+    assert living_shape(dense.config) == shape(dense.config)

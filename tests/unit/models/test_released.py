@@ -12,8 +12,9 @@ from ofa.config import ModelConfig
 from ofa.export.count import same_bits
 from ofa.export.verify import verify_folder
 from ofa.export.verify_table import verification_table
-from ofa.models.adapters import scope, sparsities
+from ofa.models.adapters import scope
 from ofa.models.build import build_model
+from ofa.models.sparsity import sparsities
 from ofa.pruning.lock import locked_masks
 from tests import released
 from tests.commands import command

@@ -71,6 +71,14 @@ def test_a_pretraining_runs_own_row_is_its_last(planned):
     ]
 
 
+def test_the_structure_of_a_pruned_run_has_columns_of_its_own(planned):
+    cells = planned(grid={"structure.sparsity": [0.6]})
+    numbers = {"heads_per_layer": 1.5, "dims_per_layer": 54.0, "attention_sublayers": 1, "ffn_sublayers": 2}
+    finish(next(iter(cells.values())), {"rows": []}, {**FINETUNED, "structure": numbers})
+    (row,) = result_rows(list(cells.values()))
+    assert row["metrics"].items() >= numbers.items() and "structure" not in row
+
+
 def test_a_finetuning_run_says_itself_what_its_metrics_are(planned):
     cells = planned(grid={"seed": [1]})
     finish(cells["seed=1"], {"rows": [{"name": "x", "loss": 1.0}]}, FINETUNED)

@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ofa.downstream.cofi.budget import parameter_costs
+from ofa.downstream.cofi.finalise import UnitScores, finalise, reachable
 from ofa.downstream.cofi.gates import (
     FAMILIES,
     HIGHEST,
@@ -16,6 +18,7 @@ from ofa.downstream.cofi.gates import (
     open_probability,
 )
 from ofa.models.structure import Sizes, StructureMasks
+from tests.structures import published_structure
 
 SMALL = Sizes(layers=3, heads=4, head_size=8, intermediate=20, hidden=32)
 BERT_BASE = Sizes(layers=12, heads=12, head_size=64, intermediate=3072, hidden=768)
@@ -126,7 +129,7 @@ def test_any_families_may_have_gates(families):
     gates = filled(Gates(SMALL, families), -1.0)
     masks, open_ = gates.sample(), gates.open_probabilities()
     shapes = {name: mask.shape for name, mask in fields(StructureMasks.ones(SMALL, hidden=True)).items()}
-    for found in (masks, open_, gates.hard()):
+    for found in (masks, open_):
         assert (found.hidden is None) == ("hidden" not in families)
         assert {name: one.shape for name, one in fields(found).items()}.items() <= shapes.items()
     for name, probability in fields(open_).items():
@@ -173,7 +176,7 @@ def test_the_range_lets_a_whole_row_die_and_lets_no_unit_be_certain():
     gates = filled(Gates(BERT_BASE, FAMILIES), -100.0)
     gates.clamp_()
     assert (gates.log_alpha == LOWEST).all()
-    assert not any(mask.any() for mask in fields(gates.hard()).values())
+    assert not any(mask.any() for mask in fields(published_structure(gates, BERT_BASE)).values())
     filled(gates, 100.0).clamp_()
     assert torch.equal(gates.log_alpha, torch.full_like(gates.log_alpha, HIGHEST))
     assert float(open_probability(gates.log_alpha.detach()).max()) < 1.0
@@ -183,33 +186,25 @@ def test_the_range_lets_a_whole_row_die_and_lets_no_unit_be_certain():
 
 def test_under_the_published_range_145_dimensions_of_a_layer_never_die():
     gates = filled(Gates(BERT_BASE, ("intermediate",)), -4.605)
-    assert gates.hard().intermediate.sum(dim=1).tolist() == [145.0] * 12
+    assert published_structure(gates, BERT_BASE).intermediate.sum(dim=1).tolist() == [145.0] * 12
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(COMBINATIONS), st.floats(-4, 4))
 def test_masks_without_chance_are_binary_and_keep_the_likeliest_of_each_row(seed, families, mean):
-    """COFI-5: against a sort of each row; no random number is drawn."""
+    """COFI-5: what is made of gates in the end, twice alike; no random number is drawn."""
     torch.manual_seed(seed)
-    gates = Gates(SMALL, families, mean=mean, noise=2.0)
+    gates, costs = Gates(SMALL, families, mean=mean, noise=2.0), parameter_costs(SMALL)
     state = torch.get_rng_state()
-    masks = gates.hard()
+    target = 0.5 * reachable(costs, families)[1]
+    masks, again = (finalise(UnitScores.of(gates.open_probabilities(), families), costs, target) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
-    expected = fields(StructureMasks.ones(SMALL, hidden="hidden" in families))
-    for name, logits in gates.of_families().items():
-        rows = (
-            logits.detach().reshape(-1, 1)
-            if name in ("attention", "ffn")
-            else logits.detach().reshape(-1, logits.shape[-1])
-        )
-        alive = expected[name].reshape(rows.shape)
-        for row, values in enumerate(rows):
-            dead = round(float((1 - open_probability(values)).sum()))
-            for place in sorted(range(len(values)), key=lambda k, v=values: (float(v[k]), k))[:dead]:
-                alive[row, place] = 0.0
-    for name, mask in fields(StructureMasks(**{"hidden": None} | expected).canonical()).items():
-        assert torch.equal(fields(masks)[name], mask), name
-        assert ((mask == 0) | (mask == 1)).all()
+    for name, mask in fields(masks).items():
+        assert torch.equal(mask, fields(again)[name]) and ((mask == 0) | (mask == 1)).all()
+    for name in {"head", "intermediate", "hidden"} & set(families):
+        rows = (one.reshape(-1, one.shape[-1]) for one in (gates.of_families()[name], fields(masks)[name]))
+        for values, alive in zip(*rows, strict=True):
+            assert not alive.any() or alive.all() or values[alive > 0].min() >= values[alive == 0].max()
 
 
 def test_the_mean_mask_over_many_samples_is_that_of_the_distribution():

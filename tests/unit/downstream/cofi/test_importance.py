@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from ofa.downstream.cofi.budget import parameter_costs
+from ofa.downstream.cofi.choose import refresh_steps
 from ofa.downstream.cofi.finalise import finalise
 from ofa.downstream.cofi.importance import magnitude_scores
+from ofa.downstream.cofi.pruner import MagnitudeSearch
+from ofa.downstream.cofi.stages import Stages
 from ofa.downstream.cofi.units import LayerLinears
 from ofa.models.structure import Sizes
 
@@ -64,3 +67,23 @@ def test_sublayers_get_no_score_and_families_that_are_not_pruned_none_either():
 def test_what_magnitudes_cannot_rank_is_refused(families):
     with pytest.raises(ValueError, match="magnitudes rank heads and intermediate dimensions"):
         magnitude_scores(random_weights(), SIZES, families)
+
+
+@pytest.mark.parametrize("begin, ramp_end", [(7, 107), (0, 10), (3, 88), (5, 5)])
+def test_units_are_chosen_for_the_last_time_where_the_target_is_final(begin, ramp_end):
+    """Whatever the length of the ramp; later weights change neither the masks in force nor the final structure."""
+    stages, costs, now = Stages(begin, ramp_end, ramp_end + 30, ramp_end + 40), parameter_costs(SIZES), [0]
+    chosen = {}
+
+    def scores():
+        chosen[now[0]] = stages.target(0.0, 0.8, now[0])
+        return magnitude_scores(random_weights(seed=now[0]), SIZES, UNITS)
+
+    steps = refresh_steps(stages)
+    search = MagnitudeSearch(scores, costs, steps=steps, multiple=1, now=lambda: now[0], device=torch.device("cpu"))
+    for now[0] in range(begin, stages.pruned):
+        search.refresh(stages.target(0.0, 0.8, now[0]))
+    now[0] = stages.pruned
+    final = search.hard(0.8)
+    assert max(chosen) == ramp_end and chosen[ramp_end] == 0.8 and set(chosen) == set(steps) and len(chosen) <= 42
+    assert final is search.sample() and 0.8 <= float(costs.sparsity(costs.of(final))) < 0.83

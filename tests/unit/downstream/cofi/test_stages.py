@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ofa.config import CofiConfig
+from ofa.config import CofiConfig, CofiMlmConfig
 from ofa.downstream.cofi.stages import CompactClock, GatedClock, Stages
 
 ROWS, SIZE = 96, 8
@@ -41,6 +41,33 @@ def test_stages_follow_one_another():
 def test_a_target_that_would_not_be_held_is_refused():
     with pytest.raises(ValueError, match="come to 36 steps, and schedule gives all of pruning 36"):
         Stages.of(config(schedule={"epochs": 3.0}), steps_of)
+
+
+def of_a_corpus(**sections):
+    """A checked config of a corpus, some of whose sections have other values."""
+    values = {
+        "model": {"architecture": {"model_type": "x"}},
+        "data": {"path": "y", "sequence_length": 8},
+        "batch": {"global_size": SIZE, "micro_size": SIZE},
+        "optimizer": {"lr": 1e-3},
+        "schedule": {"total_steps": 60, "warmup_steps": 3},
+        "structure": {"sparsity": 0.9, "begin_steps": 12, "ramp_steps": 24},
+        "finetune": {"steps": 36, "lr": 1e-4},
+    }
+    merged = {key: {**values[key], **sections.get(key, {})} for key in values}
+    return CofiMlmConfig.model_validate(merged)
+
+
+def test_a_corpus_counts_in_steps_and_runs_by_the_same_clock():
+    assert Stages.of_steps(of_a_corpus()) == Stages.of(config(), steps_of)
+    stages = Stages.of_steps(of_a_corpus())
+    clocks = [(GatedClock(one, stages, 0.0), CompactClock(one, stages)) for one in (config(), of_a_corpus())]
+    for step in range(stages.pruned):
+        assert clocks[0][0].at(step) == clocks[1][0].at(step)
+    for step in range(stages.pruned, stages.total + 1):
+        assert clocks[0][1].at(step) == clocks[1][1].at(step)
+    with pytest.raises(ValueError, match="begin_steps and ramp_steps come to 36 steps, .*raise schedule.total_steps"):
+        Stages.of_steps(of_a_corpus(schedule={"total_steps": 36}))
 
 
 @given(st.integers(0, 20), st.integers(0, 40), st.integers(1, 40), st.floats(0, 0.5), st.floats(0.5, 0.99))

@@ -25,7 +25,8 @@ class QuantizationConfig(Section):
     """What is computed in 8 bits, and how ranges are found.
 
     Linears of the encoder, the pooler and the task head: weights symmetric int8, their inputs asymmetric uint8.
-    LayerNorm, softmax, activation functions and sums stay in floating point.
+    LayerNorm, softmax, activation functions and sums stay in floating point, and the products of attention unless asked
+    for.
     """
 
     preset: Literal["ours", "published"] = "ours"
@@ -56,6 +57,9 @@ class QuantizationConfig(Section):
 
     embeddings: bool = False
     """Quantise also the embedding tables."""
+
+    attention_matmuls: bool = False
+    """Quantise also both products of attention: queries and keys, probabilities and values."""
 
     exclude: list[str] = []
     """Regular expressions searched in module names such as `bert.encoder.layer.0.output.dense`: these Linears and

@@ -16,8 +16,8 @@ from ofa.export.hf import find_model_folder
 from ofa.export.quantization_file import (
     QUANTIZATION_FILE,
     ActivationScale,
-    ModuleScales,
     QuantizationFileError,
+    Scales,
     read_scales,
 )
 from ofa.export.reload import auto_class, read_config
@@ -59,13 +59,13 @@ def with_quantisers(model: PreTrainedModel, path: Path, device: torch.device | s
     """
     scales = read_scales(path)
     sites = _sites(model, scales, path)
-    given = {name: one.weight.to(device) for name, one in scales.items()}
+    given = {name: one.weight.to(device) for name, one in scales.modules.items()}
     return FakeQuantisers(model, sites, _ranges(sites, scales, device), GivenScales(given))
 
 
-def _sites(model: PreTrainedModel, scales: dict[str, ModuleScales], path: Path) -> Sites:
+def _sites(model: PreTrainedModel, scales: Scales, path: Path) -> Sites:
     linears, tables = [], {}
-    for name, one in scales.items():
+    for name, one in scales.modules.items():
         module = model.get_submodule(name) if has_module(model, name) else None
         expected = nn.Embedding if one.input is None else nn.Linear
         if not isinstance(module, (nn.Embedding, nn.Linear)) or not isinstance(module, expected):
@@ -82,16 +82,23 @@ def _sites(model: PreTrainedModel, scales: dict[str, ModuleScales], path: Path) 
             linears.append(Site(name, module, name, one.output is not None))
         else:
             tables[name] = module
-    return Sites(tuple(linears), tables)
+    strange = [name for name in scales.attentions if not has_module(model, name)]
+    if strange:
+        raise QuantizationFileError(
+            f"{path} has scales of the attention {strange[0]}, and the model beside it has none there: the file is "
+            "another model's"
+        )
+    return Sites(tuple(linears), tables, {name: model.get_submodule(name) for name in scales.attentions})
 
 
-def _ranges(sites: Sites, scales: dict[str, ModuleScales], device: torch.device | str) -> Ranges:
+def _ranges(sites: Sites, scales: Scales, device: torch.device | str) -> Ranges:
     """Ranges whose scales are the file's."""
     ranges = Ranges(sites.places(), constant=1.0, device=device)
     found: list[ActivationScale] = []
     for name in ranges.names:
         module, _, side = name.rpartition(".")
-        one: ActivationScale | None = getattr(scales[module], side)
+        attention = scales.attentions.get(module)
+        one: ActivationScale | None = attention[side] if attention else getattr(scales.modules[module], side)
         assert one is not None
         found.append(one)
     ranges.give(torch.stack([one.scale for one in found]), torch.stack([one.zero_point for one in found]))

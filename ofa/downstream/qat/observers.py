@@ -5,8 +5,8 @@ branch depends on one. Once an update is applied, ranks are reduced by one all-r
 average m <- m + c (m_batch - m) takes one step (torch's MovingAverageMinMaxObserver, which takes one per micro-batch).
 So ranges are those of the global batch, equal on all ranks, and depend neither on their number nor on accumulation.
 
-Padding does not count: of values [B, S, d] the tokens are those that the attention mask names; values [B, d] have a row
-for each text.
+Padding does not count: of values [B, S, ...] the tokens are those that the attention mask names; values [B, d] have a
+row for each text.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Ranges:
 
         Args:
             place: number of the place.
-            values: [B, S, d] or [B, d].
+            values: [B, S, ...] or [B, d].
             real: bool [B, S], which tokens count; None: all.
         """
         low, high = _extremes(values.detach(), real)
@@ -141,6 +141,6 @@ def _extremes(values: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
     """Lowest and highest value of what counts, both []."""
     if real is None or values.dim() < 3:
         return values.amin(), values.amax()
-    padding = ~real
-    lows, highs = values.amin(dim=-1), values.amax(dim=-1)
+    padding, of_token = ~real, tuple(range(2, values.dim()))
+    lows, highs = values.amin(dim=of_token), values.amax(dim=of_token)
     return lows.masked_fill(padding, math.inf).amin(), highs.masked_fill(padding, -math.inf).amax()

@@ -4,22 +4,23 @@ In: a stock task model, dense, sparse or compact. Out: its Linears that compute 
 range its input has, and those whose output is quantised too.
 
 Quantised are the Linears of the encoder layers and the pooler (the scope) and those outside the base model, which are
-the task head; with `embeddings` the tables too. LayerNorm, softmax, activation functions, sums and a projection of
-embeddings never are (prune-ofa.md section 4). The road not taken is the published list of substrings of names
-("output.dense", "value", "classifier"): on an architecture that it does not foresee it quantises something else without
-a word. On BERT both say the same, which a test holds.
+the task head; with `embeddings` the tables too, with `attention_matmuls` both products of attention. LayerNorm,
+softmax, activation functions, sums and a projection of embeddings never are (prune-ofa.md section 4). The road not
+taken is the published list of substrings of names ("output.dense", "value", "classifier"): on an architecture that it
+does not foresee it quantises something else without a word. On BERT both say the same, which a test holds.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from ofa.config import QuantizationConfig
+from ofa.export.quantization_file import OPERANDS
 from ofa.models.adapters import adapter_for, has_module, scope
 from ofa.models.architecture import Adapter
 
@@ -47,18 +48,23 @@ class Sites:
 
     linears: tuple[Site, ...]
     tables: dict[str, nn.Embedding]
+    attentions: dict[str, nn.Module] = field(default_factory=dict)
+    """Modules whose products of queries and keys, and of probabilities and values, are."""
 
     def places(self) -> list[str]:
         """Names of the activations that have ranges."""
         inputs = dict.fromkeys(f"{site.input}.input" for site in self.linears)
-        return [*inputs, *(f"{site.name}.output" for site in self.linears if site.output)]
+        outputs = [f"{site.name}.output" for site in self.linears if site.output]
+        return [*inputs, *outputs, *(f"{name}.{operand}" for name in self.attentions for operand in OPERANDS)]
 
     def in_words(self) -> str:
         """For the log."""
         outputs = sum(site.output for site in self.linears)
         names = ", ".join([*(site.name for site in self.linears), *self.tables])
         what = f"{len(self.linears)} Linears ({outputs} of them with their outputs)"
-        return what + (f", {len(self.tables)} embedding tables" if self.tables else "") + f": {names}"
+        what += f", {len(self.tables)} embedding tables" if self.tables else ""
+        what += f", the products of {len(self.attentions)} attentions" if self.attentions else ""
+        return f"{what}: {names}"
 
 
 def sites_of(model: PreTrainedModel, settings: QuantizationConfig) -> Sites:
@@ -76,8 +82,10 @@ def sites_of(model: PreTrainedModel, settings: QuantizationConfig) -> Sites:
     tables = _tables(model, adapter) if settings.embeddings else {}
     kept = [site for site in linears if not _is_excluded(site.name, settings.exclude)]
     kept_tables = {name: table for name, table in tables.items() if not _is_excluded(name, settings.exclude)}
-    _check(settings.exclude, [*(site.name for site in linears), *tables], bool(kept))
-    return Sites(_with_own_inputs(kept), kept_tables)
+    attentions = _attentions(model, adapter) if settings.attention_matmuls else {}
+    kept_attentions = {name: one for name, one in attentions.items() if not _is_excluded(name, settings.exclude)}
+    _check(settings.exclude, [*(site.name for site in linears), *tables, *attentions], bool(kept))
+    return Sites(_with_own_inputs(kept), kept_tables, kept_attentions)
 
 
 def _site(adapter: Adapter, name: str, module: nn.Module, with_output: bool) -> Site:
@@ -107,6 +115,13 @@ def _tables(model: PreTrainedModel, adapter: Adapter) -> dict[str, nn.Embedding]
     paths = [f"{adapter.base}.{path}" for path in adapter.blocks.embeddings]
     found = {path: model.get_submodule(path) for path in paths if has_module(model, path)}
     return {path: module for path, module in found.items() if isinstance(module, nn.Embedding)}
+
+
+def _attentions(model: PreTrainedModel, adapter: Adapter) -> dict[str, nn.Module]:
+    """Those of the layers that have one left."""
+    layers = [f"{adapter.layers}.{number}" for number, _ in model.get_submodule(adapter.layers).named_children()]
+    living = [layer for layer in layers if has_module(model, f"{layer}.{adapter.blocks.qkv[0]}")]
+    return {name: model.get_submodule(name) for name in (f"{layer}.{adapter.blocks.mixer}" for layer in living)}
 
 
 def _is_excluded(name: str, patterns: Sequence[str]) -> bool:

@@ -17,11 +17,13 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
+from ofa.downstream.qat.attention import HOOK, NAME, QuantisedAttention
 from ofa.downstream.qat.fake_quant import fake_activation, fake_weight, quantise_weight
 from ofa.downstream.qat.observers import Ranges
 from ofa.downstream.qat.prepare import Sites
-from ofa.export.quantization_file import ActivationScale, ModuleScales
+from ofa.export.quantization_file import OPERANDS, ActivationScale, ModuleScales, Scales
 
 
 class WeightScales(Protocol):
@@ -43,7 +45,7 @@ class WeightScales(Protocol):
 class FakeQuantisers:
     """Places quantisers in a model; `remove` takes them out."""
 
-    def __init__(self, model: nn.Module, sites: Sites, ranges: Ranges, weights: WeightScales):
+    def __init__(self, model: PreTrainedModel, sites: Sites, ranges: Ranges, weights: WeightScales):
         """Change the forwards of the sites' modules in place.
 
         Args:
@@ -73,6 +75,12 @@ class FakeQuantisers:
             site.module.forward = _Linear(self, site.name, site.module, inputs[f"{site.input}.input"], output)
         for name, table in sites.tables.items():
             table.forward = _Table(self, name, table)
+        for name, module in sites.attentions.items():
+            places = {operand: place[f"{name}.{operand}"] for operand in OPERANDS}
+            setattr(module, HOOK, QuantisedAttention(self, places))
+        self._config, self._attention = model.config, model.config._attn_implementation
+        if sites.attentions:
+            self._config._attn_implementation = NAME
         self._handle = model.register_forward_hook(lambda *_: self._leave())
 
     def remove(self) -> None:
@@ -80,6 +88,9 @@ class FakeQuantisers:
         self._handle.remove()
         for module in (*(site.module for site in self.sites.linears), *self.sites.tables.values()):
             del module.forward
+        for module in self.sites.attentions.values():
+            delattr(module, HOOK)
+        self._config._attn_implementation = self._attention
 
     def enter(self, real: Tensor | None, *, training: bool) -> None:
         """Say what the coming forward is; it ends with it. One that nobody announced is in evaluation mode.
@@ -115,7 +126,7 @@ class FakeQuantisers:
         """Values at a place, fake-quantised."""
         return fake_activation(values, self.ranges.scale[place], self.ranges.zero_point[place])
 
-    def scales(self) -> dict[str, ModuleScales]:
+    def scales(self) -> Scales:
         """What a file of scales holds, from the whole weights as they are (not under ZeRO 3).
 
         Raises:
@@ -133,7 +144,8 @@ class FakeQuantisers:
         for site in self.sites.linears:
             weight, output = self.weight_scale(site.name, site.module), f"{site.name}.output"
             found[site.name] = ModuleScales(weight, at(f"{site.input}.input"), at(output) if site.output else None)
-        return found
+        attentions = {name: {one: at(f"{name}.{one}") for one in OPERANDS} for name in self.sites.attentions}
+        return Scales(found, attentions)
 
     def weight_scale(self, name: str, module: nn.Linear | nn.Embedding) -> Tensor:
         """Scale of a module's weight as it is, fp32 [] or [rows]."""

@@ -9,9 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ofa.export.quantization_file import (
+    ABOUT,
+    KEY,
+    OPERANDS,
     ActivationScale,
     ModuleScales,
     QuantizationFileError,
+    Scales,
     encode_scales,
     read_scales,
 )
@@ -31,27 +35,42 @@ modules = st.one_of(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["a.b", "a.b.c", "query", "key"]), modules))
+names = st.sampled_from(["a.b", "a.b.c", "query", "a.query", "key", "attention"])
+attentions = st.fixed_dictionaries(dict.fromkeys(OPERANDS, one))
+
+
+def same(ours, theirs):
+    """Of two activations' scales."""
+    if ours is None or theirs is None:
+        return ours is theirs
+    return torch.equal(ours.scale, theirs.scale) and torch.equal(ours.zero_point, theirs.zero_point)
+
+
+@given(st.builds(Scales, st.dictionaries(names, modules), st.dictionaries(names, attentions)))
 def test_scales_come_back_as_they_were(tmp_path_factory, scales):
     path = tmp_path_factory.mktemp("scales") / "quantization.safetensors"
     path.write_bytes(encode_scales(scales))
     found = read_scales(path)
-    assert found.keys() == scales.keys()
-    for name, before in scales.items():
-        after = found[name]
+    assert found.modules.keys() == scales.modules.keys() and found.attentions.keys() == scales.attentions.keys()
+    for name, before in scales.modules.items():
+        after = found.modules[name]
         assert torch.equal(after.weight, before.weight)
-        for ours, theirs in ((after.input, before.input), (after.output, before.output)):
-            assert (ours is None) == (theirs is None)
-            assert ours is None or (torch.equal(ours.scale, theirs.scale) and ours.zero_point == theirs.zero_point)
+        assert same(after.input, before.input) and same(after.output, before.output)
+    for name, operands in scales.attentions.items():
+        assert all(same(found.attentions[name][operand], operands[operand]) for operand in OPERANDS)
     assert encode_scales(found) == path.read_bytes()
 
 
 def test_the_file_says_its_integers_and_others_are_refused(tmp_path):
     path = tmp_path / "quantization.safetensors"
-    path.write_bytes(encode_scales({}))
+    path.write_bytes(encode_scales(Scales({})))
     with safetensors.safe_open(str(path), "pt") as file:
         found = json.loads(file.metadata()["quantization"])["integers"]
     assert found == {"weight": ["int8", -128, 127], "activation": ["uint8", 0, 255]}
     path.write_bytes(safetensors.torch.save({"a.weight_scale": torch.ones(2)}))
     with pytest.raises(QuantizationFileError, match="is not a sparse-ofa quantization file of version 1"):
+        read_scales(path)
+    half = {"a.query_scale": torch.ones(()), "a.query_zero_point": torch.zeros((), dtype=torch.uint8)}
+    path.write_bytes(safetensors.torch.save(half, metadata={KEY: json.dumps(ABOUT)}))
+    with pytest.raises(QuantizationFileError, match="lacks scales of an attention"):
         read_scales(path)

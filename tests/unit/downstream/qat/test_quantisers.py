@@ -22,7 +22,7 @@ from tests.task_parts import ARCHITECTURES, batch_of, random_rows, save_model, s
 
 KIND = "classification"
 BATCH, TOTALS = batch_of(random_rows(KIND), KIND)
-EVERYTHING = {"embeddings": True, "outputs": True}
+EVERYTHING = {"embeddings": True, "outputs": True, "attention_matmuls": True}
 WAYS = [{}, {"preset": "published"}, EVERYTHING]
 
 
@@ -66,7 +66,7 @@ def test_a_model_computes_with_8_bit_numbers_throughout(settings):
     """OFA-33, 35: each Linear's output is that of its integer simulation."""
     model = small_model("bert")
     quantisers = calibrated(model, **settings)
-    scales, seen_by = quantisers.scales(), {}
+    scales, seen_by = quantisers.scales().modules, {}
     handles = [
         site.module.register_forward_hook(lambda m, i, o, name=site.name: seen_by.__setitem__(name, (i[0], o)))
         for site in quantisers.sites.linears

@@ -32,6 +32,7 @@ FLOORS = [
     {"assemble", "sweep"},
     {"finish"},
     {"pretrain", "downstream"},
+    {"runtimes"},
 ]
 """Rooms of `ofa` from the ground up: a room imports its own floor and those below."""
 

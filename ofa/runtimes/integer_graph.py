@@ -5,8 +5,8 @@ and compute
 
     MatMul(DequantizeLinear(QuantizeLinear(x)), DequantizeLinear(W))
 
-which runtimes for ONNX replace by one integer product (QDQ form; the ops are those of `ofa.runtimes.ops`). Weights stand
-transposed, [in, out]: a Transpose between DequantizeLinear and MatMul hides the pattern from them. What was not
+which runtimes for ONNX replace by one integer product (QDQ form; the ops are those of `ofa.runtimes.ops`). Weights
+stand transposed, [in, out]: a Transpose between DequantizeLinear and MatMul hides the pattern from them. What was not
 quantised stays as it was.
 
 The road not taken is to search and rewrite an exported float graph: exporters name and fold constants as they like.

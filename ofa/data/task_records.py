@@ -196,7 +196,7 @@ def _read_parquet(path: Path) -> Iterator[Record]:
             row = 0
             for batch in file.iter_batches():
                 for values in batch.to_pylist():
-                    yield Record(str(path), f"row {row}", _named(values, names))
+                    yield _named(Record(str(path), f"row {row}", values), names)
                     row += 1
     except pyarrow.ArrowInvalid as error:
         raise TaskError(f"{path}: not a readable parquet file ({error})") from error
@@ -210,15 +210,29 @@ def _stored_names(feature: Any) -> list[str] | None:
     return inner.get("names") if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" else None
 
 
-def _named(values: dict[str, Any], names: dict[str, list[str]]) -> dict[str, Any]:
-    """Class names in place of their ids, in the columns that have any; a negative id stands for no label."""
+def _named(record: Record, names: dict[str, list[str]]) -> Record:
+    """The record with class names in place of their ids, in the columns that have any; a negative id of a whole text
+    stands for no label.
+
+    Raises:
+        TaskError: an id without a name.
+    """
     for column, classes in names.items():
-        found = values[column]
+        found = record.values[column]
         if isinstance(found, list):
-            values[column] = [classes[one] for one in found]
+            record.values[column] = [_name(one, classes, record, column) for one in found]
         elif isinstance(found, int):
-            values[column] = classes[found] if found >= 0 else None
-    return values
+            record.values[column] = _name(found, classes, record, column) if found >= 0 else None
+    return record
+
+
+def _name(number: int, classes: list[str], record: Record, column: str) -> str:
+    if not 0 <= number < len(classes):
+        raise TaskError(
+            f"{record.where}: {column} holds the class id {number}, and its {len(classes)} classes have the ids 0 to "
+            f"{len(classes) - 1}"
+        )
+    return classes[number]
 
 
 def _read_dataset(task: Task, config: TaskConfig, split: str) -> Iterator[Record]:
@@ -239,7 +253,7 @@ def _read_dataset(task: Task, config: TaskConfig, split: str) -> Iterator[Record
         if getattr(inner, "names", None):
             names[column] = inner.names
     for row, values in enumerate(rows):
-        yield Record(f"{name}, split {wanted}", f"row {row}", _named(dict(values), names))
+        yield _named(Record(f"{name}, split {wanted}", f"row {row}", dict(values)), names)
 
 
 def _load_dataset(name: str, subset: str | None, split: str) -> Any:

@@ -15,7 +15,7 @@ from ofa.config import FinetuneConfig, ScheduleConfig
 from ofa.cost import size_of
 from ofa.data.task_batches import TaskLoader
 from ofa.downstream.evaluation import evaluate_split
-from ofa.downstream.task_data import TaskData, check_ranks_agree, open_task_data
+from ofa.downstream.task_data import TaskData, check_length, check_ranks_agree, open_task_data
 from ofa.downstream.taught import cached, warn_of_a_bad_teacher
 from ofa.export.recipe_file import Parent
 from ofa.models.adapters import scope
@@ -223,6 +223,7 @@ def teacher_of(
 def live_teacher(config: FinetuneConfig, data: TaskData) -> tuple[TaskTeacher, Parent]:
     """A teacher that is asked in every step, on its device, and whose weights it is."""
     assert config.teacher is not None
+    check_length(data.task, config.teacher.init)
     dense, order = load_task_teacher(config.teacher, data.task, data.labels, data.tokenizer, config.model.attention)
     its_parent = parent("teacher", config.teacher.init, dense)
     return TaskTeacher(dense, data.task.kind, order).to(dist.device(), compute_dtype(config)), its_parent

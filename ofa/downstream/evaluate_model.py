@@ -25,7 +25,7 @@ from ofa.config import ConfigError, TaskConfig, apply_override, parse
 from ofa.data.tasks import Task, task_for
 from ofa.downstream.evaluation import Scored, predict, scored
 from ofa.downstream.qat.load import with_quantisers
-from ofa.downstream.results import append_row, surroundings
+from ofa.downstream.results import HOURS, append_row, surroundings
 from ofa.downstream.task_data import OpenTask, Split, check_length
 from ofa.downstream.write_predictions import write_predictions
 from ofa.export.hf import find_model_folder, is_run
@@ -275,7 +275,7 @@ def _of_origin(name: str, origin: Origin, fingerprint: str | None) -> dict[str, 
         "init_fingerprint": parents.get("init", {}).get("fingerprint"),
         "distilled": bool(config["objective"]["kd_weight"]) if "objective" in config else None,
         "teacher": (config.get("teacher") or {}).get("init"),
-        **{key: own.get(key) for key in ("seconds", "device_hours", "device_hours_with_parents")},
+        **{key: own.get(key) for key in HOURS},
     }
 
 

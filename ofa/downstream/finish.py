@@ -144,7 +144,7 @@ def _recipe(run: FinetuningRun, step: int, own: Mapping[str, Scored]) -> dict[st
 def _result(run: FinetuningRun, rows: list[dict[str, Any]], step: int) -> dict[str, Any]:
     seconds, ranks = run.total_seconds(), dist.world_size()
     own = seconds * ranks / 3600
-    parents = device_hours_of(run.settings)
+    parents, unknown = device_hours_of(run.settings)
     best = run.data.task.best
     return {
         "rows": rows,
@@ -157,7 +157,8 @@ def _result(run: FinetuningRun, rows: list[dict[str, Any]], step: int) -> dict[s
         "init_fingerprint": run.parents[0].fingerprint,
         "seconds": round(seconds, 1),
         "device_hours": round(own, 4),
-        "device_hours_with_parents": None if parents is None else round(own + parents, 4),
+        "device_hours_with_parents": round(own + parents, 4),
+        "parents_without_hours": unknown,
         "tokens_per_second": run.journal.meter.mean_rate(),
         "peak_tflops": run.journal.meter.peak_flops / 1e12,
         "model": str(run.folder.model),

@@ -19,6 +19,9 @@ from ofa.run_folder import commit, hardware, read_json, versions
 
 RESULTS_FILE = "results.jsonl"
 
+HOURS = ("seconds", "device_hours", "device_hours_with_parents", "parents_without_hours")
+"""What a run and the models that it came from have cost."""
+
 
 def table_row(name: str, own: Mapping[str, Scored], model: PreTrainedModel | None) -> dict[str, Any]:
     """A row of result.json: scores by metric, those of further splits with the split's name behind it."""
@@ -51,7 +54,7 @@ def result_row(config: FinetuneConfig, name: str, result: Mapping[str, Any], tas
         "teacher": config.teacher.init if config.teacher else None,
         **({"structure": structure_statistics(result["structure"])} if "structure" in result else {}),
         **{key: result[key] for key in ("bits", "preset") if key in result},
-        **{key: result[key] for key in ("seconds", "device_hours", "device_hours_with_parents")},
+        **{key: result[key] for key in HOURS},
         **surroundings(),
     }
 
@@ -79,21 +82,26 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def device_hours_of(config: FinetuneConfig) -> float | None:
-    """Device hours that went into the base and the teacher of a run, with all that these came from, each run once; None
-    where one of them is no run of ours beside whose model its result stands (OFA-40)."""
-    waiting, hours = _inits(config.model_dump()), {}
+def device_hours_of(config: FinetuneConfig) -> tuple[float, list[str]]:
+    """What went into the base and the teacher of a run, with all that these came from, each run once (OFA-40).
+
+    Returns:
+        Device hours of those that are runs of ours, beside whose models their results stand; and the others, by the
+        names that configs give them: a dense model of the hub has cost something, but nobody here knows what.
+    """
+    waiting, hours, unknown = _inits(config.model_dump()), {}, []
     while waiting:
-        folder = Path(waiting.pop()).expanduser().resolve().parent
+        init = waiting.pop()
+        folder = Path(init).expanduser().resolve().parent
         if folder in hours:
             continue  # a dense model is often the parent of base and teacher both
         result, record = folder / "result.json", folder / "config.json"
-        spent = read_json(result).get("device_hours") if result.is_file() and record.is_file() else None
-        if spent is None:
-            return None
-        hours[folder] = spent
-        waiting += _inits(read_json(record)["config"])
-    return sum(hours.values())
+        is_ours = result.is_file() and record.is_file()
+        hours[folder] = read_json(result).get("device_hours") if is_ours else None
+        if hours[folder] is None:
+            unknown.append(init)
+        waiting += _inits(read_json(record)["config"]) if is_ours else []
+    return sum(spent for spent in hours.values() if spent is not None), sorted(unknown)
 
 
 def _inits(config: Mapping[str, Any]) -> list[str]:

@@ -22,6 +22,9 @@ os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
 import deepspeed  # noqa: E402  (reads the environment set above)
 from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
 
+STOCK_LINEAR = torch.nn.functional.linear
+"""DeepSpeed's ZeRO 3 puts another in its place for the whole process, whose gradients differ in last bits."""
+
 COLLECTIVE = timedelta(hours=1)
 """How long ranks wait for each other: while rank 0 converts a checkpoint, checks records or flushes a save they all do.
 DeepSpeed's own 10 minutes are too short for that; who is dead or hangs is found out by `ofa.watch`."""
@@ -83,6 +86,7 @@ def quiet() -> Iterator[None]:
 
 
 def stop() -> None:
-    """End the process group; a second run in the same process may start a new one."""
+    """End the process group and give torch back as it was; a second run in the same process may start a new one."""
+    torch.nn.functional.linear = STOCK_LINEAR
     if torch.distributed.is_initialized():
         deepspeed.comm.destroy_process_group()

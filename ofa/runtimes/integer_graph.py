@@ -15,6 +15,7 @@ The road not taken is to search and rewrite an exported float graph: exporters n
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +141,7 @@ class _Attention:
 
     quantising = True
 
-    def __init__(self, module: nn.Module, scales: dict[str, ActivationScale]):
+    def __init__(self, module: nn.Module, scales: Mapping[str, ActivationScale]):
         self._operands = [_Activation(module, operand, scales[operand]) for operand in OPERANDS]
         fixed = ActivationScale(torch.tensor(PROBABILITY_SCALE), torch.tensor(0.0))
         self._probabilities = _Activation(module, "probabilities", fixed)

@@ -26,7 +26,8 @@ TRACED = (2, 8)
 
 
 def _quantise_dequantise(values: Any, scale: Any, zero_point: Any) -> Any:
-    return op.DequantizeLinear(op.QuantizeLinear(values, scale, zero_point), scale, zero_point)
+    integers: Any = op.QuantizeLinear(values, scale, zero_point)
+    return op.DequantizeLinear(integers, scale, zero_point)
 
 
 def _dequantise(integers: Any, scale: Any) -> Any:

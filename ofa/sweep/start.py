@@ -76,8 +76,9 @@ def print_commands(config: SweepConfig, folder: Path, only: str | None = None) -
         ValueError: as `sweep`.
     """
     cells = plan(config, folder)
-    check(cells)
-    for cell in chosen(cells, only):
+    configs, todo = check(cells), chosen(cells, only)
+    check_places(todo, configs)
+    for cell in todo:
         print(f"# {cell.name}: already done" if cell.is_done() else shlex.join(cell.command()))
 
 

@@ -129,4 +129,7 @@ def markdown_table(sweep: SweepConfig, found: Sequence[Group], remarks: Sequence
 
 def _caption(sweep: SweepConfig) -> str:
     over = " and ".join(sweep.over) or "nothing"
-    return f"Mean {PLUS_MINUS} sample deviation over {over}; n is the number of finished runs."
+    return (
+        f"Mean {PLUS_MINUS} sample deviation over {over}, of a floor over all runs of its task; n is the number of "
+        "finished runs."
+    )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from transformers import (
 
 from ofa.engine.checkpoint_files import read_checkpoint
 from ofa.export.masks_file import read_masks
-from tests import processes
+from tests import processes, released
 from tests.commands import command, overrides
 from tests.e2e.test_resume import at_step, kill_when
 from tests.run_files import metrics, model_bytes
@@ -118,6 +119,23 @@ def test_a_base_without_a_mask_file_is_locked_by_its_zeros(tasks, finetuned):
     check_zeros(tasks, run, base="unmasked")
     one, other = (load_file(folder / "model" / "model.safetensors") for folder in (run, finetuned("pairs")))
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_a_released_checkpoint_is_locked_and_tuned_in_one_command(tasks, family):
+    """OFA-38: `.bin` files as they were published, without masks."""
+    base, size = tasks / f"released-{family}", replace(released.SMALL, positions=48)
+    state, zeros = getattr(released, family)(size, 0.9)
+    released.write_folder(base, getattr(released, f"{family}_config")(size), state)
+    run = finetune(tasks, f"tuned-{family}", "pairs", f"model.init={base.name}", "optimizer.lr=1e-3")
+    assert "locked: the weights that are zero" in (run / "log.txt").read_text()
+    after = load_file(run / "model" / "model.safetensors")
+    kept = [name for name in zeros if name in after]
+    assert len(kept) == len(zeros) == {"bert": 6 * 3 + 1, "distilbert": 6 * 3}[family]
+    for name in kept:
+        assert torch.equal(after[name] == 0, state[name] == 0), name
+        assert (after[name] != state[name])[state[name] != 0].float().mean() > 0.95, name
+    AUTO_CLASSES["pairs"].from_pretrained(run / "model")
 
 
 def test_without_the_lock_the_zeros_are_gone(tasks, finetuned):

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
+from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering, BertForSequenceClassification
 
 from ofa.export.masks_file import read_masks, write_masks
 from tests import released
@@ -29,6 +29,11 @@ def tasks(tmp_path_factory):
     words = (folder / "base" / "vocab.txt").read_text().split()
     (folder / "other_words" / "vocab.txt").write_text("\n".join([*words[:-1], "zebra"]) + "\n")
     write_teacher(folder / "zebra", folder / "other_words")
+    with_few_positions = BertForSequenceClassification(
+        BertConfig(**{**released.bert_config(SIZE), "max_position_embeddings": 16}, id2label={0: "no", 1: "yes"})
+    )
+    with_few_positions.save_pretrained(folder / "short")
+    AutoTokenizer.from_pretrained(folder / "base").save_pretrained(folder / "short")
     return folder
 
 
@@ -45,6 +50,7 @@ VALUES = {
     "a teacher without a task": (["teacher.init=base"], ["base is no task model", "BertForSequenceClassification"]),
     "a teacher of another task": (["teacher.init=questions"], ["questions is a BertForQuestionAnswering"]),
     "a teacher of other words": (["teacher.init=zebra"], ["another vocabulary", "'w59' is none there and id 59 here"]),
+    "a teacher of few positions": (["teacher.init=short"], ["max_length is 48", "positions of short cover 16 tokens"]),
     "a head of another task": (
         ["model.init=questions", "lock=false"],
         ["model.init questions is a BertForQuestionAnswering", "model.new_head"],

@@ -9,13 +9,14 @@ from collections import Counter
 
 import pytest
 import torch
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.step_counts import Traffic, touching
 from ofa import flops
 from ofa.assemble import assemble
 from ofa.config import ModelConfig, RunConfig
-from ofa.engine.process import start, stop
+from ofa.engine.process import STOCK_LINEAR, start, stop
 from ofa.models.build import build_model
 from ofa.run_folder import RunFolder
 from ofa.train import update
@@ -174,6 +175,14 @@ def test_the_counter_sees_nothing_where_nothing_is_read():
     """Indices that are numbers, choices that keep their shape."""
     numbers, tensor = torch.tensor([2, 0]), torch.ones(3)
     assert not seen(Reads(), lambda: (tensor[numbers], torch.where(tensor > 0, tensor, 0.0), tensor.sum())).by_place
+
+
+def test_a_run_at_zero_3_changes_nothing_for_the_next_one_in_its_process(make_run):
+    """DeepSpeed replaces torch's linear; a later run at another stage would end with other last bits."""
+    make_run(zero_stage=3)
+    assert functional.linear is not STOCK_LINEAR
+    stop()
+    assert functional.linear is STOCK_LINEAR
 
 
 @pytest.mark.gpu

@@ -49,6 +49,17 @@ def test_an_id_that_stands_for_no_label_is_refused_in_training(tmp_path):
             read(**place)
 
 
+def test_an_id_that_stands_for_no_label_is_refused_for_words(tmp_path):
+    """-1 is not the last class there either."""
+    tags = datasets.Sequence(datasets.ClassLabel(names=["a", "b"]))
+    features = datasets.Features({"tokens": datasets.Sequence(datasets.Value("string")), "tags": tags})
+    columns = {"tokens": [["x", "y"]] * 2, "tags": [[0, 1], [0, -1]]}
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(tmp_path / "train.parquet"))
+    for place in ({"path": str(tmp_path)}, {"dataset": str(tmp_path)}):
+        with pytest.raises(TaskError, match="row 1: tags holds the class id -1, and its 2 classes have the ids 0 to 1"):
+            read(name="token_classification", text_column="tokens", label_column="tags", **place)
+
+
 def test_an_unknown_dataset_is_refused(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(TaskError, match="task.dataset .*empty, split train: "):

@@ -8,7 +8,7 @@ import pytest
 from ofa.config import CofiConfig, FinetuneConfig
 from ofa.data.tasks import TASKS
 from ofa.downstream.evaluation import Scored
-from ofa.downstream.results import append_row, device_hours_of, result_row, table_row, write_row
+from ofa.downstream.results import HOURS, append_row, device_hours_of, result_row, table_row, write_row
 from tests.task_parts import small_model
 
 ZEROS = {"encoder_sparsity": 0.9, "scope_sparsity": 0.9, "model_sparsity": 0.3}
@@ -24,11 +24,12 @@ RESULT = {
     "init_fingerprint": "cd",
     "seconds": 12.5,
     "device_hours": 0.0035,
-    "device_hours_with_parents": None,
+    "device_hours_with_parents": 0.0035,
+    "parents_without_hours": ["models/minilm"],
 }
 FIELDS = {
     *("name", "model", "task", "metric", "metrics", "references", "seed", "steps", "best_step", "lock", "fingerprint"),
-    *("init_fingerprint", "distilled", "teacher", "seconds", "device_hours", "device_hours_with_parents"),
+    *("init_fingerprint", "distilled", "teacher", *HOURS),
     *("versions", "commit", "hardware", *ZEROS),
 }
 
@@ -118,7 +119,7 @@ def run(tmp_path):
         config = {"model": {"init": init}, "teacher": teacher and {"init": teacher}}
         (folder / "config.json").write_text(json.dumps({"config": config}))
         spent = {} if hours is None else {"device_hours": hours}
-        (folder / "result.json").write_text(json.dumps({**spent, "device_hours_with_parents": None}))
+        (folder / "result.json").write_text(json.dumps(spent))
         return str(folder / "model")
 
     return make
@@ -129,14 +130,15 @@ def test_hours_add_up_over_all_that_a_model_came_from(run):
     dense = run("dense", 100.0)
     sparse = run("sparse", 20.0, init=dense, teacher=dense)
     teacher = run("teacher", 3.0, init=dense)
-    assert device_hours_of(config_of(sparse)) == 120.0
-    assert device_hours_of(config_of(sparse, teacher)) == 123.0
-    assert device_hours_of(config_of(dense, dense)) == 100.0
+    assert device_hours_of(config_of(sparse)) == (120.0, [])
+    assert device_hours_of(config_of(sparse, teacher)) == (123.0, [])
+    assert device_hours_of(config_of(dense, dense)) == (100.0, [])
 
 
-def test_hours_are_unknown_where_those_of_one_ancestor_are(run):
-    """OFA-40: a model of the hub, however far back, and a result that does not say."""
+def test_parents_whose_hours_nobody_knows_are_named(run):
+    """OFA-40: a model of the hub, however far back, and a result that does not say; the others count."""
     of_hub = run("own", 5.0, init="someone/model")
-    silent = run("silent", None)
-    for parents in (("someone/model",), (of_hub,), (silent,), (run("good", 1.0), of_hub), (run("after", 1.0, silent),)):
-        assert device_hours_of(config_of(*parents)) is None
+    silent = run("silent", None, init=of_hub)
+    assert device_hours_of(config_of("someone/model")) == (0, ["someone/model"])
+    assert device_hours_of(config_of(of_hub, of_hub)) == (5.0, ["someone/model"])
+    assert device_hours_of(config_of(silent, run("good", 1.0))) == (6.0, [silent, "someone/model"])

@@ -15,6 +15,7 @@ from transformers import (
 
 from ofa.data.task_batches import TaskBatcher
 from ofa.data.task_rows import IGNORED, TaskRows
+from ofa.data.task_sources import Examples
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ("red", "green", "blue", "good", "bad", "who", "is", "the", "a", "in", ".", *"0123456789")
@@ -88,7 +89,16 @@ def random_rows(kind, count=7, *, longest=21, labels=3, seed=0):
         "questions": lambda: np.sort(draw.integers(0, lengths[:, None], (count, 2)), axis=1),
     }[kind]()
     types = draw.integers(0, 2, total).astype(np.int8)
-    return TaskRows(tokens, types, lengths, values, np.arange(count))
+    words = np.flatnonzero(values != IGNORED) if kind == "tokens" else None
+    return TaskRows(tokens, types, lengths, values, np.arange(count), words=words)
+
+
+def word_examples(rows):
+    """The examples of random rows of tokens: its words, each with a token."""
+    counts = np.diff(np.searchsorted(rows.words, np.cumsum(rows.lengths)), prepend=0)
+    ids = [f"id{number}" for number in range(len(rows))]
+    labels = None if rows.labels is None else rows.labels[rows.words]
+    return Examples(ids=ids, labels=labels, words=[["word"] * count for count in counts])
 
 
 def batch_of(rows, kind, ids=None):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import Any
 
@@ -48,6 +48,9 @@ class TaskRows:
     """int64 [N], number of the example that a row comes from, ascending."""
     offsets: np.ndarray | None = None
     """questions: int32 [T, 2], characters of the context that a token covers; -1 outside the context. Else None."""
+    words: np.ndarray | None = None
+    """tokens: int64 [W], the place in [T] of the first token of each word of all examples, end to end; -1 where it has
+    none: the tokenizer gives it none, or it is cut off. Else None."""
     cut: int = 0
     """What did not fit: texts that were cut; questions that were; words without a token (tokens)."""
 
@@ -150,23 +153,25 @@ def _joined(pieces: list[_Piece], labels: np.ndarray | None, examples: np.ndarra
 
 def _encode_words(examples: Examples, backend: Tokenizer, max_length: int) -> TaskRows:
     backend.enable_truncation(max_length)
-    pieces, firsts, words = [], [], []
+    pieces, words = [], []
     before = 0
     for part in _chunks(examples.words):
         encodings = backend.encode_batch(part, is_pretokenized=True)
         pieces.append(_Piece.of(encodings))
         for own, encoding in zip(part, encodings, strict=True):
             numbers = np.array([-1 if one is None else one for one in encoding.word_ids], dtype=np.int64)
-            first = (numbers >= 0) & (numbers != np.concatenate([[-1], numbers[:-1]]))
-            firsts.append(first)
-            words.append(numbers[first] + before)
-            before += len(own)
-    begins, found = np.concatenate(firsts), np.concatenate(words)
+            first = np.flatnonzero((numbers >= 0) & (numbers != np.concatenate([[-1], numbers[:-1]])))
+            places = np.full(len(own), -1, dtype=np.int64)
+            places[numbers[first]] = first + before
+            words.append(places)
+            before += len(numbers)
+    places = np.concatenate(words)
     labels = None
     if examples.labels is not None:
-        labels = np.full(len(begins), IGNORED, dtype=np.int64)
-        labels[begins] = examples.labels[found]
-    return _joined(pieces, labels, np.arange(len(examples)), cut=before - len(found))
+        labels = np.full(before, IGNORED, dtype=np.int64)
+        labels[places[places >= 0]] = examples.labels[places >= 0]
+    rows = _joined(pieces, labels, np.arange(len(examples)), cut=int((places < 0).sum()))
+    return replace(rows, words=places)
 
 
 def _encode_questions(examples: Examples, backend: Tokenizer, max_length: int, stride: int) -> TaskRows:

@@ -19,7 +19,7 @@ from ofa.data.task_batches import TaskBatch, evaluation_batches
 from ofa.data.task_rows import IGNORED, TaskRows
 from ofa.data.tasks import Kind, Task
 from ofa.downstream.answers import Answers, find_answers, withheld
-from ofa.downstream.scores import ScoreError, check_finite, decisions, labelled_words, score
+from ofa.downstream.scores import ScoreError, check_finite, decisions, score, word_decisions
 from ofa.downstream.squad import score_v1, score_v2
 from ofa.downstream.task_data import OpenTask, Split
 
@@ -92,15 +92,17 @@ def scored(data: OpenTask, split: Split, outputs: np.ndarray) -> Scored:
         return Scored(outputs, _losses(task.kind, outputs, rows) | _squad(task, split, given, answers), answers)
     if rows.labels is None:
         return Scored(outputs, {})
-    return Scored(outputs, _losses(task.kind, outputs, rows) | score(task.metrics, *decided(task.kind, outputs, rows)))
+    return Scored(outputs, _losses(task.kind, outputs, rows) | score(task.metrics, *decided(task.kind, outputs, split)))
 
 
-def decided(kind: Kind, outputs: np.ndarray, rows: TaskRows) -> tuple[np.ndarray, np.ndarray]:
-    """Decisions and labels, of tokens those of labelled words."""
-    assert rows.labels is not None
+def decided(kind: Kind, outputs: np.ndarray, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Decisions and labels; of tokens those of all words, whether they have a token or not."""
+    rows, labels = split.rows, split.examples.labels
+    assert labels is not None
     if kind == "tokens":
-        return labelled_words(outputs, rows.labels)
-    return decisions(kind, outputs), rows.labels
+        assert rows.words is not None
+        return word_decisions(outputs, rows.words), labels
+    return decisions(kind, outputs), labels
 
 
 def answers_of(data: OpenTask, split: Split, outputs: np.ndarray) -> Answers:

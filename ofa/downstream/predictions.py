@@ -41,7 +41,6 @@ GLUE_FILES: Mapping[str, Mapping[str, str]] = {
     "QNLI": _PAIR,
     "RTE": _PAIR,
     "WNLI": {**_BINARY, "not_entailment": "0", "entailment": "1"},
-    "AX": _TRIPLE,
 }
 """File name: class name -> the server's word for it. Names are those of the original files or of the published
 datasets; STS-B has no classes but a value in [0, 5]."""
@@ -80,11 +79,18 @@ def write_squad(folder: Path, answers: Answers) -> list[Path]:
     return [folder / name for name in contents]
 
 
-def write_classes(path: Path, *, ids: Sequence[str], probabilities: Sequence[np.ndarray], names: Sequence[str]) -> None:
+def write_classes(
+    path: Path,
+    *,
+    ids: Sequence[str],
+    probabilities: Sequence[np.ndarray] | Sequence[Sequence[np.ndarray | None]],
+    names: Sequence[str],
+) -> None:
     """Write a line of `id`, `label` and `probabilities` (class name -> share) for every example.
 
     Args:
-        probabilities: N arrays [classes]; or [words, classes], which makes lists of both, one entry a word.
+        probabilities: N arrays [classes]; or N lists of them, one a word, which makes lists of both; None, of a word of
+            which nothing is said, makes null.
         names: class names, in the order of the classes.
 
     Raises:
@@ -92,13 +98,11 @@ def write_classes(path: Path, *, ids: Sequence[str], probabilities: Sequence[np.
     """
     _check_counts(path, len(ids), len(probabilities))
     rows = []
-    for key, shares in zip(ids, probabilities, strict=True):
-        if shares.shape[-1] != len(names) or not np.isfinite(shares).all():
-            what = f"{shares.shape[-1]} classes" if shares.shape[-1] != len(names) else "a share that is not finite"
-            raise PredictionsError(
-                f"{path.name}: example {key} has {what}, expected a share for each of {len(names)}: {', '.join(names)}"
-            )
-        rows.append({"id": key, **_labelled(shares, names)})
+    for key, own in zip(ids, probabilities, strict=True):
+        for shares in [own] if isinstance(own, np.ndarray) else own:
+            if shares is not None:
+                _check_shares(f"{path.name}: example {key}", shares, names)
+        rows.append({"id": key, **_labelled(own, names)})
     _write_lines(path, rows)
 
 
@@ -135,11 +139,20 @@ def _glue_values(file: str, predictions: np.ndarray) -> list[str]:
     return [f"{value:.3f}" for value in np.clip(predictions, 0.0, 5.0) + 0.0]  # + 0.0: no "-0.000"
 
 
-def _labelled(shares: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    if shares.ndim == 1:
+def _labelled(shares: np.ndarray | Sequence[np.ndarray | None] | None, names: Sequence[str]) -> dict[str, Any]:
+    if shares is None:
+        return {"label": None, "probabilities": None}
+    if isinstance(shares, np.ndarray):
         return {"label": names[int(shares.argmax())], "probabilities": dict(zip(names, shares.tolist(), strict=True))}
     words = [_labelled(one, names) for one in shares]
     return {key: [word[key] for word in words] for key in ("label", "probabilities")}
+
+
+def _check_shares(where: str, shares: np.ndarray, names: Sequence[str]) -> None:
+    if shares.shape == (len(names),) and np.isfinite(shares).all():
+        return
+    what = "a share that is not finite" if shares.shape == (len(names),) else f"{shares.shape[-1]} classes"
+    raise PredictionsError(f"{where} has {what}, expected a share for each of {len(names)}: {', '.join(names)}")
 
 
 def _check_counts(path: Path, ids: int, found: int) -> None:

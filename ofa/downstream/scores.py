@@ -14,8 +14,10 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_squared_error
 
-from ofa.data.task_rows import IGNORED
 from ofa.data.tasks import Kind
+
+UNDECIDED = -1
+"""The class of a word of which a model says nothing."""
 
 
 class ScoreError(ValueError):
@@ -47,25 +49,23 @@ def decisions(kind: Kind, logits: np.ndarray) -> np.ndarray:
     return logits.reshape(-1).astype(np.float64)
 
 
-def labelled_words(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Decisions and labels of the W words that have a label, out of T tokens that lie end to end (kind `tokens`).
+def word_decisions(logits: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Decisions of W words out of T tokens that lie end to end (kind `tokens`).
 
     Args:
         logits: [T, classes]
-        labels: int64 [T], IGNORED at what is no word's first token.
+        words: int64 [W], place of each word's first token; negative where it has none.
 
     Returns:
-        (predictions, labels), both int64 [W].
+        int64 [W], UNDECIDED for words without a token: nothing was said of them, so they are never right. Leaving them
+        out would make a model look better the less it reads.
 
     Raises:
-        ScoreError: other lengths, logits that are not finite, no labelled word.
+        ScoreError: logits that are not finite.
     """
-    if len(logits) != len(labels):
-        raise ScoreError(f"{len(logits):,} tokens have logits and {len(labels):,} have a label: they are of other rows")
-    labelled = labels != IGNORED
-    if not labelled.any():
-        raise ScoreError(f"none of {len(labels):,} tokens has a label: the split holds nothing to score")
-    return decisions("tokens", logits[labelled]), labels[labelled]
+    found = np.full(len(words), UNDECIDED, dtype=np.int64)
+    found[words >= 0] = decisions("tokens", logits[words[words >= 0]])
+    return found
 
 
 def score(metrics: Sequence[str], predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -73,7 +73,7 @@ def score(metrics: Sequence[str], predictions: np.ndarray, labels: np.ndarray) -
 
     Args:
         metrics: names out of `METRICS`.
-        predictions: [N], classes or values, of `decisions`.
+        predictions: [N], classes or values, of `decisions` or `word_decisions`.
         labels: [N], the same.
 
     Raises:
@@ -118,7 +118,8 @@ def _f1(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 def _f1_macro(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Mean of the F1 of every class that is predicted or there; a class of which nothing is right has 0."""
-    return float(f1_score(labels, predictions, average="macro", zero_division=0.0))  # pyright: ignore[reportArgumentType]
+    classes = np.setdiff1d(np.concatenate([predictions, labels]), [UNDECIDED])
+    return float(f1_score(labels, predictions, labels=classes, average="macro", zero_division=0.0))  # pyright: ignore[reportArgumentType]
 
 
 def _matthews(predictions: np.ndarray, labels: np.ndarray) -> float:

@@ -43,7 +43,7 @@ class Split:
             parts.append(f"{len(self.rows):,} windows")
         parts.append(f"{self.rows.lengths.mean():.0f} tokens on average")
         if self.rows.cut:
-            what = "words" if task.kind == "tokens" else "texts"
+            what = "words without a token or" if task.kind == "tokens" else "texts"
             parts.append(f"{self.rows.cut:,} {what} cut at {task.max_length} tokens")
         if self.examples.dropped:
             parts.append(f"{self.examples.dropped:,} left out")

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from scipy.special import softmax
 
-from ofa.data.task_rows import IGNORED
 from ofa.downstream.evaluation import Scored
 from ofa.downstream.predictions import write_classes, write_glue, write_squad, write_values
 from ofa.downstream.scores import decisions
@@ -53,11 +52,12 @@ def write_predictions(folder: Path, data: OpenTask, split: Split, found: Scored)
     return [plain, write_glue(folder, name, decisions(task.kind, outputs), data.labels)]
 
 
-def _shares(data: OpenTask, split: Split, outputs: np.ndarray) -> list[np.ndarray]:
-    """Softmax of each example, of tokens of each of its labelled words."""
+def _shares(data: OpenTask, split: Split, outputs: np.ndarray) -> list[np.ndarray] | list[list[np.ndarray | None]]:
+    """Softmax of each example; of tokens of each of its words, None where a word has no token."""
     shares = softmax(outputs.astype(np.float64), axis=-1)
     if data.task.kind == "classification":
         return list(shares)
-    labels, ends = split.rows.labels, np.cumsum(split.rows.lengths)[:-1]
-    assert labels is not None
-    return [part[own != IGNORED] for part, own in zip(np.split(shares, ends), np.split(labels, ends), strict=True)]
+    assert split.rows.words is not None
+    places = iter(split.rows.words.tolist())
+    by_example = ([next(places) for _ in words] for words in split.examples.words)
+    return [[None if place < 0 else shares[place] for place in own] for own in by_example]

@@ -5,8 +5,11 @@ They are made from the run folders alone, whole, each time a cell ends: nothing 
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ofa.config import SweepConfig
 from ofa.files import write_bytes, write_text
@@ -36,11 +39,34 @@ def show(config: SweepConfig, cells: Sequence[Cell], folder: Path, outcome: Outc
 
 
 def remarks(config: SweepConfig, found: Sequence[Group], outcome: Outcome) -> list[str]:
-    """What is missing in the table, and why."""
+    """What is missing in the table, and why; and what its rows do not share beside what was varied."""
     known = metric_names(found, None)
     wrong = []
     if known and config.metric is not None and config.metric not in known:
         wrong = [f"no run has the metric {config.metric}{nearest(config.metric, known)}"]
     failed = [f"{name} failed: {why}" for name, why in outcome.failed.items()]
     stopped = [f"{name} is not finished: start the sweep again" for name in outcome.stopped]
-    return [*wrong, *failed, *stopped]
+    return [*wrong, *failed, *stopped, *_not_shared(found)]
+
+
+def _not_shared(found: Sequence[Group]) -> list[str]:
+    """Code, packages and machines that differ between rows: a difference between two rows may be theirs."""
+    rows = [row for group in found for row in group.rows]
+    notes = []
+    for key, what in (("commit", "commits"), ("versions", "sets of versions"), ("hardware", "kinds of hardware")):
+        counts = Counter(json.dumps(row[key], sort_keys=True) for row in rows if row.get(key))
+        if len(counts) > 1:
+            values = [json.loads(value) for value, _ in counts.most_common()]
+            each = zip(counts.most_common(), _in_words(values), strict=True)
+            listed = ", ".join(f"{count} of {words}" for (_, count), words in each)
+            notes.append(f"rows are of {len(counts)} {what}: {listed}")
+    return notes
+
+
+def _in_words(values: Sequence[Any]) -> list[str]:
+    """First digits of commits; of packages and machines what differs."""
+    if isinstance(values[0], str):
+        return [str(value)[:9] for value in values]
+    names = {name: None for value in values for name in value}
+    differing = [name for name in names if len({str(value.get(name)) for value in values}) > 1]
+    return [" ".join(f"{name} {value.get(name)}" for name in differing) for value in values]

@@ -1,5 +1,6 @@
 """Encoding: rows as transformers itself makes them, answers and words at their tokens."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -230,6 +231,10 @@ def test_the_first_token_of_each_word_is_labelled(wordpiece, rows, length):
             seen.add(word)
         assert by_row[number].tolist() == wanted
         before += len(own_words)
+    placed = encoded.words >= 0
+    assert encoded.labels[encoded.words[placed]].tolist() == labels[placed].tolist() and len(encoded.words) == total
+    unlabelled = encode(replace(examples, labels=None), wordpiece, "tokens", length)
+    assert unlabelled.labels is None and unlabelled.words.tolist() == encoded.words.tolist()
 
 
 # ---- refusals, fingerprint ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from ofa.downstream.evaluation import _in_order, decided, evaluate_split, label_
 from ofa.downstream.scores import ScoreError
 from ofa.downstream.task_data import Split, TaskData
 from ofa.models.task_training import TaskTraining
-from tests.task_parts import KINDS, PAD, batch_of, random_rows, small_model, tokenizer
+from tests.task_parts import KINDS, PAD, batch_of, random_rows, small_model, tokenizer, word_examples
 
 COLUMNS = {"path": "x", "text_column": "text", "label_column": "label"}
 CONFIGS = {
@@ -82,7 +82,9 @@ def test_a_loss_of_large_outputs_is_finite():
 def data_of(kind, rows, examples=None):
     """A task's data that are these rows alone."""
     task = task_for(CONFIGS[kind])
-    split = Split("validation", examples or SimpleNamespace(answers=None), rows)
+    if kind == "tokens":
+        examples = word_examples(rows)
+    split = Split("validation", examples or SimpleNamespace(answers=None, labels=rows.labels), rows)
     return TaskData(CONFIGS[kind], task, tokenizer(), split, split, "print"), split
 
 
@@ -108,14 +110,26 @@ def test_each_kind_is_scored_by_its_metrics(kind):
     assert other["validation_loss"] > best.scores["validation_loss"] and other[METRICS[kind][0]] < 1.0
 
 
-def test_of_tokens_labelled_words_alone_are_scored():
+def test_of_tokens_those_alone_that_begin_a_word_are_scored():
     rows = random_rows("tokens", 12)
     data, split = data_of("tokens", rows)
     outputs = perfect("tokens", rows)
     outputs[rows.labels == IGNORED] = [0.0, 0.0, 50.0]
     assert scored(data, split, outputs).scores == scored(data, split, perfect("tokens", rows)).scores
-    predictions, labels = decided("tokens", outputs, rows)
+    predictions, labels = decided("tokens", outputs, split)
     assert len(labels) == (rows.labels != IGNORED).sum() and (predictions == labels).all()
+
+
+def test_words_without_a_token_are_wrong():
+    """Leaving them out would make a model look better the less it reads."""
+    rows = random_rows("tokens", 12)
+    data, split = data_of("tokens", rows)
+    words = rows.words.copy()
+    words[::4] = -1
+    lost = (words < 0).sum() / len(words)
+    found = scored(data, replace(split, rows=replace(rows, words=words)), perfect("tokens", rows)).scores
+    assert found["accuracy"] == pytest.approx(1 - lost)
+    assert 1 - lost < found["f1_macro"] < 1, "precision is not harmed, recall is"
 
 
 @pytest.mark.parametrize("kind", METRICS)

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ofa.data.task_rows import IGNORED
-from ofa.downstream.scores import METRICS, ScoreError, decisions, labelled_words, score
+from ofa.downstream.scores import METRICS, UNDECIDED, ScoreError, decisions, score, word_decisions
 
 CLASSES = ("accuracy", "f1", "f1_macro", "matthews")
 VALUES = ("pearson", "spearman", "mse")
@@ -172,12 +171,12 @@ def test_the_decision_of_a_regression_is_its_value(shape):
     assert values.tolist() == [0.5, -1.0, 6.25] and values.dtype == np.float64
 
 
-def test_only_labelled_words_are_scored():
+def test_words_are_decided_at_their_first_token_or_not_at_all():
     logits = np.eye(3, dtype=np.float32)[[2, 0, 1, 1, 0]]
-    labels = np.array([IGNORED, 0, 2, IGNORED, 0])
-    predictions, wanted = labelled_words(logits, labels)
-    assert predictions.tolist() == [0, 1, 0] and wanted.tolist() == [0, 2, 0]
-    assert score(["accuracy"], predictions, wanted) == {"accuracy": pytest.approx(2 / 3)}
+    predictions = word_decisions(logits, np.array([1, 2, -1, 4]))
+    assert predictions.tolist() == [0, 1, UNDECIDED, 0]
+    found = score(["accuracy", "f1_macro"], predictions, np.array([0, 2, 2, 0]))
+    assert found == {"accuracy": 0.5, "f1_macro": pytest.approx(1 / 3)}, "what is undecided is no class of its own"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -214,10 +213,3 @@ def test_outputs_of_another_head_are_named():
         decisions("regression", np.zeros((4, 3)))
     with pytest.raises(ScoreError, match="ofa.downstream.answers"):
         decisions("questions", np.zeros((4, 2)))
-
-
-def test_words_without_labels_are_refused():
-    with pytest.raises(ScoreError, match="none of 2 tokens has a label"):
-        labelled_words(np.zeros((2, 3)), np.full(2, IGNORED))
-    with pytest.raises(ScoreError, match="2 tokens have logits and 3 have a label"):
-        labelled_words(np.zeros((2, 3)), np.zeros(3, dtype=int))

@@ -1,6 +1,7 @@
 """Predictions of a split as files: which format each task gets, and what is in it."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,15 +16,15 @@ from ofa.downstream.evaluation import Scored
 from ofa.downstream.predictions import GLUE_FILES
 from ofa.downstream.task_data import Split, TaskData
 from ofa.downstream.write_predictions import GLUE_NAMES, write_predictions
-from tests.task_parts import random_rows, tokenizer
+from tests.task_parts import random_rows, tokenizer, word_examples
 
 COLUMNS = {"path": "x", "text_column": "text", "label_column": "label"}
 
 
-def written(folder, config, rows, found, split="validation"):
+def written(folder, config, rows, found, split="validation", examples=None):
     """(names of the files in their order, their lines by name)."""
     ids = [f"id{number}" for number in range(len(rows) if rows is not None else 0)]
-    part = Split(split, SimpleNamespace(ids=ids), rows)
+    part = Split(split, examples or SimpleNamespace(ids=ids), rows)
     data = TaskData(config, task_for(config), tokenizer(), part, part, "print")
     paths = write_predictions(folder, data, part, found)
     assert {path.parent for path in paths} == {folder / split}
@@ -75,17 +76,21 @@ def test_a_task_of_ones_own_gets_the_plain_file(tmp_path):
 
 
 def test_words_have_a_label_each(tmp_path):
-    """Of the tokens of a row those that begin a word."""
+    """Of the tokens of a row those that begin a word; null where there is none, so that nothing shifts."""
     config = TaskConfig(name="token_classification", labels=["x", "y", "z"], **COLUMNS)
     rows = random_rows("tokens", 5)
     outputs = 9 * np.eye(3, dtype=np.float32)[np.where(rows.labels == IGNORED, 2, rows.labels)]
-    _, lines = written(tmp_path, config, rows, Scored(outputs, {}))
-    for line, labels in zip(
-        lines["predictions.jsonl"], np.split(rows.labels, np.cumsum(rows.lengths)[:-1]), strict=True
-    ):
+    words, examples = rows.words.copy(), word_examples(rows)
+    words[::3] = -1
+    unlabelled = replace(rows, words=words, labels=None)
+    _, lines = written(tmp_path, config, unlabelled, Scored(outputs, {}), examples=examples)
+    labels = iter(zip(examples.labels, words, strict=True))
+    for line, own in zip(lines["predictions.jsonl"], examples.words, strict=True):
         one = json.loads(line)
-        assert one["label"] == [config.labels[number] for number in labels if number != IGNORED]
-        assert len(one["probabilities"]) == len(one["label"])
+        expected = [None if place < 0 else config.labels[label] for label, place in (next(labels) for _ in own)]
+        assert one["label"] == expected
+        assert [share is None for share in one["probabilities"]] == [label is None for label in expected]
+    assert next(labels, None) is None
 
 
 @pytest.mark.parametrize("odds", [None, {"q": -1.5}])

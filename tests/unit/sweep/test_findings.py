@@ -184,3 +184,19 @@ def test_all_is_written_and_says_what_failed(build_sweep, planned, tmp_path):
     assert "- no run has the metric validation_los; did you mean validation_loss?\n" in table
     assert "- seed=2 failed: status 1: no data\n- seed=3 is not finished: start the sweep again\n" in table
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_rows_do_not_share_is_said(build_sweep, planned, tmp_path):
+    """A difference between two rows may be that of code, packages or machines."""
+    values = {"grid": {"seed": [1, 2, 3]}}
+    cells = planned(**values)
+    for number, cell in enumerate(cells.values()):
+        packages = {"torch": "2.13.0" if number else "2.12.1", "numpy": "2.4.6"}
+        more = {"commit": "abcdef0123456" if number else None, "versions": packages, "hardware": {"device": "x"}}
+        finish(cell, {}, {**FINETUNED, **more})
+    write_findings(build_sweep(**values), list(cells.values()), tmp_path, Outcome(done=list(cells)))
+    assert (
+        (tmp_path / "table.md")
+        .read_text()
+        .endswith("\n- rows are of 2 sets of versions: 2 of torch 2.13.0, 1 of torch 2.12.1\n")
+    )

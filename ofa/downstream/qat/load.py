@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ofa.data.tasks import Kind
 from ofa.downstream.qat.observers import Ranges
 from ofa.downstream.qat.prepare import Site, Sites
 from ofa.downstream.qat.quantisers import FakeQuantisers
@@ -22,7 +24,10 @@ from ofa.export.quantization_file import (
 )
 from ofa.export.reload import auto_class, read_config
 from ofa.models.adapters import has_module
-from ofa.models.build import load_model
+from ofa.models.build import load_model, side_file
+from ofa.models.task_models import load_task_model
+
+LOG = logging.getLogger(__name__)
 
 
 def load_quantized(
@@ -49,6 +54,27 @@ def load_quantized(
     model = model.eval().requires_grad_(False)
     nn.Module.to(model, device)
     return model, with_quantisers(model, folder / QUANTIZATION_FILE, device)
+
+
+def load_as_trained(init: str, kind: Kind, device: torch.device | str) -> PreTrainedModel:
+    """A finished task model that computes as it was trained: in fp32, or in 8 bits where scales stand beside it.
+
+    Args:
+        init: a model folder or a hub id.
+        kind: of task.
+        device: where to.
+
+    Raises:
+        ModelError: as `load_task_model`.
+        QuantizationFileError: the scales are damaged, or another model's.
+    """
+    model = load_task_model(init, kind)
+    nn.Module.to(model, device)
+    scales = side_file(init, QUANTIZATION_FILE)
+    if scales is not None:
+        LOG.info("%s was trained in 8 bits and computes in 8 bits", init)
+        with_quantisers(model, scales, device)
+    return model
 
 
 def with_quantisers(model: PreTrainedModel, path: Path, device: torch.device | str) -> FakeQuantisers:

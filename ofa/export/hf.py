@@ -105,7 +105,7 @@ def export_model(
     check_space(folder, "exported model", needed, remedies.full)
     with explained_space(folder.parent, "exported model", remedies.full), new_folder(folder) as building:
         _save_weights(building, model)
-        _copy_tokenizer(Path(tokenizer_path), building)
+        copy_tokenizer(Path(tokenizer_path), building)
         if keep:
             write_masks(building / MASKS_FILE, keep, patterns)
         for name, data in (side_files or {}).items():
@@ -119,19 +119,20 @@ def export_model(
     return complete
 
 
-def check_replaceable(folder: Path, then: str) -> None:
+def check_replaceable(folder: Path, then: str, mark: str = RECIPE_FILE) -> None:
     """Refuse a place for a model where something else stands: what stands at the final place is deleted.
 
     Args:
         folder: where a model is to go.
         then: what to do, in the caller's terms (`Remedies.occupied`).
+        mark: the file by which an earlier export of that kind is known.
 
     Raises:
         ExportError: it is neither free nor empty nor an earlier export.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())) or (folder / RECIPE_FILE).is_file():
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())) or (folder / mark).is_file():
         return
-    raise ExportError(f"{folder} exists and is no exported model (it has no {RECIPE_FILE}): {then}")
+    raise ExportError(f"{folder} exists and is no exported model (it has no {mark}): {then}")
 
 
 def find_model_folder(path: str | Path) -> Path:
@@ -211,7 +212,12 @@ def _save_weights(folder: Path, model: PreTrainedModel) -> None:
     write_text(folder / CONFIG_FILE, text)
 
 
-def _copy_tokenizer(source: Path, folder: Path) -> None:
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy a tokenizer's files as they are.
+
+    Raises:
+        ExportError: there are none.
+    """
     found = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
     if not found:
         raise ExportError(f"{source} holds no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}")

@@ -1,0 +1,103 @@
+"""The formats that runtimes read: for each how a program is written, run and looked into.
+
+In: a program of `ofa.runtimes.to_onnx`, or a file. Out: a file, a callable of arrays, or the arrays in the file. Where
+a runtime cannot read a file, its own words stand in an error that names the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ofa.runtimes.extras import load
+from ofa.runtimes.to_onnx import PACKAGES
+
+Session = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+"""Inputs by name -> outputs by name."""
+
+
+class RuntimeFileError(ValueError):
+    """A file that its runtime cannot read or run."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row of the table."""
+
+    name: str
+    """On the command line, and of the folder in a run."""
+    runtime: str
+    """For people."""
+    file: str
+    """What a runtime is given; other tools look for it under this name."""
+    packages: tuple[str, ...]
+    """What is needed to write, run and look into it; the last is the runtime's."""
+    save: Callable[[Any, Path], None]
+    """(program, path) writes the file."""
+    session: Callable[[Path], Session]
+    """Raises RuntimeFileError."""
+    constants: Callable[[Path], Iterator[np.ndarray]]
+    """Every array that the file holds. Raises RuntimeFileError."""
+
+    def check_packages(self) -> None:
+        """Refuse to begin without them.
+
+        Raises:
+            MissingExtraError: one is not installed.
+        """
+        for name in self.packages:
+            load(name)
+
+    def versions(self) -> dict[str, str]:
+        """Of torch and the packages."""
+        return {name: version(name) for name in ("torch", *self.packages)}
+
+
+def _save_onnx(program: Any, path: Path) -> None:
+    program.save(path)
+
+
+def _onnx_session(path: Path) -> Session:
+    ort = load("onnxruntime")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what it would print stands in its exceptions too
+    reader = f"ONNX Runtime {ort.__version__}"
+    with _explained(path, reader):
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    outputs = [one.name for one in session.get_outputs()]
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with _explained(path, reader):
+            return dict(zip(outputs, session.run(outputs, dict(inputs)), strict=True))
+
+    return run
+
+
+def _onnx_constants(path: Path) -> Iterator[np.ndarray]:
+    onnx = load("onnx")
+    with _explained(path, f"onnx {onnx.__version__}"):
+        for tensor in onnx.load(path).graph.initializer:
+            yield onnx.numpy_helper.to_array(tensor)
+
+
+@contextmanager
+def _explained(path: Path, reader: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # runtimes have classes of their own for it, and several
+        words = " ".join(str(error).split())
+        raise RuntimeFileError(
+            f"{path} cannot be read by {reader}: it is damaged, cut short, or needs what that version lacks: {words}"
+        ) from None
+
+
+ONNX = Format("onnx", "ONNX Runtime", "model.onnx", PACKAGES, _save_onnx, _onnx_session, _onnx_constants)
+
+FORMATS = {one.name: one for one in (ONNX,)}
+"""By name."""

@@ -40,8 +40,8 @@ class Format:
     """What is needed to write, run and look into it; the last is the runtime's."""
     save: Callable[[Any, Path], None]
     """(program, path) writes the file."""
-    session: Callable[[Path], Session]
-    """Raises RuntimeFileError."""
+    session: Callable[..., Session]
+    """(path, threads=None) opens the file for so many threads, None: the runtime's choice. Raises RuntimeFileError."""
     constants: Callable[[Path], Iterator[np.ndarray]]
     """Every array that the file holds. Raises RuntimeFileError."""
 
@@ -63,10 +63,11 @@ def _save_onnx(program: Any, path: Path) -> None:
     program.save(path)
 
 
-def _onnx_session(path: Path) -> Session:
+def _onnx_session(path: Path, threads: int | None = None) -> Session:
     ort = load("onnxruntime")
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what it would print stands in its exceptions too
+    options.intra_op_num_threads = threads or 0
     reader = f"ONNX Runtime {ort.__version__}"
     with _explained(path, reader):
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

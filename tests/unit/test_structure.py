@@ -33,6 +33,9 @@ FLOORS = [
     {"finish"},
     {"pretrain", "downstream"},
     {"runtimes"},
+    {"predictor"},
+    {"inference"},
+    {"predict_file"},
 ]
 """Rooms of `ofa` from the ground up: a room imports its own floor and those below."""
 

@@ -3,7 +3,7 @@
 python launch/export.py runs/ofa_90                          # newest checkpoint -> runs/ofa_90/model
 python launch/export.py runs/ofa_90 --checkpoint runs/ofa_90/checkpoints/step-00050000 --output at_50k
 python launch/export.py --from-reference DIR --output OUT    # a checkpoint of the published implementation
-python launch/export.py runs/tiny/qat --format onnx          # a task model -> runs/tiny/qat/onnx, checked there
+python launch/export.py runs/tiny/qat --format onnx          # a task model -> runs/tiny/qat/onnx; or openvino
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import common
 
-OF_RUNTIMES = ("precision", "task", "path", "rows")
+OF_RUNTIMES = ("precision", "task", "path", "set", "rows")
 """Options that say how a task model is written for a runtime."""
 
 
@@ -34,7 +34,7 @@ def arguments() -> argparse.Namespace:
         "--output", type=Path, metavar="DIR", help="where to (default: model/, or the format's name, in the run folder)"
     )
     runtimes = parser.add_argument_group("for a runtime", "a finished task model, reloaded and held against torch")
-    runtimes.add_argument("--format", choices=("onnx",), help="what the runtime reads")
+    runtimes.add_argument("--format", choices=("onnx", "openvino"), help="what the runtime reads")
     runtimes.add_argument(
         "--precision",
         choices=("fp32", "int8"),
@@ -42,6 +42,9 @@ def arguments() -> argparse.Namespace:
     )
     runtimes.add_argument("--task", help="task whose rows it is compared on (default: the one it was fine-tuned on)")
     runtimes.add_argument("--path", metavar="DIR", help="folder of the task's files (default: as its run says)")
+    runtimes.add_argument(
+        "--set", action="append", metavar="task.KEY=VALUE", help="another value of the task's section; may be repeated"
+    )
     runtimes.add_argument("--rows", type=common.positive, metavar="N", help="rows it is compared on (default: 128)")
     given = parser.parse_args()
     if (given.folder is None) == (given.from_reference is None):
@@ -77,7 +80,8 @@ def export() -> None:
 def to_runtime() -> None:
     """Export for a runtime and say what it was held against."""
     output = OPTIONS.output or default_output(OPTIONS.folder, OPTIONS.format)
-    wanted = Wanted(FORMATS[OPTIONS.format], OPTIONS.precision, OPTIONS.task, OPTIONS.path, OPTIONS.rows or ROWS)
+    rows = Rows(OPTIONS.rows or Rows.count, OPTIONS.task, OPTIONS.path, OPTIONS.set or ())
+    wanted = Wanted(FORMATS[OPTIONS.format], OPTIONS.precision, rows)
     print(*export_lines(output, export_to_runtime(OPTIONS.folder, output, wanted)), sep="\n")
 
 
@@ -87,8 +91,9 @@ if __name__ == "__main__":
     from ofa.export.from_reference import export_reference  # after the arguments: it takes seconds to import
     from ofa.export.from_state import export_checkpoint
     from ofa.export.stage import percent, stage_lines
-    from ofa.runtimes.export import ROWS, Wanted, default_output, export_lines, export_to_runtime
+    from ofa.runtimes.export import Wanted, default_output, export_lines, export_to_runtime
     from ofa.runtimes.formats import FORMATS
+    from ofa.runtimes.sample import Rows
 
     kind = to_runtime if OPTIONS.format else import_reference if OPTIONS.from_reference else export
     common.main_wrapper(kind)

@@ -85,8 +85,8 @@ ZEROS_TEXT = """
 
 QUANTIZED_TEXT = """
 It was trained to compute in {bits} bits: {linears} Linears{tables} have int8 weights and uint8 inputs, and of the int8
-weights {zeros:.2%} are 0. `model.safetensors` holds fp32 weights, which stock classes load as a float model;
-`quantization.safetensors` holds the scales. The scores below are those in {bits} bits.
+weights {zeros:.2%} are 0{attentions}. `model.safetensors` holds fp32 weights, which stock classes load as a float
+model; `quantization.safetensors` holds the scales. The scores below are those in {bits} bits.
 """
 
 IMPORTED_TEXT = """
@@ -253,7 +253,11 @@ def quantized_text(recipe: dict[str, Any]) -> str:
         return ""
     tables = f" and {len(found['tables'])} embedding tables" if found["tables"] else ""
     zeros = found["int8_zeros"] / found["weights"]
-    return QUANTIZED_TEXT.format(bits=found["bits"], linears=len(found["linears"]), tables=tables, zeros=zeros)
+    products = found["attentions"]
+    attentions = f"; both products of {len(products)} attentions are in 8 bits too" if products else ""
+    return QUANTIZED_TEXT.format(
+        bits=found["bits"], linears=len(found["linears"]), tables=tables, zeros=zeros, attentions=attentions
+    )
 
 
 def scores_text(recipe: dict[str, Any], config: dict[str, Any]) -> str:

@@ -42,11 +42,11 @@ from ofa.runtimes.compare import (
 )
 from ofa.runtimes.export_file import EXPORT_FILE, encode_export
 from ofa.runtimes.formats import Format
-from ofa.runtimes.sample import Sample, sample_for
+from ofa.runtimes.sample import Rows, Sample, sample_for
 from ofa.runtimes.source import Precision, Source, open_source
 from ofa.runtimes.to_onnx import OPSET, onnx_program
 
-ROWS = 128
+DEFAULT_ROWS = Rows()
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,8 @@ class Wanted:
     format: Format
     precision: Precision | None = None
     """None: int8 where the folder holds trained scales, else fp32."""
-    task: str | None = None
-    path: str | None = None
-    """Task and folder of its files, for rows to compare on; None: as the model's run says."""
-    rows: int = ROWS
-    """So many."""
+    rows: Rows = DEFAULT_ROWS
+    """What it is held against."""
 
 
 def default_output(folder: Path, name: str) -> Path:
@@ -93,7 +90,7 @@ def export_to_runtime(folder: Path, output: Path, wanted: Wanted) -> dict[str, A
     wanted.format.check_packages()
     check_replaceable(output, OF_A_COMMAND.occupied, EXPORT_FILE)
     source = open_source(folder, wanted.precision)
-    sample = sample_for(source, task=wanted.task, path=wanted.path, rows=wanted.rows)
+    sample = sample_for(source, wanted.rows)
     needed = sum(4 * parameter.numel() for parameter in source.model.parameters())
     check_space(output, "exported model", needed, OF_A_COMMAND.full)
     with explained_space(output.parent, "exported model", OF_A_COMMAND.full), new_folder(output) as building:

@@ -22,6 +22,10 @@ Session = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 """Inputs by name -> outputs by name."""
 
 
+WORDS_OF_OTHERS = 300
+"""Characters of a runtime's message; some print a stack."""
+
+
 class RuntimeFileError(ValueError):
     """A file that its runtime cannot read or run."""
 
@@ -92,13 +96,58 @@ def _explained(path: Path, reader: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # runtimes have classes of their own for it, and several
-        words = " ".join(str(error).split())
+        words = " ".join(str(error).split())[:WORDS_OF_OTHERS]
         raise RuntimeFileError(
             f"{path} cannot be read by {reader}: it is damaged, cut short, or needs what that version lacks: {words}"
         ) from None
 
 
-ONNX = Format("onnx", "ONNX Runtime", "model.onnx", PACKAGES, _save_onnx, _onnx_session, _onnx_constants)
+def _save_openvino(program: Any, path: Path) -> None:
+    """OpenVINO's own reader of ONNX; its `convert_model` would do the same and report the use to its makers."""
+    openvino = load("openvino")
+    between = path.with_name("between.onnx")
+    _save_onnx(program, between)
+    openvino.save_model(openvino.Core().read_model(between), path, compress_to_fp16=False)
+    between.unlink()
 
-FORMATS = {one.name: one for one in (ONNX,)}
+
+def _openvino_session(path: Path) -> Session:
+    openvino = load("openvino")
+    reader = f"OpenVINO {version('openvino')}"
+    with _explained(path, reader):
+        core = openvino.Core()
+        # Without the hint a CPU that has bf16 computes in it what is in fp32 here.
+        compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    names = [one.get_any_name() for one in compiled.outputs]
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with _explained(path, reader):
+            found = compiled(dict(inputs))
+        return {name: np.array(found[name]) for name in names}
+
+    return run
+
+
+def _openvino_constants(path: Path) -> Iterator[np.ndarray]:
+    openvino = load("openvino")
+    with _explained(path, f"OpenVINO {version('openvino')}"):
+        for op in openvino.Core().read_model(path).get_ops():
+            if op.get_type_name() == "Constant":
+                yield op.data
+
+
+ONNX = Format(
+    "onnx", "ONNX Runtime", "model.onnx", (*PACKAGES, "onnxruntime"), _save_onnx, _onnx_session, _onnx_constants
+)
+OPENVINO = Format(
+    "openvino",
+    "OpenVINO",
+    "openvino_model.xml",
+    (*PACKAGES, "openvino"),
+    _save_openvino,
+    _openvino_session,
+    _openvino_constants,
+)
+
+FORMATS = {one.name: one for one in (ONNX, OPENVINO)}
 """By name."""

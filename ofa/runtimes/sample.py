@@ -7,7 +7,7 @@ caller gives. Where they cannot, rows are drawn from the tokenizer's vocabulary,
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,6 +19,7 @@ from ofa.data.task_rows import TaskRows
 from ofa.data.tasks import Kind, task_for
 from ofa.downstream.evaluate_model import matched_classes, origin_of, task_config
 from ofa.downstream.task_data import OpenTask
+from ofa.export.hf import ExportError
 from ofa.models.adapters import adapter_for
 from ofa.models.build import load_tokenizer
 from ofa.runtimes.source import Source
@@ -30,6 +31,24 @@ BATCH = 8
 
 LONGEST = 128
 """Tokens of the longest drawn row."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows are wanted."""
+
+    count: int = 128
+    """If there are so many."""
+    task: str | None = None
+    path: str | None = None
+    """Task and folder of its files; None: as the model's run or its recipe says."""
+    overrides: Sequence[str] = ()
+    """Further values of the task's section, `task.KEY=VALUE`."""
+
+    @property
+    def given(self) -> bool:
+        """Whether the caller says of which task: then nothing else will do."""
+        return self.task is not None or self.path is not None or bool(self.overrides)
 
 
 @dataclass(frozen=True)
@@ -55,37 +74,32 @@ class Sample:
             yield batcher.batch(np.arange(start, min(start + BATCH, self.count)))
 
 
-def sample_for(source: Source, *, task: str | None, path: str | None, rows: int) -> Sample:
+def sample_for(source: Source, wanted: Rows) -> Sample:
     """Rows for a model.
 
-    Args:
-        source: the model.
-        task, path: the task and the folder of its files, where its recipe does not say or others are wanted.
-        rows: how many, if there are so many.
-
     Raises:
-        ValueError: of many kinds: `task` or `path` is given and cannot be read, or the tokenizer cannot.
+        ValueError: of many kinds: the task that is given cannot be read, or the tokenizer.
     """
     tokenizer = load_tokenizer(str(source.folder))
     try:
-        return _of_the_task(source, tokenizer, task, path, rows)
+        return _of_the_task(source, tokenizer, wanted)
     except ValueError as error:
-        if task is not None or path is not None:
+        if wanted.given:
             raise
-        LOG.warning("compared on drawn words, for the rows of its task cannot be read: %s", error)
-    return _drawn(source, tokenizer, rows)
+        LOG.warning("drawn words take the place of rows of its task, which cannot be read: %s", error)
+    return _drawn(source, tokenizer, wanted.count)
 
 
-def _of_the_task(
-    source: Source, tokenizer: PreTrainedTokenizerFast, task: str | None, path: str | None, rows: int
-) -> Sample:
+def _of_the_task(source: Source, tokenizer: PreTrainedTokenizerFast, wanted: Rows) -> Sample:
     name = str(source.folder)
     recorded: Mapping[str, object] = origin_of(name).task
-    config = task_config(name, recorded, task=task, path=path, overrides=())
+    if wanted.task is None and "name" not in recorded:
+        raise ExportError(f"{source.folder} does not say which task it was fine-tuned on; --task and --path do")
+    config = task_config(name, recorded, task=wanted.task, path=wanted.path, overrides=wanted.overrides)
     row, _ = matched_classes(source.model.config, task_for(config), name)
     opened = OpenTask(config, row, tokenizer)
     split = opened.read("validation")
-    count = min(rows, len(split.rows))
+    count = min(wanted.count, len(split.rows))
     return Sample(split.rows, source.kind, opened.pad_id, count, f"the validation split of {row.name}")
 
 

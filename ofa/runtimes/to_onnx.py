@@ -29,8 +29,8 @@ BATCH, LENGTH = "batch", "length"
 TRACED = (2, 8)
 """Sizes with which a graph is recorded."""
 
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-"""What writing and reading ONNX needs beside torch."""
+PACKAGES = ("onnx", "onnxscript")
+"""What writing ONNX needs beside torch."""
 
 
 def onnx_program(model: PreTrainedModel, inputs: Sequence[str]) -> torch.onnx.ONNXProgram:

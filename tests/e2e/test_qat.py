@@ -13,8 +13,10 @@ from ofa.downstream.qat.load import load_quantized
 from ofa.downstream.task_data import open_task_data
 from ofa.export.masks_file import read_masks
 from ofa.models.task_training import TaskTraining
+from ofa.runtimes.export_file import read_export
+from ofa.runtimes.formats import FORMATS
 from tests import processes
-from tests.commands import command, overrides, refused
+from tests.commands import command, overrides, refused, tree
 from tests.e2e.test_resume import at_step, kill_when
 from tests.run_files import metrics, model_bytes
 from tests.tiny_tasks import write_pairs, write_project
@@ -143,6 +145,43 @@ def test_killed_it_ends_with_the_same_bytes(tasks, quantised, preset):
     assert model_bytes(folder) == model_bytes(whole)
     name = "quantization.safetensors"
     assert (folder / "model" / name).read_bytes() == (whole / "model" / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_command_writes_it_for_a_runtime(tasks, quantised, name):
+    """In int8, beside the model, held against rows of its task; a model that has no scales in fp32."""
+    folder = quantised("quantization.preset=ours")
+    answer = command("export.py", folder, "--format", name, cwd=tasks)
+    assert answer.status == 0, answer.err
+    said = read_export(folder / name)
+    block = json.loads((folder / "model" / "recipe.json").read_text())["quantization"]
+    assert (said["precision"], said["compared"]["of"]) == ("int8", "the validation split of text_classification")
+    assert said["zeros"]["model"] <= said["zeros"]["file"] <= block["int8_zeros"]
+    assert [line.split()[0] for line in answer.out.splitlines()] == ["exported", "held", "zeros"]
+    answer = command("export.py", "tuned/model", "--format", name, "--rows", 9, cwd=tasks)
+    assert answer.status == 0, answer.err
+    plain = read_export(tasks / "tuned" / name)
+    assert (plain["precision"], plain["compared"]["rows"]) == ("fp32", 9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["tuned", "--format", "onnx", "--precision", "int8"], 1, ["no model that was trained in 8 bits"]),
+        (["tuned", "--rows", "9"], 2, ["--rows is for a runtime: give --format too"]),
+        (["tuned", "--format", "onnx", "--checkpoint", "x"], 2, ["neither --from-reference nor --checkpoint"]),
+        (["base", "--format", "onnx", "--output", "out"], 1, ["base is BertForPreTraining", "launch/finetune.py"]),
+        (["dense", "--format", "onnx"], 1, ["stands in no run folder", "--output"]),
+        (["tuned", "--format", "onnx", "--output", "tasks"], 1, ["tasks exists and is no exported model"]),
+        (["tuned", "--format", "onnx", "--path", "nowhere", "--output", "out"], 1, ["nowhere"]),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(tasks, arguments, status, words):
+    before = tree(tasks)
+    answer = command("export.py", *arguments, cwd=tasks)
+    assert answer.status == status and "Traceback" not in answer.err, answer.err
+    assert all(word in answer.err for word in words), answer.err
+    assert tree(tasks) == before
 
 
 def test_a_compact_model_goes_through(tasks, monkeypatch):

@@ -61,7 +61,7 @@ class Sites:
         """For the log."""
         outputs = sum(site.output for site in self.linears)
         names = ", ".join([*(site.name for site in self.linears), *self.tables])
-        what = f"{len(self.linears)} Linears ({outputs} of them with their outputs)"
+        what = f"{len(self.linears)} Linears" + (f" ({outputs} of them with their outputs)" if outputs else "")
         what += f", {len(self.tables)} embedding tables" if self.tables else ""
         what += f", the products of {len(self.attentions)} attentions" if self.attentions else ""
         return f"{what}: {names}"

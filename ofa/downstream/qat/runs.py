@@ -74,6 +74,10 @@ class QatRun(FinetuningRun):
         assert self.exported is not None, "the model is scored before it is exported"
         return {QUANTIZATION_FILE: encode_scales(self.exported.scales())}
 
+    def more_for_the_row(self) -> dict[str, Any]:
+        """What the table calls it."""
+        return {"name": f"trained in {BITS} bits"}
+
     def more_for_the_recipe(self) -> dict[str, Any]:
         """What is in 8 bits, and how many of the integers are 0."""
         assert self.exported is not None, "the model is scored before it is exported"
@@ -84,6 +88,7 @@ class QatRun(FinetuningRun):
             "file": QUANTIZATION_FILE,
             "linears": [site.name for site in sites.linears],
             "tables": list(sites.tables),
+            "attentions": list(sites.attentions),
             "weights": weights,
             "int8_zeros": zeros,
         }

@@ -140,6 +140,10 @@ class Predictor:
         """Checked examples, and whether one alone was given."""
         tokens = self.kind == "tokens"
         single = isinstance(texts, str) or (tokens and all(isinstance(one, str) for one in texts) and len(texts) > 0)
+        if tokens and single and not isinstance(texts, str) and any(len(one.split()) > 1 for one in texts):
+            raise InferenceError(
+                "a list of texts is read as words, and some hold spaces: give a list of lists of words"
+            )
         self.check_pairs(pairs is not None)
         if pairs is not None and single != isinstance(pairs, str):
             raise InferenceError("one text and a list of texts: give one of each, or lists of one length")
@@ -148,9 +152,9 @@ class Predictor:
         ids = [str(number) for number in range(len(first))]
         if tokens:
             words = [one.split() if isinstance(one, str) else one for one in first]
-            strange = next((one for one in words if not isinstance(one, list | tuple)), None)
-            if strange is not None:
-                raise InferenceError(f"expected lists of words, found {type(strange).__name__}: {str(strange)[:80]}")
+            strange = [one for one in words if not isinstance(one, list | tuple)]
+            if strange:
+                raise InferenceError(f"expected lists of words, found {type(strange[0]).__name__}: {strange[0]!s:.80}")
             return Examples(ids, None, self.labels, words=[_checked(list(one), "words") for one in words]), single
         if second is not None and len(first) != len(second):
             raise InferenceError(f"{len(first):,} texts and {len(second):,} second ones: expected one for each")
@@ -185,9 +189,9 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 def _checked(values: list[Any], what: str) -> list[str]:
-    strange = next((one for one in values if not isinstance(one, str)), None)
-    if strange is not None:
-        raise InferenceError(f"expected {what}, found {type(strange).__name__}: {str(strange)[:80]}")
+    strange = [one for one in values if not isinstance(one, str)]
+    if strange:
+        raise InferenceError(f"expected {what}, found {type(strange[0]).__name__}: {str(strange[0])[:80]}")
     return cast("list[str]", values)
 
 

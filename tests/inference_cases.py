@@ -128,6 +128,7 @@ def put_scales(case):
         quantisers.enter(batch["attention_mask"].bool(), training=False)
         model(**batch)
     quantisers.ranges.commit(1.0)
+    quantisers.ranges.begin()
     (case.model / QUANTIZATION_FILE).write_bytes(encode_scales(quantisers.scales()))
 
 

@@ -111,13 +111,14 @@ def _save_openvino(program: Any, path: Path) -> None:
     between.unlink()
 
 
-def _openvino_session(path: Path) -> Session:
+def _openvino_session(path: Path, threads: int | None = None) -> Session:
     openvino = load("openvino")
     reader = f"OpenVINO {version('openvino')}"
+    # Without the hint a CPU that has bf16 computes in it what is in fp32 here.
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads or 0}
     with _explained(path, reader):
         core = openvino.Core()
-        # Without the hint a CPU that has bf16 computes in it what is in fp32 here.
-        compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = core.compile_model(core.read_model(path), "CPU", options)
     names = [one.get_any_name() for one in compiled.outputs]
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

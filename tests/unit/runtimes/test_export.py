@@ -152,7 +152,7 @@ def test_every_kind_of_task_goes_through(tmp_path, kind):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_equal_models_give_equal_bytes_without_paths(made, name):
-    """OpenVINO numbers the nodes of its .xml by a counter of the process, so that there only the weights are compared."""
+    """OpenVINO numbers the nodes of its .xml by a counter of the process: of these the weights alone are compared."""
     counted = {"openvino_model.xml", EXPORT_FILE} if name == "openvino" else ()
     before = tree(made / name, without=counted)
     export_to_runtime(made / "model", made / name, Wanted(FORMATS[name], rows=ROWS))

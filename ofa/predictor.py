@@ -208,6 +208,7 @@ def results_of(opened: OpenTask, split: Split, found: Scored) -> list[dict[str, 
 
 def _answered(answers: Answers, key: str) -> dict[str, Any]:
     text, candidates, odds = answers.predictions[key], answers.n_best[key], answers.null_odds
+    # Both are listed where either may be given: what is ahead of the best span is so with two places at least.
     chosen = next(one for one in candidates if (one.start < 0) == (text == ""))
     return {
         "answer": text,

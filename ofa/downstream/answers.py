@@ -198,8 +198,7 @@ def _null_score(logits: np.ndarray) -> float:
 def _candidates(spans: _Spans, null: float | None, context: str, n_best: int) -> list[Candidate]:
     """The best spans and, where it may be one, no answer: by score, which puts it behind a span of equal score.
 
-    No answer stays on the list where `n_best` spans are above it, and the best span where one place is no answer's: a
-    threshold may give either. Where there is no span no answer is there in any case.
+    No answer stays on the list where `n_best` spans are above it. Where there is no span it is there in any case.
     """
     parts = zip(spans.scores.tolist(), spans.starts.tolist(), spans.ends.tolist(), strict=True)
     listed = [(score, context[start:end], start, end) for score, start, end in parts]
@@ -207,7 +206,7 @@ def _candidates(spans: _Spans, null: float | None, context: str, n_best: int) ->
         nothing = (null or 0.0, "", -1, -1)
         above = int((spans.scores >= nothing[0]).sum())
         listed.insert(above, nothing)
-        listed = listed[: max(n_best, 2)] if above < n_best else [*listed[:n_best], nothing]
+        listed = listed[:n_best] if above < n_best else [*listed[:n_best], nothing]
     shares = softmax([score for score, *_ in listed]).tolist()
     return [
         Candidate(text, score, share, start, end)

@@ -185,14 +185,6 @@ def test_a_threshold_of_the_callers_decides_on_no_answer(case, threshold):
     assert given == [threshold > 0 and any_ for any_ in spans] == [said["start"] >= 0 for said in found] and any(spans)
 
 
-@pytest.mark.parametrize("threshold", [-1e9, 1e9])
-def test_what_is_given_is_on_the_list_also_where_it_has_one_place(tmp_path, threshold):
-    one = write_case(tmp_path, "questions")
-    edit(one.model / "recipe.json", lambda recipe: recipe["config"]["task"].update(n_best=1))
-    for said in load(one.model)(one.texts, one.pairs, null_threshold=threshold):
-        assert said["answer"] in [listed["text"] for listed in said["n_best"]]
-
-
 def test_longer_rows_are_read_where_they_are_asked_for(case, caplog):
     one = case("single")
     text = " ".join(["cat"] * 100 + ["dog"])

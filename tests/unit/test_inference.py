@@ -31,6 +31,8 @@ from tests.structures import random_masks
 from tests.task_folders import write_encoder
 from tests.task_parts import ARCHITECTURES, VOCABULARY, save_model, small_model, tokenizer
 
+TYPED = ("bert", "electra", "compact")
+"""Architectures with an embedding for second texts."""
 OTHERS = [pytest.param(one, marks=pytest.mark.slow) for one in ARCHITECTURES if one not in ("bert", "roberta")]
 
 
@@ -116,9 +118,7 @@ def test_a_model_of_others_gives_the_logits_of_its_stock_class(case_name, head, 
     given = [text.split() for text in texts] if head == "tokens" else texts
     second = texts if head == "questions" else None
     for text, said in zip(texts, predictor(given, second), strict=True):
-        batch = words(
-            text, second and text, return_tensors="pt", return_token_type_ids=case_name in ("bert", "compact")
-        )
+        batch = words(text, second and text, return_tensors="pt", return_token_type_ids=case_name in TYPED)
         with torch.no_grad():
             output = model.eval()(**batch)
         if head == "regression":

@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 
-.PHONY: install pretrain finetune cofi test test-all lint schema wheels clean
+.PHONY: install pretrain finetune cofi qat test test-all lint schema wheels clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,14 @@ runs/tiny/teacher/model/recipe.json: | $(VENV)/installed
 cofi: $(VENV)/installed runs/tiny/teacher/model/recipe.json
 	$(RUN) launch/cofi.py --config tiny/cofi.json --with-teacher
 	$(RUN) launch/verify.py runs/tiny/cofi
+
+runs/tiny/finetune/model/recipe.json:
+	$(MAKE) finetune
+
+qat: $(VENV)/installed runs/tiny/finetune/model/recipe.json
+	$(RUN) launch/qat.py --config tiny/qat.json
+	$(RUN) launch/verify.py runs/tiny/qat --same-zeros-as runs/tiny/finetune
+	$(RUN) launch/export.py runs/tiny/qat --format onnx
 
 test: lint
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n logical --maxprocesses 8 --dist loadfile

@@ -1,14 +1,18 @@
-"""Export the model of a run's checkpoint, also while the run goes on or after it was given up.
+"""Export a model: of a run's checkpoint, also while the run goes on or after it was given up; or for a runtime.
 
 python launch/export.py runs/ofa_90                          # newest checkpoint -> runs/ofa_90/model
 python launch/export.py runs/ofa_90 --checkpoint runs/ofa_90/checkpoints/step-00050000 --output at_50k
 python launch/export.py --from-reference DIR --output OUT    # a checkpoint of the published implementation
+python launch/export.py runs/tiny/qat --format onnx          # a task model -> runs/tiny/qat/onnx; or openvino
 """
 
 import argparse
 from pathlib import Path
 
 import common
+
+OF_RUNTIMES = ("precision", "task", "path", "set", "rows")
+"""Options that say how a task model is written for a runtime."""
 
 
 def arguments() -> argparse.Namespace:
@@ -18,7 +22,7 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common.launcher_arguments()],
     )
-    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="a run folder")
+    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="a run folder; with --format also a model")
     parser.add_argument(
         "--from-reference",
         type=Path,
@@ -26,12 +30,32 @@ def arguments() -> argparse.Namespace:
         help="in place of a run: an in-training checkpoint (weight_original, weight_mask) of the published code",
     )
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="a step-* folder (default: the newest)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where to (default: model/ in the run folder)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="where to (default: model/, or the format's name, in the run folder)"
+    )
+    runtimes = parser.add_argument_group("for a runtime", "a finished task model, reloaded and held against torch")
+    runtimes.add_argument("--format", choices=("onnx", "openvino"), help="what the runtime reads")
+    runtimes.add_argument(
+        "--precision",
+        choices=("fp32", "int8"),
+        help="default: int8 where the model was trained in 8 bits (launch/qat.py), else fp32",
+    )
+    runtimes.add_argument("--task", help="task whose rows it is compared on (default: the one it was fine-tuned on)")
+    runtimes.add_argument("--path", metavar="DIR", help="folder of the task's files (default: as its run says)")
+    runtimes.add_argument(
+        "--set", action="append", metavar="task.KEY=VALUE", help="another value of the task's section; may be repeated"
+    )
+    runtimes.add_argument("--rows", type=common.positive, metavar="N", help="rows it is compared on (default: 128)")
     given = parser.parse_args()
     if (given.folder is None) == (given.from_reference is None):
         parser.error("give a run folder, or a folder with --from-reference")
     if given.from_reference and (given.checkpoint or not given.output):
         parser.error("--from-reference needs --output and takes no --checkpoint")
+    foreign = [name for name in OF_RUNTIMES if getattr(given, name) is not None]
+    if foreign and not given.format:
+        parser.error(f"--{foreign[0]} is for a runtime: give --format too")
+    if given.format and (given.from_reference or given.checkpoint):
+        parser.error("--format takes a finished task model, and neither --from-reference nor --checkpoint")
     return given
 
 
@@ -53,11 +77,23 @@ def export() -> None:
     print(f"check it with: python launch/verify.py {output}")
 
 
+def to_runtime() -> None:
+    """Export for a runtime and say what it was held against."""
+    output = OPTIONS.output or default_output(OPTIONS.folder, OPTIONS.format)
+    rows = Rows(OPTIONS.rows or Rows.count, OPTIONS.task, OPTIONS.path, OPTIONS.set or ())
+    wanted = Wanted(FORMATS[OPTIONS.format], OPTIONS.precision, rows)
+    print(*export_lines(output, export_to_runtime(OPTIONS.folder, output, wanted)), sep="\n")
+
+
 if __name__ == "__main__":
     OPTIONS = arguments()
     common.only_first_rank()
     from ofa.export.from_reference import export_reference  # after the arguments: it takes seconds to import
     from ofa.export.from_state import export_checkpoint
     from ofa.export.stage import percent, stage_lines
+    from ofa.runtimes.export import Wanted, default_output, export_lines, export_to_runtime
+    from ofa.runtimes.formats import FORMATS
+    from ofa.runtimes.sample import Rows
 
-    common.main_wrapper(import_reference if OPTIONS.from_reference else export)
+    kind = to_runtime if OPTIONS.format else import_reference if OPTIONS.from_reference else export
+    common.main_wrapper(kind)

@@ -1,10 +1,10 @@
 """Pre-train a model: teacher preparation, sparse pre-training or one-shot pruning, as the config says.
 
-    deepspeed launch/pretrain.py --config ofa_90.json
-    torchrun --nproc_per_node 8 launch/pretrain.py --config ofa_90.json
-    python launch/pretrain.py --config tiny/ofa_90.json --set optimizer.lr=5e-4
-    python launch/pretrain.py --config ofa_90.json --plan            # the schedule as JSON lines; needs no data
-    python launch/pretrain.py --config ofa_90.json --plan --summary  # tokens, FLOPs, memory, disk, hours
+deepspeed launch/pretrain.py --config ofa_90.json
+torchrun --nproc_per_node 8 launch/pretrain.py --config ofa_90.json
+python launch/pretrain.py --config tiny/ofa_90.json --set optimizer.lr=5e-4
+python launch/pretrain.py --config ofa_90.json --plan            # the schedule as JSON lines; needs no data
+python launch/pretrain.py --config ofa_90.json --plan --summary  # tokens, FLOPs, memory, disk, hours
 """
 
 import argparse

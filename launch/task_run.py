@@ -61,9 +61,7 @@ class TaskRun:
             return train(settings, run_dir, name=label, resume=resume, time_limit=self.options.time_limit)
 
 
-def prepare(
-    description: str | None, kind: type[config.FinetuneConfig], *others: type[config.CofiMlmConfig]
-) -> TaskRun:
+def prepare(description: str | None, kind: type[config.FinetuneConfig], *others: type[config.CofiMlmConfig]) -> TaskRun:
     """Read the command line and its config, of `kind` or one of the `others`, and look for what the run needs; ends the
     process where something is wrong."""
     options = _arguments(description)

@@ -47,6 +47,7 @@ from ofa.sections.finetune import (
     TaskTeacherConfig,
 )
 from ofa.sections.model import ModelConfig, ObjectiveConfig, TeacherConfig
+from ofa.sections.qat import QatConfig, QuantizationConfig
 from ofa.sections.run import EvaluateConfig, RunConfig
 from ofa.sections.schedule import OptimizerConfig, OverrideConfig, PruningConfig, RewindConfig, ScheduleConfig
 from ofa.sections.sweep import CellConfig, NamedValuesConfig, SweepConfig
@@ -80,6 +81,8 @@ __all__ = [
     "OptimizerConfig",
     "OverrideConfig",
     "PruningConfig",
+    "QatConfig",
+    "QuantizationConfig",
     "RewindConfig",
     "RunConfig",
     "ScheduleConfig",
@@ -120,6 +123,7 @@ USES: dict[type[Section], str] = {
     RunConfig: "pre-trains a model: use it with launch/pretrain.py",
     CofiConfig: "prunes a task model's structure: use it with launch/cofi.py",
     CofiMlmConfig: "prunes a masked-LM model's structure: use it with launch/cofi.py",
+    QatConfig: "trains a task model in 8 bits: use it with launch/qat.py",
     FinetuneConfig: "fine-tunes a model: use it with launch/finetune.py",
     DataPrepConfig: "prepares data: use it with python -m data_prep",
 }
@@ -129,6 +133,7 @@ KEYS: dict[tuple[str, ...], type[Section]] = {
     ("script",): SweepConfig,
     ("structure", "data"): CofiMlmConfig,
     ("structure",): CofiConfig,
+    ("quantization",): QatConfig,
     ("task",): FinetuneConfig,
     ("source",): DataPrepConfig,
     ("data",): RunConfig,
@@ -139,6 +144,7 @@ MAKERS: dict[type[Section] | None, str] = {
     RunConfig: "deepspeed launch/pretrain.py",
     CofiConfig: "python launch/cofi.py",
     CofiMlmConfig: "python launch/cofi.py",
+    QatConfig: "python launch/qat.py",
     FinetuneConfig: "python launch/finetune.py",
 }
 """Commands that make models."""
@@ -190,9 +196,7 @@ def load(kind: type[ConfigT], name: str | Path, overrides: list[str] | None = No
     return parse(kind, values, origin=" --set ".join([str(path), *(overrides or [])]))
 
 
-def load_one_of(
-    kinds: Sequence[type[ConfigT]], name: str | Path, overrides: list[str] | None = None
-) -> ConfigT:
+def load_one_of(kinds: Sequence[type[ConfigT]], name: str | Path, overrides: list[str] | None = None) -> ConfigT:
     """As `load`, of the one among several kinds that the file is of; of the first where it is of none.
 
     Raises:
@@ -248,7 +252,7 @@ def run_folder(name: str | Path) -> Path:
 def schema() -> dict[str, Any]:
     """JSON schema of config files, for editors."""
     kinds = {"run": RunConfig, "finetune": FinetuneConfig, "cofi": CofiConfig, "cofi_mlm": CofiMlmConfig}
-    kinds |= {"sweep": SweepConfig, "data_prep": DataPrepConfig}
+    kinds |= {"qat": QatConfig, "sweep": SweepConfig, "data_prep": DataPrepConfig}
     either = {"title": "sparse-ofa config", "anyOf": [], "$defs": {}}
     for name, kind in kinds.items():
         one = kind.model_json_schema(ref_template="#/$defs/{model}")

@@ -73,6 +73,12 @@ def sum_over_ranks(values: Mapping[str, torch.Tensor | float]) -> dict[str, floa
     return dict(zip(names, total.tolist(), strict=True))
 
 
+def max_over_ranks(tensor: torch.Tensor) -> None:
+    """Replace each element by the largest that a rank holds, in place, in one collective (a collective call)."""
+    if torch_dist.is_initialized() and world_size() > 1:
+        torch_dist.all_reduce(tensor, op=torch_dist.ReduceOp.MAX)
+
+
 def gather_objects(own: T) -> list[T]:
     """What every rank holds, by rank, on every rank."""
     if not torch_dist.is_initialized() or world_size() == 1:

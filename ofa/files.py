@@ -57,6 +57,22 @@ def write_bytes(path: Path, data: bytes) -> None:
     flush_folder(path.parent)
 
 
+@contextmanager
+def new_file(final: Path) -> Iterator[io.TextIOWrapper]:
+    """A UTF-8 file under a hidden name, for what is too much to hold; it gets its name at the end, or leaves no trace
+    if something fails."""
+    partial = beside(final)
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+        flush_file(partial)
+        os.replace(partial, final)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    flush_folder(final.parent)
+
+
 def empty_folder_beside(path: Path) -> Path:
     """A fresh hidden folder in which `path` is built; what a killed run left there is removed."""
     building = beside(path)

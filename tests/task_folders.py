@@ -25,10 +25,10 @@ def write_tokenizer(folder):
     return folder
 
 
-def write_task_model(folder, task, tokenizer_folder, *, names=None, path=None, seed=0, sparsity=0.5):
+def write_task_model(folder, task, tokenizer_folder, *, names=None, path=None, seed=0, sparsity=0.5, **section):
     """A sparse BERT of two layers for a row of the tasks, weights so wide that its answers differ; returns `folder`.
 
-    names: its classes in the order of its ids; None: the task's.
+    names: its classes in the order of its ids; None: the task's. section: further values of the recorded task.
     """
     row = TASKS[task]
     config = _config(tokenizer_folder)
@@ -41,7 +41,7 @@ def write_task_model(folder, task, tokenizer_folder, *, names=None, path=None, s
     torch.manual_seed(seed)
     model = AUTO_CLASSES[row.kind].from_config(config)
     keep = _prune(model, sparsity)
-    export_model(folder, model.eval(), tokenizer_folder, keep, _recipe(task, path))
+    export_model(folder, model.eval(), tokenizer_folder, keep, _recipe(task, path, section))
     return folder
 
 
@@ -69,8 +69,8 @@ def _prune(model, sparsity):
     return keep
 
 
-def _recipe(task, path):
-    section = {"name": task, "path": None if path is None else str(path)}
+def _recipe(task, path, section):
+    section = {"name": task, "path": None if path is None else str(path), **section}
     values = {
         "model": {"init": "runs/base/model"},
         "task": section,

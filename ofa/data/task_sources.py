@@ -6,18 +6,18 @@ or an error that names file and line.
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from ofa.data import counter
-from ofa.data.task_records import Record, read_records, source_of, value_of
+from ofa.data.task_readers import Record
+from ofa.data.task_records import read_records, source_of
 from ofa.data.task_squad import Answer, Question, question_of
+from ofa.data.task_values import OPTION, Column, Label, label_of, text_of, words_of
 from ofa.data.tasks import Task, TaskError
 from ofa.sections.finetune import TaskConfig
 
@@ -93,6 +93,28 @@ def read_split(task: Task, config: TaskConfig, split: str) -> Examples:
     return replace(found, dropped=dropped)
 
 
+def unlabelled(task: Task, config: TaskConfig, records: Sequence[Record], option: str) -> Examples:
+    """Examples of records that need no label, whose ids are their numbers: ids of others may be there twice.
+
+    Args:
+        task, config: where the texts are; questions have theirs in the column of the text, contexts in the pair's.
+        records: at least one.
+        option: how a column is named by who asks, `--{}-column`.
+
+    Raises:
+        TaskError: naming file and line: a column that is missing, or holds no text.
+    """
+    rows: list[_Row] = [(record, None) for record in records]
+    ids = [str(number) for number in range(len(rows))]
+    if task.kind == "tokens":
+        column = Column.of(task, config, "text", option)
+        return Examples(ids, None, task.labels, words=[words_of(column, record) for record in records])
+    found = replace(_texts(task, config, rows, option), ids=ids)
+    if task.kind == "questions":
+        return replace(found, texts=[], pairs=None, questions=found.texts, contexts=found.pairs or [])
+    return found
+
+
 T = TypeVar("T")
 
 
@@ -106,14 +128,13 @@ def _part(rows: Iterable[T], limit: int | None, split: str) -> list[T]:
     return [every[place] for place in chosen]
 
 
-Label = str | float | list[str]
 _Row = tuple[Record, Label | None]
 
 
-def _texts(task: Task, config: TaskConfig, rows: list[_Row]) -> Examples:
+def _texts(task: Task, config: TaskConfig, rows: list[_Row], option: str = OPTION) -> Examples:
     """Single texts or pairs, with a class or a number each."""
-    text = _Column.of(task, config, "text")
-    pair = None if task.pair is None else _Column.of(task, config, "pair")
+    text = Column.of(task, config, "text", option)
+    pair = None if task.pair is None else Column.of(task, config, "pair", option)
     labels = [label for _, label in rows if label is not None]
     if task.kind == "classification":
         classes, numbers = _numbered(task, [str(label) for label in labels])
@@ -123,15 +144,15 @@ def _texts(task: Task, config: TaskConfig, rows: list[_Row]) -> Examples:
         ids=_ids(rows),
         labels=numbers,
         class_names=classes,
-        texts=[_text(text, record) for record, _ in rows],
-        pairs=None if pair is None else [_text(pair, record) for record, _ in rows],
+        texts=[text_of(text, record) for record, _ in rows],
+        pairs=None if pair is None else [text_of(pair, record) for record, _ in rows],
     )
 
 
 def _words(task: Task, config: TaskConfig, rows: list[_Row]) -> Examples:
     """Lists of words, with a class for each word."""
-    column = _Column.of(task, config, "text")
-    words = [_listed(column, record) for record, _ in rows]
+    column = Column.of(task, config, "text")
+    words = [words_of(column, record) for record, _ in rows]
     names: list[str] = []
     for (record, label), own in zip(rows, words, strict=True):
         if not own:
@@ -162,10 +183,10 @@ def _questions(task: Task, records: Iterable[Record], labelled: bool) -> Example
 
 def _with_labels(records: Iterator[Record], task: Task, config: TaskConfig, counts: Counter[str]) -> Iterator[_Row]:
     """Records with their checked labels; those whose label is not among the task's are refused, or left out."""
-    column = _Column.of(task, config, "label")
+    column = Column.of(task, config, "label")
     known = frozenset(task.labels)
     for record in records:
-        label = _label(task, column, record)
+        label = label_of(task, column, record)
         if task.kind == "regression" or not known:
             yield record, label
             continue
@@ -179,88 +200,6 @@ def _with_labels(records: Iterator[Record], task: Task, config: TaskConfig, coun
                 f"{record.where}: unknown label {unknown[0]!r}; known: {_shortened(task.labels)}; are these "
                 f"data of {task.name}? Mend it, name all classes in task.labels, or set task.other_labels=drop"
             )
-
-
-@dataclass(frozen=True)
-class _Column:
-    """Where a value is found: the config's column alone, or the row's and what the hub calls it."""
-
-    key: str
-    names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, task: Task, config: TaskConfig, part: str) -> _Column:
-        """`part`: text, pair or label."""
-        key = f"{part}_column"
-        own = getattr(task, part)
-        also = [getattr(task.hub, part)] if task.hub is not None and getattr(config, key) is None else []
-        return cls(key, tuple(dict.fromkeys([own, *also])))
-
-    def find(self, record: Record) -> Any:
-        """The value; raises TaskError where there is no such column."""
-        for name in self.names:
-            try:
-                return value_of(record.values, name)
-            except KeyError:
-                continue
-        names = " or ".join(repr(name) for name in self.names)
-        there = ", ".join(record.values)
-        raise TaskError(f"{record.where}: no column {names}, there are {there}; set task.{self.key}")
-
-    def problem(self, record: Record, expected: str, found: Any) -> TaskError:
-        """The error of a value that is something else than expected."""
-        shown = json.dumps(found, ensure_ascii=False, default=str)
-        return TaskError(f"{record.where}, column {self.names[0]}: expected {expected}, found {shown[:80]}")
-
-
-def _text(column: _Column, record: Record) -> str:
-    value = column.find(record)
-    if not isinstance(value, str):
-        raise column.problem(record, "text", value)
-    return value
-
-
-def _listed(column: _Column, record: Record) -> list[str]:
-    """Words: a list of them, or a text in which spaces part them."""
-    value = column.find(record)
-    value = value.split() if isinstance(value, str) else value
-    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-        raise column.problem(record, "a list of words, or words parted by spaces", value)
-    return value
-
-
-def _label(task: Task, column: _Column, record: Record) -> Label:
-    """A class name, a number, or a list of names (tokens)."""
-    value = column.find(record)
-    if task.kind == "regression":
-        return _number(column, record, value)
-    if task.kind == "classification":
-        return _name(task, column, record, value)
-    value = value.split() if isinstance(value, str) else value
-    if not isinstance(value, list):
-        raise column.problem(record, "a list of labels, or labels parted by spaces", value)
-    return [_name(task, column, record, one) for one in value]
-
-
-def _name(task: Task, column: _Column, record: Record, value: Any) -> str:
-    """The class name that a file writes as a text, a whole number or a truth value."""
-    if isinstance(value, bool):
-        value = str(value).lower()
-    if isinstance(value, float) and value.is_integer():  # tables with gaps store whole numbers as floats
-        value = int(value)
-    if not isinstance(value, str | int) or not (name := str(value).strip()):
-        raise column.problem(record, "a label", value)
-    return name if name in task.labels else task.spellings.get(name, name)
-
-
-def _number(column: _Column, record: Record, value: Any) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise column.problem(record, "a finite number", value)
-    return number
 
 
 def _numbered(task: Task, names: list[str]) -> tuple[tuple[str, ...], np.ndarray | None]:

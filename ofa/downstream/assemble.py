@@ -91,6 +91,21 @@ class FinetuningRun(Run):
         schedule = self.settings.schedule.model_copy(update={"epochs": None, "total_steps": self.recipe.total_steps})
         return self.settings.model_copy(update={"schedule": schedule})
 
+    def module_around(self, exported: PreTrainedModel) -> TaskTraining:
+        """What the exported model is scored as: its fp32 weights, whatever precision the run had."""
+        return TaskTraining(exported, self.data.task.kind, self.settings.objective)
+
+    def references(self) -> dict[str, PreTrainedModel]:
+        """Further models that the result is held against, by name, scored in fp32."""
+        return {}
+
+    def side_files(self) -> dict[str, bytes]:
+        """What stands beside the exported model besides."""
+        return {}
+
+    def take_back(self, client_state: dict[str, Any]) -> None:
+        """Of an earlier step, whose weights are exported, what is exported besides them."""
+
     def _is_eligible(self, step: int) -> bool:
         """Trained, and of final zeros."""
         pruning = self.config.pruning
@@ -145,7 +160,7 @@ def assemble(config: FinetuneConfig, folder: RunFolder, start: Start | None, *, 
         ValueError: of many kinds, each saying what does not fit.
     """
     parts = open_parts(config, folder)
-    schedule = _schedule(config, parts.loader)
+    schedule = schedule_of(config, parts.loader)
     teacher = None
     if config.teacher is not None:
         teacher, its_parent = teacher_of(config, parts.data, schedule.total_steps, folder)
@@ -220,7 +235,7 @@ def _pruner(config: FinetuneConfig, parts: TaskParts, weights: Weights) -> Prune
     return lock_of(parts, weights, wanted=config.lock)
 
 
-def _schedule(config: FinetuneConfig, loader: TaskLoader) -> ScheduleConfig:
+def schedule_of(config: FinetuneConfig, loader: TaskLoader) -> ScheduleConfig:
     """The steps that the config's epochs come to.
 
     Raises:

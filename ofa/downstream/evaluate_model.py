@@ -23,8 +23,9 @@ from ofa import dist
 from ofa.config import ConfigError, TaskConfig, apply_override, parse
 from ofa.data.tasks import Task, task_for
 from ofa.downstream.evaluation import Scored, predict, scored
+from ofa.downstream.qat.load import load_as_trained
 from ofa.downstream.results import HOURS, append_row
-from ofa.downstream.task_data import OpenTask, Split, check_length
+from ofa.downstream.task_data import OpenTask, Split, check_ids, check_length
 from ofa.downstream.write_predictions import write_predictions
 from ofa.export.hf import find_model_folder, is_run
 from ofa.export.recipe_file import RECIPE_FILE, RecipeFileError, fingerprint_of_file, read_recipe
@@ -32,7 +33,7 @@ from ofa.export.weights import SINGLE
 from ofa.models.build import load_tokenizer, side_file
 from ofa.models.place import ModelError, is_local
 from ofa.models.sparsity import sparsities
-from ofa.models.task_models import class_names, class_order, load_task_model, unnamed
+from ofa.models.task_models import class_names, class_order, unnamed
 from ofa.models.task_training import TaskTeacher
 from ofa.run_folder import RunFolder, read_json, surroundings
 from ofa.tables import result_table
@@ -41,6 +42,10 @@ LOG = logging.getLogger(__name__)
 
 NAMED_IN = "id2label of its config.json"
 """Where the classes of a finished model are named."""
+
+
+LABELS_GIVEN = '--set task.labels=\'["...", "..."]\''
+"""Where somebody who evaluates can name them."""
 
 
 class EvaluationError(ValueError):
@@ -88,7 +93,7 @@ def evaluate_model(
     results: Path | None = None,
     micro_size: int = 32,
 ) -> Evaluation:
-    """Score a model on a split, in this process alone and in fp32.
+    """Score a model on a split, in this process alone and in fp32; one that was trained in 8 bits in these.
 
     Args:
         name: a run folder, a model folder or a hub id.
@@ -110,7 +115,7 @@ def evaluate_model(
     config = task_config(name, origin.task, task=task, path=path, overrides=overrides)
     row = task_for(config)
     check_length(row, init)
-    model = load_task_model(init, row.kind)
+    model = load_as_trained(init, row.kind, dist.device())
     row, order = matched_classes(model.config, row, name)
     opened = OpenTask(config, row, load_tokenizer(init))
     part = opened.read(split)
@@ -196,8 +201,16 @@ def task_config(
     return config
 
 
-def matched_classes(config: PreTrainedConfig, task: Task, name: str) -> tuple[Task, list[int] | None]:
+def matched_classes(
+    config: PreTrainedConfig, task: Task, name: str, remedy: str = LABELS_GIVEN
+) -> tuple[Task, list[int] | None]:
     """The task with class names, and where each of them stands in the model's logits (None: in the same place).
+
+    Args:
+        config: of the model.
+        task: its row, with or without class names.
+        name: of the model, for messages.
+        remedy: where classes can be named in the order of the model's ids.
 
     Raises:
         ModelError: other classes than the task's, or more than one output for a number.
@@ -214,8 +227,7 @@ def matched_classes(config: PreTrainedConfig, task: Task, name: str) -> tuple[Ta
         return task, class_order(task.labels, names, name, NAMED_IN)
     if unnamed(names, names):
         raise EvaluationError(
-            f"{name} has classes without names ({', '.join(names)}): name them in the order of its ids, "
-            '--set task.labels=\'["...", "..."]\''
+            f"{name} has classes without names ({', '.join(names)}): name them in the order of its ids, {remedy}"
         )
     return replace(task, labels=tuple(names)), None
 
@@ -239,12 +251,7 @@ def _scored(
     name: str, model: PreTrainedModel, order: Sequence[int] | None, opened: OpenTask, part: Split, micro_size: int
 ) -> Scored:
     """Outputs in the task's order of classes, and their scores."""
-    entries, highest = model.config.vocab_size, int(part.rows.tokens.max())
-    if highest >= entries:
-        raise ModelError(
-            f"the tokenizer of {name} gives the id {highest}, and the model's vocabulary has {entries} entries: put "
-            "the model's own tokenizer beside it"
-        )
+    check_ids(part.rows, model.config, name)
     asked = TaskTeacher(model, opened.task.kind, order).to(dist.device())
     outputs = predict(asked.targets, part.rows, opened.task.kind, pad_id=opened.pad_id, micro_size=micro_size)
     return scored(opened, part, outputs)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ofa import dist
-from ofa.data.task_batches import TaskBatch, evaluation_batches
+from ofa.data.task_batches import TaskBatch, TaskEvaluation, evaluation_batches
 from ofa.data.task_rows import IGNORED, TaskRows
 from ofa.data.tasks import Kind, Task
 from ofa.downstream.answers import Answers, find_answers, withheld
@@ -61,12 +61,23 @@ def predict(
     passed = evaluation_batches(
         rows, kind, pad_id, micro_size=micro_size, rank=dist.rank(), world_size=dist.world_size(), device=dist.device()
     )
-    own: list[tuple[np.ndarray, np.ndarray]] = []
-    for number, batch in enumerate(passed.batches):
-        outputs = outputs_of(batch).float()
-        if number < passed.counted:
-            own.append((batch.row_ids.cpu().numpy(), _real(outputs, batch, kind).cpu().numpy()))
+    own = _outputs(outputs_of, passed, kind)
     return _in_order([pair for pairs in dist.gather_objects(own) for pair in pairs], rows, kind)
+
+
+@torch.no_grad()
+def predict_alone(
+    outputs_of: Callable[[TaskBatch], Tensor],
+    rows: TaskRows,
+    kind: Kind,
+    *,
+    pad_id: int,
+    micro_size: int,
+    device: torch.device | str,
+) -> np.ndarray:
+    """What `predict` gives, computed by this process for itself on a device of its own, whoever started it."""
+    passed = evaluation_batches(rows, kind, pad_id, micro_size=micro_size, device=device)
+    return _in_order(_outputs(outputs_of, passed, kind), rows, kind)
 
 
 def evaluate_split(module: nn.Module, kind: Kind, data: OpenTask, split: Split, *, micro_size: int) -> Scored:
@@ -162,6 +173,18 @@ def _squad(task: Task, split: Split, given: Answers, answers: Answers) -> dict[s
     searched = score_v2(golds, given.predictions, null_odds=given.null_odds)
     best = {name: value for name, value in searched.items() if name.startswith("best_")}
     return {"exact_match": found.pop("exact"), **found, **best}
+
+
+def _outputs(
+    outputs_of: Callable[[TaskBatch], Tensor], passed: TaskEvaluation, kind: Kind
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(row numbers, outputs without padding) of every batch that counts."""
+    own = []
+    for number, batch in enumerate(passed.batches):
+        outputs = outputs_of(batch).float()
+        if number < passed.counted:
+            own.append((batch.row_ids.cpu().numpy(), _real(outputs, batch, kind).cpu().numpy()))
+    return own
 
 
 def _real(outputs: Tensor, batch: TaskBatch, kind: Kind) -> Tensor:

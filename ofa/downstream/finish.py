@@ -40,15 +40,18 @@ def finish(run: FinetuningRun) -> None:
     keep = {name: mask.cpu() for name, mask in run.pruner.keep.items()}
     exported = fill(run.module.model, state, keep)
     splits = [run.data.validation, *run.data.others()]
-    own = {split.name: _score(run, exported, split) for split in splits}
+    module = run.module_around(exported)
+    own = {split.name: _score(run, module, split) for split in splits}
     rows = [*_references(run, exported), table_row("fine-tuned model", own, exported) | run.more_for_the_row()]
     if dist.rank() == 0:
+        recipe, side_files = _recipe(run, step, own), run.side_files()
         export_model(
             run.folder.model,
             exported.cpu(),
             tokenizer_folder(run.settings.model.init, run.data.tokenizer, run.folder.path / TOKENIZER),
             keep,
-            _recipe(run, step, own),
+            recipe,
+            side_files=side_files,
         )
         for split in splits:
             write_predictions(run.folder.path / "predictions", run.data, split, own[split.name])
@@ -72,12 +75,14 @@ def _best_state(run: FinetuningRun) -> tuple[int, dict[str, Tensor]]:
             LOG.warning("%s with the best score is gone: exporting the last step", path)
         return last, run.engine.full_state_dict(run.module.model)
     LOG.info("step %d of %d has the best %s: exporting it", step, last, run.data.task.best)
-    state, _ = dist.on_every_rank(lambda: read_checkpoint(path, prefix="model."))
+    state, client_state = dist.on_every_rank(lambda: read_checkpoint(path, prefix="model."))
+    run.take_back(client_state)
     return step, state
 
 
 def _references(run: FinetuningRun, exported: PreTrainedModel) -> list[dict[str, Any]]:
-    """What a task model is held against: its teacher; the most frequent answer for all; itself, scope all zero."""
+    """What a task model is held against: its teacher, and what the kind of run names; the most frequent answer for all;
+    itself, scope all zero."""
     rows = []
     split = run.data.validation
     if run.settings.teacher is not None:  # read anew: the run has it in its own precision, or its answers only
@@ -87,6 +92,9 @@ def _references(run: FinetuningRun, exported: PreTrainedModel) -> list[dict[str,
         asked, kind = TaskTeacher(dense, run.data.task.kind, order).to(dist.device()), run.data.task.kind
         answers = predict(asked.targets, split.rows, kind, pad_id=run.data.pad_id, micro_size=run.micro_size)
         rows.append(table_row("teacher", {split.name: scored(run.data, split, answers)}, dense))
+    for name, model in run.references().items():
+        scores = _score(run, TaskTraining(model, run.data.task.kind, run.settings.objective), split)
+        rows.append(table_row(name, {split.name: scores}, model))
     constant = _constant(run)
     if constant is not None:
         rows.append(table_row("floor: one answer for all", {split.name: scored(run.data, split, constant)}, None))
@@ -94,7 +102,8 @@ def _references(run: FinetuningRun, exported: PreTrainedModel) -> list[dict[str,
     with torch.no_grad():
         for weight in scope(nothing).values():
             weight.zero_()
-    rows.append(table_row("floor: scope all zero", {split.name: _score(run, nothing, split)}, nothing))
+    module = TaskTraining(nothing, run.data.task.kind, run.settings.objective)
+    rows.append(table_row("floor: scope all zero", {split.name: _score(run, module, split)}, nothing))
     return rows
 
 
@@ -111,11 +120,9 @@ def _constant(run: FinetuningRun) -> np.ndarray | None:
     return np.tile(outputs, (len(rows.tokens) if kind == "tokens" else len(rows), 1))
 
 
-def _score(run: FinetuningRun, model: PreTrainedModel, split: Split) -> Scored:
-    """The fp32 weights of a stock model on a split, whatever precision the run had."""
-    kind = run.data.task.kind
-    module = TaskTraining(model, kind, run.settings.objective)
-    return evaluate_split(module.to(dist.device()), kind, run.data, split, micro_size=run.micro_size)
+def _score(run: FinetuningRun, module: TaskTraining, split: Split) -> Scored:
+    """A module of stock fp32 weights on a split."""
+    return evaluate_split(module.to(dist.device()), run.data.task.kind, run.data, split, micro_size=run.micro_size)
 
 
 def _recipe(run: FinetuningRun, step: int, own: Mapping[str, Scored]) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def write_classes(
         for shares in [own] if isinstance(own, np.ndarray) else own:
             if shares is not None:
                 _check_shares(f"{path.name}: example {key}", shares, names)
-        rows.append({"id": key, **_labelled(own, names)})
+        rows.append({"id": key, **labelled(own, names)})
     _write_lines(path, rows)
 
 
@@ -139,12 +139,13 @@ def _glue_values(file: str, predictions: np.ndarray) -> list[str]:
     return [f"{value:.3f}" for value in np.clip(predictions, 0.0, 5.0) + 0.0]  # + 0.0: no "-0.000"
 
 
-def _labelled(shares: np.ndarray | Sequence[np.ndarray | None] | None, names: Sequence[str]) -> dict[str, Any]:
+def labelled(shares: np.ndarray | Sequence[np.ndarray | None] | None, names: Sequence[str]) -> dict[str, Any]:
+    """What a line says of an example beside its id, of `write_classes`' probabilities."""
     if shares is None:
         return {"label": None, "probabilities": None}
     if isinstance(shares, np.ndarray):
         return {"label": names[int(shares.argmax())], "probabilities": dict(zip(names, shares.tolist(), strict=True))}
-    words = [_labelled(one, names) for one in shares]
+    words = [labelled(one, names) for one in shares]
     return {key: [word[key] for word in words] for key in ("label", "probabilities")}
 
 

@@ -53,6 +53,7 @@ def result_row(config: FinetuneConfig, name: str, result: Mapping[str, Any], tas
         "distilled": _is_distilled(config),
         "teacher": config.teacher.init if config.teacher else None,
         **({"structure": structure_statistics(result["structure"])} if "structure" in result else {}),
+        **{key: result[key] for key in ("bits", "preset") if key in result},
         **{key: result[key] for key in HOURS},
         **surroundings(),
     }

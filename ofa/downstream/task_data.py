@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from ofa.config import FinetuneConfig, TaskConfig, parse
 from ofa.data.task_rows import TaskRows, encode, fingerprint
@@ -43,11 +43,16 @@ class Split:
             parts.append(f"{len(self.rows):,} windows")
         parts.append(f"{self.rows.lengths.mean():.0f} tokens on average")
         if self.rows.cut:
-            what = "words without a token or" if task.kind == "tokens" else "texts"
-            parts.append(f"{self.rows.cut:,} {what} cut at {task.max_length} tokens")
+            parts.append(cut_in_words(self.rows.cut, task))
         if self.examples.dropped:
             parts.append(f"{self.examples.dropped:,} left out")
         return f"{task.name}, {self.name}: {', '.join(parts)}"
+
+
+def cut_in_words(cut: int, task: Task) -> str:
+    """What of some examples a model does not see: `3 texts cut at 128 tokens`."""
+    what = {"tokens": "words without a token or", "questions": "questions"}.get(task.kind, "texts")
+    return f"{cut:,} {what} cut at {task.max_length} tokens"
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,20 @@ def check_length(task: Task, init: str) -> None:
         raise ModelError(
             f"task.max_length is {task.max_length} and the positions of {init} cover {longest} tokens: set "
             f"task.max_length to at most {longest}"
+        )
+
+
+def check_ids(rows: TaskRows, config: PreTrainedConfig, name: str) -> None:
+    """Refuse tokens that the model has no vector for.
+
+    Raises:
+        ModelError: with the highest, and the size of the vocabulary.
+    """
+    entries, highest = config.vocab_size, int(rows.tokens.max())
+    if highest >= entries:
+        raise ModelError(
+            f"the tokenizer of {name} gives the id {highest}, and the model's vocabulary has {entries} entries: put "
+            "the model's own tokenizer beside it"
         )
 
 

@@ -44,7 +44,7 @@ def write_predictions(folder: Path, data: OpenTask, split: Split, found: Scored)
     if task.kind == "regression":
         write_values(plain, ids=ids, values=outputs)
     else:
-        write_classes(plain, ids=ids, probabilities=_shares(data, split, outputs), names=data.labels)
+        write_classes(plain, ids=ids, probabilities=class_shares(data, split, outputs), names=data.labels)
     if task.name not in GLUE_NAMES:
         return [plain]
     name = GLUE_NAMES[task.name]
@@ -52,7 +52,7 @@ def write_predictions(folder: Path, data: OpenTask, split: Split, found: Scored)
     return [plain, write_glue(folder, name, decisions(task.kind, outputs), data.labels)]
 
 
-def _shares(data: OpenTask, split: Split, outputs: np.ndarray) -> list[np.ndarray] | list[list[np.ndarray | None]]:
+def class_shares(data: OpenTask, split: Split, outputs: np.ndarray) -> list[np.ndarray] | list[list[np.ndarray | None]]:
     """Softmax of each example; of tokens of each of its words, None where a word has no token."""
     shares = softmax(outputs.astype(np.float64), axis=-1)
     if data.task.kind == "classification":

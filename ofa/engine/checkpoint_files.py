@@ -50,9 +50,7 @@ def _partitioned_masters(optimizers: list[dict[str, Any]], live: Mapping[str, Te
     return {name: torch.cat(parts).view(live[name].shape) for name, parts in pieces.items()}
 
 
-def _partitioned_weights(
-    optimizers: list[dict[str, Any]], shapes: list[Mapping[str, torch.Size]]
-) -> dict[str, Tensor]:
+def _partitioned_weights(optimizers: list[dict[str, Any]], shapes: list[Mapping[str, torch.Size]]) -> dict[str, Tensor]:
     """ZeRO 3: every rank holds an equal share of each parameter, in the order of the groups; the last is padded."""
     masters = {}
     for group, of_group in enumerate(shapes):

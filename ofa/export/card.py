@@ -83,6 +83,12 @@ ZEROS_TEXT = """
 | whole model with embeddings, without task head | {model_sparsity:.2%} |
 """
 
+QUANTIZED_TEXT = """
+It was trained to compute in {bits} bits: {linears} Linears{tables} have int8 weights and uint8 inputs, and of the int8
+weights {zeros:.2%} are 0{attentions}. `model.safetensors` holds fp32 weights, which stock classes load as a float
+model; `quantization.safetensors` holds the scales. The scores below are those in {bits} bits.
+"""
+
 IMPORTED_TEXT = """
 It was imported from an {format}:
 weight = weight_original * weight_mask. That training may not have ended, so masks and weights may not be final.
@@ -163,6 +169,7 @@ def model_card(recipe: dict[str, Any]) -> str:
             drawn_text(recipe),
             structure_text(recipe),
             ZEROS_TEXT.format(**values) if sparse else "",
+            quantized_text(recipe),
             scores_text(recipe, config),
         ]
     elif "structure" in config:
@@ -237,6 +244,20 @@ def drawn_text(recipe: dict[str, Any]) -> str:
     lock = recipe.get("lock")
     names = [name for name in recipe["scope"]["tensors"] if lock and name not in lock["patterns"]]
     return DRAWN_TEXT.format(names=", ".join(f"`{name}`" for name in names)) if names else ""
+
+
+def quantized_text(recipe: dict[str, Any]) -> str:
+    """What of the model is in 8 bits; nothing of a float model."""
+    found = recipe.get("quantization")
+    if not found:
+        return ""
+    tables = f" and {len(found['tables'])} embedding tables" if found["tables"] else ""
+    zeros = found["int8_zeros"] / found["weights"]
+    products = found["attentions"]
+    attentions = f"; both products of {len(products)} attentions are in 8 bits too" if products else ""
+    return QUANTIZED_TEXT.format(
+        bits=found["bits"], linears=len(found["linears"]), tables=tables, zeros=zeros, attentions=attentions
+    )
 
 
 def scores_text(recipe: dict[str, Any], config: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ from ofa.export.count import count
 from ofa.export.masks_file import MASKS_FILE, write_masks
 from ofa.export.recipe_file import RECIPE_FILE, describe_weights, encode_recipe, fingerprint_of_file
 from ofa.export.targets import recorded_patterns
-from ofa.files import check_space, explained_space, new_folder, write_text
+from ofa.files import check_space, explained_space, new_folder, write_bytes, write_text
 from ofa.models.adapters import scope
 from ofa.models.sparsity import sparsities
 
@@ -78,6 +78,7 @@ def export_model(
     keep: Mapping[str, Tensor],
     recipe: Mapping[str, Any],
     remedies: Remedies = OF_A_RUN,
+    side_files: Mapping[str, bytes] | None = None,
 ) -> dict[str, Any]:
     """Write a model folder, or replace one, in a single step; returns its recipe with what was measured.
 
@@ -88,6 +89,7 @@ def export_model(
         keep: boolean masks of pruned parameters by name; empty for a dense model, which gets no masks.safetensors.
         recipe: what the run knows (`ofa.export.recipe_file.describe_run`).
         remedies: what to tell whom the folder or the disk stops.
+        side_files: further files by name; their checksums stand in the recipe as those of all others.
 
     Raises:
         ExportError: a weight is not finite, a mask is not of the scope, there is no tokenizer, or something that is no
@@ -103,9 +105,11 @@ def export_model(
     check_space(folder, "exported model", needed, remedies.full)
     with explained_space(folder.parent, "exported model", remedies.full), new_folder(folder) as building:
         _save_weights(building, model)
-        _copy_tokenizer(Path(tokenizer_path), building)
+        copy_tokenizer(Path(tokenizer_path), building)
         if keep:
             write_masks(building / MASKS_FILE, keep, patterns)
+        for name, data in (side_files or {}).items():
+            write_bytes(building / name, data)
         for path in building.iterdir():
             shutil.copymode(building / CONFIG_FILE, path)  # safetensors makes files that only their owner can read
         made = {path.name: fingerprint_of_file(path) for path in sorted(building.iterdir())}
@@ -115,19 +119,20 @@ def export_model(
     return complete
 
 
-def check_replaceable(folder: Path, then: str) -> None:
+def check_replaceable(folder: Path, then: str, mark: str = RECIPE_FILE) -> None:
     """Refuse a place for a model where something else stands: what stands at the final place is deleted.
 
     Args:
         folder: where a model is to go.
         then: what to do, in the caller's terms (`Remedies.occupied`).
+        mark: the file by which an earlier export of that kind is known.
 
     Raises:
         ExportError: it is neither free nor empty nor an earlier export.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())) or (folder / RECIPE_FILE).is_file():
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())) or (folder / mark).is_file():
         return
-    raise ExportError(f"{folder} exists and is no exported model (it has no {RECIPE_FILE}): {then}")
+    raise ExportError(f"{folder} exists and is no exported model (it has no {mark}): {then}")
 
 
 def find_model_folder(path: str | Path) -> Path:
@@ -207,7 +212,12 @@ def _save_weights(folder: Path, model: PreTrainedModel) -> None:
     write_text(folder / CONFIG_FILE, text)
 
 
-def _copy_tokenizer(source: Path, folder: Path) -> None:
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy a tokenizer's files as they are.
+
+    Raises:
+        ExportError: there are none.
+    """
     found = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
     if not found:
         raise ExportError(f"{source} holds no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}")

@@ -209,6 +209,14 @@ def head_of(config: PreTrainedConfig) -> str | None:
     return name if name in heads else None
 
 
+def kind_of(config: PreTrainedConfig) -> Kind | None:
+    """The kind of task that a config.json's class answers; None for encoders and pre-training models."""
+    head = head_of(config)
+    if head == class_of(config, "regression") and config.num_labels == 1:
+        return "regression"
+    return next((kind for kind in AUTO_CLASSES if class_of(config, kind) == head), None)
+
+
 def class_of(config: PreTrainedConfig, kind: Kind) -> str:
     """Name of the stock class of an architecture for a kind of task."""
     return AUTO_CLASSES[kind]._model_mapping[type(config)].__name__

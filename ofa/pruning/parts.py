@@ -70,9 +70,7 @@ class Division:
         return [] if rank == owner else self.pieces.get((rank, owner), [])
 
 
-def divide(
-    shapes: Mapping[str, torch.Size], strips: Mapping[str, int], spans: Sequence[Sequence[Span]]
-) -> Division:
+def divide(shapes: Mapping[str, torch.Size], strips: Mapping[str, int], spans: Sequence[Sequence[Span]]) -> Division:
     """Divide a scope.
 
     Args:

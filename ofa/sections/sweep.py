@@ -40,7 +40,7 @@ class CellConfig(Section):
 class SweepConfig(Section):
     """Many runs of one script: every cell times every combination of the grid's values."""
 
-    script: Literal["pretrain", "finetune", "cofi"]
+    script: Literal["pretrain", "finetune", "cofi", "qat"]
     """Which launch/ script runs each cell."""
 
     config: str

@@ -17,6 +17,7 @@ from ofa.config import (
     CofiMlmConfig,
     ConfigError,
     FinetuneConfig,
+    QatConfig,
     RunConfig,
     TrainingConfig,
     differences,
@@ -33,6 +34,7 @@ KINDS: dict[str, tuple[type[TrainingConfig], ...]] = {
     "pretrain": (RunConfig,),
     "finetune": (FinetuneConfig,),
     "cofi": (CofiConfig, CofiMlmConfig),
+    "qat": (QatConfig,),
 }
 """The sections that each script reads."""
 

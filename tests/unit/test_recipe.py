@@ -272,9 +272,7 @@ def test_rendas_policy_is_not_the_one_of_prune_once_for_all():
     """OFA-14: over the same window one decays to 0 in every round, the other stays near the peak until its end."""
     window = {"start": 100, "end": 1000, "frequency": 90}
     renda, ofa = (
-        ScheduleConfig.model_validate(
-            {"total_steps": 1000, "warmup_steps": 10, "rewind": {"policy": policy, **window}}
-        )
+        ScheduleConfig.model_validate({"total_steps": 1000, "warmup_steps": 10, "rewind": {"policy": policy, **window}})
         for policy in ("learning_rate", "prune_ofa")
     )
     by_hand = [t / 10 if t < 10 else 1 - (t - 10) / 90 for t in range(100)]

@@ -32,6 +32,10 @@ FLOORS = [
     {"assemble", "sweep"},
     {"finish"},
     {"pretrain", "downstream"},
+    {"runtimes"},
+    {"predictor"},
+    {"inference"},
+    {"predict_file"},
 ]
 """Rooms of `ofa` from the ground up: a room imports its own floor and those below."""
 
@@ -151,6 +155,7 @@ KINDS = [
         for kind in (
             config.RunConfig,
             config.FinetuneConfig,
+            config.QatConfig,
             config.CofiConfig,
             config.CofiMlmConfig,
             config.DataPrepConfig,

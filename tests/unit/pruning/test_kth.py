@@ -50,9 +50,7 @@ def test_groups_beyond_two_to_the_31_are_counted_in_int64():
     types = []
     keys = [torch.zeros(3, dtype=torch.int32)]
     for size in (2**31 - 1, 2**31):
-        kth_smallest(
-            keys, [0], [1], sizes=[size], sum_over_ranks=lambda counts: types.append(counts.dtype), device=CPU
-        )
+        kth_smallest(keys, [0], [1], sizes=[size], sum_over_ranks=lambda counts: types.append(counts.dtype), device=CPU)
     assert types == [torch.int32] * 3 + [torch.int64] * 3
 
 

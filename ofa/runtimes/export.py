@@ -1,0 +1,169 @@
+"""A task model's folder as a folder that a runtime reads, checked before it gets its name.
+
+    model.onnx | openvino_model.xml, .bin   config.json  <tokenizer files>  recipe.json  export.json
+
+The file is reloaded by its runtime and answers rows of the task beside the torch model, and its zeros are counted
+anew. One that answers otherwise is an error, and leaves nothing behind: to write first and check later would leave a
+folder that looks as good as any.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ofa.export.count import count
+from ofa.export.hf import (
+    CONFIG_FILE,
+    MODEL_FOLDER,
+    OF_A_COMMAND,
+    ExportError,
+    check_replaceable,
+    copy_tokenizer,
+    find_model_folder,
+    is_run,
+)
+from ofa.export.recipe_file import RECIPE_FILE, fingerprint_of_file
+from ofa.export.weights import weight_files
+from ofa.files import check_space, explained_space, new_folder, write_text
+from ofa.models.adapters import scope
+from ofa.runtimes.compare import (
+    TOLERANCES,
+    Difference,
+    Tolerance,
+    answers,
+    difference,
+    recount,
+    session_logits,
+    torch_logits,
+)
+from ofa.runtimes.export_file import EXPORT_FILE, encode_export
+from ofa.runtimes.formats import Format
+from ofa.runtimes.sample import Rows, Sample, sample_for
+from ofa.runtimes.source import Precision, Source, open_source
+from ofa.runtimes.to_onnx import OPSET, onnx_program
+
+DEFAULT_ROWS = Rows()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for."""
+
+    format: Format
+    precision: Precision | None = None
+    """None: int8 where the folder holds trained scales, else fp32."""
+    rows: Rows = DEFAULT_ROWS
+    """What it is held against."""
+
+
+def default_output(folder: Path, name: str) -> Path:
+    """Where a model goes: beside `model/` in its run folder.
+
+    Raises:
+        ExportError: the model stands in no run folder.
+    """
+    model = find_model_folder(folder)
+    around = model.parent if model.parent.name else model.resolve().parent
+    if model.name == MODEL_FOLDER and is_run(around):
+        return around / name
+    raise ExportError(f"{folder} is a model that stands in no run folder: say with --output where the export goes")
+
+
+def export_to_runtime(folder: Path, output: Path, wanted: Wanted) -> dict[str, Any]:
+    """Write a folder, or replace one, in a single step; returns what export.json says.
+
+    Args:
+        folder: a run folder or a model folder.
+        output: where to.
+
+    Raises:
+        MissingExtraError: a package is not installed.
+        ExportError: as `open_source`; something else stands at `output`; the file does not hold the model's weights, or
+            answers otherwise.
+        ValueError: rows of the task are asked for and cannot be read.
+        OSError: the disk is full or cannot be written; what stood there still stands.
+    """
+    wanted.format.check_packages()
+    check_replaceable(output, OF_A_COMMAND.occupied, EXPORT_FILE)
+    source = open_source(folder, wanted.precision)
+    sample = sample_for(source, wanted.rows)
+    needed = sum(4 * parameter.numel() for parameter in source.model.parameters())
+    check_space(output, "exported model", needed, OF_A_COMMAND.full)
+    with explained_space(output.parent, "exported model", OF_A_COMMAND.full), new_folder(output) as building:
+        found = _write(building, source, sample, wanted.format)
+        for name in (CONFIG_FILE, RECIPE_FILE):
+            if (source.folder / name).is_file():
+                shutil.copyfile(source.folder / name, building / name)
+        copy_tokenizer(source.folder, building)
+        files = {path.name: fingerprint_of_file(path) for path in sorted(building.iterdir())}
+        found |= {"versions": wanted.format.versions(), "files": files}
+        write_text(building / EXPORT_FILE, encode_export(found))
+    return found
+
+
+def _write(building: Path, source: Source, sample: Sample, form: Format) -> dict[str, Any]:
+    """The runtime's file, held against the torch model; what is to be said of it."""
+    expected, weights = answers(torch_logits(source.model, source.kind), sample), source.stored()
+    zeros = sum(count(weight.detach()).zeros for weight in scope(source.model).values())
+    program = onnx_program(source.for_the_exporter(), source.inputs)
+    path = building / form.file
+    form.save(program, path)
+    outputs = [one.name for one in program.model.graph.outputs]
+    del program
+    counted = recount(weights, form.constants(path))
+    found = answers(session_logits(form.session(path), source.kind, source.inputs), sample)
+    compared = difference(found, expected)
+    tolerance = _check(compared, source, sample, form)
+    total = sum(weight.size for weight in weights.values())
+    return {
+        "runtime": form.name,
+        "file": form.file,
+        "precision": source.precision,
+        "opset": OPSET,
+        "kind": source.kind,
+        "inputs": list(source.inputs),
+        "outputs": outputs,
+        "model": {one.name: fingerprint_of_file(one) for one in weight_files(source.folder)},
+        "compared": {
+            "rows": sample.count,
+            "of": sample.origin,
+            **asdict(compared),
+            "tolerance": asdict(tolerance),
+        },
+        "zeros": {
+            "weights": total,
+            "model": zeros,
+            "file": sum(counted.values()),
+            "tensors": {name: {"numel": weights[name].size, "zeros": number} for name, number in counted.items()},
+        },
+    }
+
+
+def _check(compared: Difference, source: Source, sample: Sample, form: Format) -> Tolerance:
+    tolerance = TOLERANCES[source.precision]
+    if compared.within(tolerance):
+        return tolerance
+    raise ExportError(
+        f"{form.runtime} answers otherwise than the torch model in {source.precision}: logits on {sample.in_words()} "
+        f"differ {compared.in_words()}; allowed are {tolerance.largest:g} and {tolerance.mean:g} of that. Nothing was "
+        "exported"
+    )
+
+
+def export_lines(folder: Path, found: Mapping[str, Any]) -> list[str]:
+    """What was written, compared and counted, for people."""
+    size = sum((folder / name).stat().st_size for name in found["files"] if name.startswith(Path(found["file"]).stem))
+    compared, zeros = found["compared"], found["zeros"]
+    agree, more = compared["equal_decisions"], zeros["file"] - zeros["model"]
+    words = Difference(**{key: compared[key] for key in ("largest", "mean", "magnitude", "equal_decisions")}).in_words()
+    return [
+        f"exported to {folder}: {found['file']}, {found['precision']}, {size / 1e6:.1f} MB",
+        f"held against torch on {compared['rows']} rows of {compared['of']}: logits differ {words}"
+        + ("" if agree is None else f"; {agree:.2%} of the decisions are equal"),
+        f"zeros in the file: {zeros['file']:,} of {zeros['weights']:,} scoped weights, "
+        + (f"the model's {zeros['model']:,} and {more:,} that int8 rounds to 0" if more else "those of the model"),
+    ]

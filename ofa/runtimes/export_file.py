@@ -1,0 +1,53 @@
+"""`export.json`: what stands in a folder that was exported to a runtime, and what it was held against.
+
+`recipe.json` beside it is the model's own, as its folder had it: what made it. This file says what the export did.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ofa.export.hf import ExportError
+from ofa.export.recipe_file import fingerprint_of_file
+
+EXPORT_FILE = "export.json"
+ABOUT = {"format": "sparse-ofa export", "version": 1}
+"""What stands at its head."""
+
+
+def encode_export(parts: Mapping[str, Any]) -> str:
+    """The text of the file."""
+    return json.dumps({**ABOUT, **parts}, indent=1) + "\n"
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder was exported to a runtime."""
+    return (folder / EXPORT_FILE).is_file()
+
+
+def read_export(folder: Path) -> dict[str, Any]:
+    """What the file says, after the files that it names were held against their sums.
+
+    Raises:
+        ExportError: none there, damaged, of another format, or a file is missing or has changed.
+    """
+    path = folder / EXPORT_FILE
+    if not path.is_file():
+        raise ExportError(f"{path} does not exist: {folder} was not exported to a runtime (launch/export.py --format)")
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ExportError(f"{path} is damaged: {error}") from None
+    if not isinstance(found, dict) or {key: found.get(key) for key in ABOUT} != ABOUT:
+        raise ExportError(f"{path} is not a {ABOUT['format']} file of version {ABOUT['version']}")
+    for name, fingerprint in found["files"].items():
+        if not (folder / name).is_file():
+            raise ExportError(f"{folder / name} is missing: {EXPORT_FILE} lists it; export the model again")
+        if fingerprint_of_file(folder / name) != fingerprint:
+            raise ExportError(
+                f"{folder / name} is not the file that was exported (its sha256 differs): export it again"
+            )
+    return found

@@ -1,0 +1,24 @@
+"""Packages of the extra `export`, imported when an export needs them: training does without."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+INSTALL = "pip install 'sparse-ofa[export]'"
+
+
+class MissingExtraError(ValueError):
+    """A package that an export needs and that is not installed, or not whole."""
+
+
+def load(package: str) -> Any:
+    """A package by its name.
+
+    Raises:
+        MissingExtraError: with what installs it.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(f"exports need {package}, which cannot be imported ({error}): {INSTALL}") from None

@@ -1,0 +1,120 @@
+"""Rows on which an exported model is held against the one it came from.
+
+Those of the model's own task are taken where they can be read, by what its run or its recipe says or by what the
+caller gives. Where they cannot, rows are drawn from the tokenizer's vocabulary, and the sample says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from ofa.data.task_batches import TaskBatch, TaskBatcher
+from ofa.data.task_rows import TaskRows
+from ofa.data.tasks import Kind, task_for
+from ofa.downstream.evaluate_model import matched_classes, origin_of, task_config
+from ofa.downstream.task_data import OpenTask
+from ofa.export.hf import ExportError
+from ofa.models.adapters import adapter_for
+from ofa.models.build import load_tokenizer
+from ofa.runtimes.source import Source
+
+LOG = logging.getLogger(__name__)
+
+BATCH = 8
+"""Rows of one forward."""
+
+LONGEST = 128
+"""Tokens of the longest drawn row."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows are wanted."""
+
+    count: int = 128
+    """If there are so many."""
+    task: str | None = None
+    path: str | None = None
+    """Task and folder of its files; None: as the model's run or its recipe says."""
+    overrides: Sequence[str] = ()
+    """Further values of the task's section, `task.KEY=VALUE`."""
+
+    @property
+    def given(self) -> bool:
+        """Whether the caller says of which task: then nothing else will do."""
+        return self.task is not None or self.path is not None or bool(self.overrides)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows and where they are from."""
+
+    rows: TaskRows
+    kind: Kind
+    pad_id: int
+    count: int
+    """The first so many are used."""
+    origin: str
+    """For people: `the validation split of sst2`."""
+
+    def in_words(self) -> str:
+        """`128 rows of the validation split of sst2`"""
+        return f"{self.count} rows of {self.origin}"
+
+    def batches(self) -> Iterator[TaskBatch]:
+        """In their order, each batch as wide as its longest."""
+        batcher = TaskBatcher(self.rows, self.kind, self.pad_id)
+        for start in range(0, self.count, BATCH):
+            yield batcher.batch(np.arange(start, min(start + BATCH, self.count)))
+
+
+def sample_for(source: Source, wanted: Rows) -> Sample:
+    """Rows for a model.
+
+    Raises:
+        ValueError: of many kinds: the task that is given cannot be read, or the tokenizer.
+    """
+    tokenizer = load_tokenizer(str(source.folder))
+    try:
+        return _of_the_task(source, tokenizer, wanted)
+    except ValueError as error:
+        if wanted.given:
+            raise
+        LOG.warning("drawn words take the place of rows of its task, which cannot be read: %s", error)
+    return _drawn(source, tokenizer, wanted.count)
+
+
+def _of_the_task(source: Source, tokenizer: PreTrainedTokenizerFast, wanted: Rows) -> Sample:
+    name = str(source.folder)
+    recorded: Mapping[str, object] = origin_of(name).task
+    if wanted.task is None and "name" not in recorded:
+        raise ExportError(f"{source.folder} does not say which task it was fine-tuned on; --task and --path do")
+    config = task_config(name, recorded, task=wanted.task, path=wanted.path, overrides=wanted.overrides)
+    row, _ = matched_classes(source.model.config, task_for(config), name)
+    opened = OpenTask(config, row, tokenizer)
+    split = opened.read("validation")
+    count = min(wanted.count, len(split.rows))
+    return Sample(split.rows, source.kind, opened.pad_id, count, f"the validation split of {row.name}")
+
+
+def _drawn(source: Source, tokenizer: PreTrainedTokenizerFast, count: int) -> Sample:
+    """Rows of ordinary words between the special tokens, of every length up to LONGEST."""
+    config = source.model.config
+    frame = tokenizer("")["input_ids"]
+    special = set(tokenizer.all_special_ids)
+    ordinary = [number for number in sorted(tokenizer.get_vocab().values()) if number not in special]
+    longest = min(LONGEST, adapter_for(config.model_type).longest_sequence(config))
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(len(frame) + 1, longest + 1, count)
+    half = len(frame) // 2  # opening tokens, then closing ones
+    pieces = [[*frame[:half], *draw.choice(ordinary, length - len(frame)), *frame[half:]] for length in lengths]
+    tokens = np.concatenate([np.array(piece, dtype=np.int32) for piece in pieces])
+    rows = TaskRows(tokens, np.zeros(len(tokens), dtype=np.int8), lengths, None, np.arange(count))
+    pad = cast(int, tokenizer.pad_token_id)
+    return Sample(rows, source.kind, pad, count, "words drawn from its vocabulary")

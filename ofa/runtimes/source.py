@@ -1,0 +1,120 @@
+"""A task model's folder, opened to be exported: its model, what kind of task it answers, and its scales.
+
+In: a run folder, or a model folder, ours or any that stock transformers loads. Out: a `Source`, whose model computes in
+the wanted precision, until it is made ready for the exporter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from ofa.data.tasks import Kind
+from ofa.downstream.qat.fake_quant import quantise_weight
+from ofa.downstream.qat.load import with_quantisers
+from ofa.downstream.qat.quantisers import FakeQuantisers
+from ofa.export.hf import ExportError, find_model_folder
+from ofa.export.quantization_file import QUANTIZATION_FILE, Scales, read_scales
+from ofa.export.recipe_file import RECIPE_FILE, read_recipe
+from ofa.export.stage import recorded_stage, stage_lines
+from ofa.models.adapters import adapter_for, scope
+from ofa.models.build import read_config
+from ofa.models.task_models import kind_of, load_task_model
+from ofa.runtimes.export_file import is_export
+from ofa.runtimes.integer_graph import to_integers
+
+Precision = Literal["fp32", "int8"]
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What a model in 8 bits has more."""
+
+    scales: Scales
+    quantisers: FakeQuantisers
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported."""
+
+    folder: Path
+    """Of the model."""
+    recipe: Mapping[str, Any]
+    """recipe.json; empty for a model of others."""
+    kind: Kind
+    model: PreTrainedModel
+    """On the CPU, in evaluation mode; in int8 with its quantisers."""
+    quantised: Quantised | None
+    """None: fp32."""
+
+    @property
+    def precision(self) -> Precision:
+        """Of the export."""
+        return "fp32" if self.quantised is None else "int8"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the exported model reads."""
+        has_types = adapter_for(self.model.config.model_type).takes_token_types(self.model.config)
+        return ("input_ids", "attention_mask", *(("token_type_ids",) if has_types else ()))
+
+    def stored(self) -> dict[str, np.ndarray]:
+        """The scope's weights [out, in] as the exported file has to hold them, int8 or fp32, by name."""
+        modules = self.quantised.scales.modules if self.quantised else {}
+        found = {}
+        for name, weight in scope(self.model).items():
+            scales = modules.get(name.removesuffix(".weight"))
+            tensor = weight.detach() if scales is None else quantise_weight(weight, scales.weight)
+            found[name] = tensor.numpy()
+        return found
+
+    def for_the_exporter(self) -> PreTrainedModel:
+        """The model as it is recorded; in int8 its fp32 weights are gone from then on."""
+        if self.quantised is None:
+            return self.model
+        self.quantised.quantisers.remove()
+        return to_integers(self.model, self.quantised.scales)
+
+
+def open_source(path: Path, precision: Precision | None) -> Source:
+    """Open a folder.
+
+    Args:
+        path: a run folder or a model folder.
+        precision: None: int8 where the folder holds trained scales, else fp32.
+
+    Raises:
+        ExportError: no model there, one without the head of a task, or one whose pruning goes on.
+        QuantizationFileError: int8 is asked for and the model was not trained in 8 bits, or its scales are damaged.
+    """
+    if is_export(path):
+        raise ExportError(f"{path} was exported to a runtime already; expected the model folder that it was made from")
+    folder = find_model_folder(path)
+    recipe = read_recipe(folder) if (folder / RECIPE_FILE).exists() else {}
+    _check_stage(folder, recipe)
+    config = read_config(str(folder))
+    kind = kind_of(config)
+    if kind is None:
+        what = (config.architectures or ["an encoder without a head"])[0]
+        raise ExportError(f"{folder} is {what}; expected a task model: fine-tune it first (launch/finetune.py)")
+    model = load_task_model(str(folder), kind)
+    scales = folder / QUANTIZATION_FILE
+    if precision == "fp32" or (precision is None and not scales.is_file()):
+        return Source(folder, recipe, kind, model, None)
+    quantisers = with_quantisers(model, scales, "cpu")
+    return Source(folder, recipe, kind, model, Quantised(read_scales(scales), quantisers))
+
+
+def _check_stage(folder: Path, recipe: Mapping[str, Any]) -> None:
+    stage = recorded_stage(recipe)
+    if stage is not None and not stage.pruning_ended:
+        raise ExportError(
+            f"{folder} was exported in the middle of its run ({'; '.join(stage_lines(recipe))}): let the run end, "
+            "which exports its model anew"
+        )

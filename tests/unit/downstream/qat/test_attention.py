@@ -1,0 +1,115 @@
+"""Attention in 8 bits: its products against whole numbers, its ranges, and that nothing of it stays behind."""
+
+import pytest
+import torch
+
+from ofa.config import QuantizationConfig
+from ofa.downstream.qat.assemble import quantised
+from ofa.downstream.qat.attention import HOOK, NAME
+from ofa.downstream.qat.fake_quant import quantise_activation
+from ofa.downstream.qat.prepare import sites_of
+from ofa.models.blocks import sizes_of
+from ofa.models.materialise import materialise
+from ofa.models.task_training import task_logits
+from tests.structures import random_masks
+from tests.task_parts import ARCHITECTURES, batch_of, random_rows, save_model, small_model
+
+KIND = "classification"
+BATCH, _ = batch_of(random_rows(KIND), KIND)
+
+
+def calibrated(model, batch=BATCH):
+    """Its quantisers, with ranges from a batch."""
+    quantisers = quantised(model, QuantizationConfig(attention_matmuls=True), "cpu")
+    with quantisers.calibrating(), torch.no_grad():
+        quantisers.enter(batch.attention_mask.bool(), training=False)
+        task_logits(model, KIND, batch)
+    quantisers.ranges.commit(1.0)
+    quantisers.ranges.begin()
+    return quantisers
+
+
+def integers(values, scale):
+    """Whole numbers without their zero point, in float64."""
+    return quantise_activation(values, scale.scale, scale.zero_point).double() - scale.zero_point
+
+
+def softmax_of_integers(query, key, scales, mask, scaling):
+    sums = integers(query, scales["query"]) @ integers(key, scales["key"]).transpose(-1, -2)
+    scores = sums * (scales["query"].scale.double() * scales["key"].scale * scaling)
+    return scores.masked_fill(~mask, -torch.inf).softmax(dim=-1)
+
+
+@pytest.mark.parametrize("padded", [0, 3])
+def test_both_products_are_those_of_integers(padded):
+    """OFA-35: sums of whole numbers, rescaled once; masked keys have the probability 0 exactly."""
+    model = small_model("bert")
+    quantisers = calibrated(model)
+    name, module = next(iter(quantisers.sites.attentions.items()))
+    scales = quantisers.scales().attentions[name]
+    draw = torch.Generator().manual_seed(1)
+    operands = tuple(torch.randn(2, 4, 9, 8, generator=draw) for _ in range(3))
+    mask = torch.ones(2, 1, 9, 9, dtype=torch.bool)
+    mask[1, :, :, 9 - padded :] = False
+    found = getattr(module, HOOK).forward(operands, mask, scaling=0.3, dropout=0.0).transpose(1, 2)
+    probabilities = softmax_of_integers(*operands[:2], scales, mask, 0.3)
+    levels = (probabilities * 255).round()
+    assert not levels[1, ..., 9 - padded :].any()
+    values = integers(operands[2], scales["value"])
+    expected = levels @ values * (scales["value"].scale.double() / 255)
+    one_level = values.abs().amax() * scales["value"].scale / 255  # fp32 may round another way at a half
+    difference = (found.double() - expected).abs()
+    assert difference.max() <= 1.01 * one_level
+    assert (difference < 1e-5).double().mean() > 0.99
+
+
+def test_training_drops_probabilities_and_lets_gradients_through():
+    model = small_model("bert")
+    quantisers = calibrated(model)
+    own = getattr(next(iter(quantisers.sites.attentions.values())), HOOK)
+    operands = tuple(torch.randn(2, 4, 9, 8, requires_grad=True) for _ in range(3))
+    kept = own.forward(operands, None, scaling=None, dropout=0.0)
+    dropped = own.forward(operands, None, scaling=None, dropout=0.5)
+    assert not torch.equal(kept, dropped)
+    kept.square().sum().backward()
+    assert all(one.grad.abs().sum() > 0 for one in operands)
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_every_layer_has_ranges_of_three_operands_and_padding_does_not_count(model_type):
+    model = small_model(model_type)
+    ranges = calibrated(model).ranges
+    own = [name for name in ranges.names if name.rpartition(".")[2] in ("query", "key", "value")]
+    own = [name for name in own if not name.endswith((".input", ".output"))]
+    assert len(own) == 3 * model.config.num_hidden_layers
+    assert len(ranges.names) == len(set(ranges.names))
+    other = small_model(model_type)
+    batch = BATCH.to("cpu")
+    batch.input_ids[batch.attention_mask == 0] = 11
+    assert torch.equal(calibrated(other, batch).ranges.values, ranges.values)
+
+
+def test_layers_without_attention_have_none():
+    dense = small_model("bert", num_hidden_layers=3)
+    masks = random_masks(sizes_of(dense), seed=3)
+    masks.head[0] = 0
+    found = sites_of(materialise(dense, masks.canonical()), QuantizationConfig(attention_matmuls=True)).attentions
+    assert len(found) == int((masks.head.sum(dim=1) > 0).sum()) and not any("layer.0" in name for name in found)
+
+
+def test_exclusion_names_attentions_too():
+    settings = QuantizationConfig(attention_matmuls=True, exclude=["layer.0.attention.self$"])
+    sites = sites_of(small_model("bert"), settings)
+    assert list(sites.attentions) == ["bert.encoder.layer.1.attention.self"]
+    assert "bert.encoder.layer.0.attention.self.query" in [site.name for site in sites.linears]
+
+
+def test_nothing_of_it_stays_in_the_model_or_in_its_files(tmp_path):
+    model = small_model("bert")
+    before = model.config._attn_implementation
+    quantisers = calibrated(model)
+    assert model.config._attn_implementation == NAME
+    assert NAME not in (save_model(tmp_path / "model", model) / "config.json").read_text()
+    quantisers.remove()
+    assert model.config._attn_implementation == before
+    assert not any(hasattr(module, HOOK) for module in model.modules())

@@ -1,0 +1,299 @@
+"""A task model's folder as a runtime's: its answers, its zeros, and what is refused."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from ofa.config import QuantizationConfig
+from ofa.downstream.qat.assemble import quantised
+from ofa.export.hf import ExportError
+from ofa.export.quantization_file import QUANTIZATION_FILE, QuantizationFileError, encode_scales
+from ofa.models.adapters import scope
+from ofa.models.blocks import sizes_of
+from ofa.models.materialise import materialise
+from ofa.models.task_training import task_logits
+from ofa.runtimes.compare import TOLERANCES, Answers, answers, difference, recount, session_logits
+from ofa.runtimes.export import Wanted, default_output, export_lines, export_to_runtime
+from ofa.runtimes.export_file import EXPORT_FILE, read_export
+from ofa.runtimes.extras import MissingExtraError
+from ofa.runtimes.formats import FORMATS, RuntimeFileError
+from ofa.runtimes.sample import Rows, sample_for
+from ofa.runtimes.source import open_source
+from tests.commands import edit, flip, tree
+from tests.structures import random_masks
+from tests.task_parts import ARCHITECTURES, KINDS, batch_of, random_rows, save_model, small_model
+
+ONNX, ROWS = FORMATS["onnx"], Rows(24)
+
+
+def sparse(case, kind="classification"):
+    """A small model by architecture with zeros; `compact`: with a dead attention and other sizes in each layer."""
+    model = small_model(
+        "bert" if case == "compact" else case, kind, **({"num_hidden_layers": 3} if case == "compact" else {})
+    )
+    if case == "compact":
+        masks = random_masks(sizes_of(model), seed=2)
+        masks.head[0] = 0
+        model = materialise(model, masks.canonical())
+    with torch.no_grad():
+        for weight in scope(model).values():
+            weight[weight.abs() < weight.abs().median()] = 0
+    return model.eval()
+
+
+def calibrate(folder, model, kind="classification", **settings):
+    """Put scales of a batch beside a model."""
+    quantisers = quantised(model, QuantizationConfig(**settings), "cpu")
+    batch, _ = batch_of(random_rows(kind, 12), kind)
+    with torch.no_grad(), quantisers.calibrating():
+        quantisers.enter(batch.attention_mask.bool(), training=False)
+        task_logits(model, kind, batch)
+    quantisers.ranges.commit(1.0)
+    quantisers.ranges.begin()
+    (folder / QUANTIZATION_FILE).write_bytes(encode_scales(quantisers.scales()))
+    quantisers.remove()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A sparse classifier with scales."""
+    model = sparse("bert")
+    calibrate(save_model(tmp_path / "model", model), model)
+    return tmp_path / "model"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Such a classifier in `model`, exported to `onnx` and `openvino`."""
+    place, model = tmp_path_factory.mktemp("whole"), sparse("bert")
+    calibrate(save_model(place / "model", model), model)
+    for form in FORMATS.values():
+        export_to_runtime(place / "model", place / form.name, Wanted(form, rows=ROWS))
+    return place
+
+
+@pytest.fixture
+def made(whole, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(whole, tmp_path / "made")
+
+
+def exported(folder, form=ONNX, *, rows=ROWS, **wanted):
+    """The folder and what export.json says."""
+    output = folder.parent / "out"
+    said = export_to_runtime(folder, output, Wanted(form, rows=rows, **wanted))
+    assert json.loads((output / EXPORT_FILE).read_text()) == {"format": "sparse-ofa export", "version": 1} | said
+    return output, said
+
+
+def assert_answers_are_those_of_torch(folder, session):
+    """To rounding in nine of ten logits, for in int8 a last bit may turn a rounding over; all within what is stated."""
+    source = open_source(folder, None)
+    sample = sample_for(source, ROWS)
+    expected = answers(lambda batch: task_logits(source.model, source.kind, batch), sample)
+    found = answers(session_logits(session, source.kind, source.inputs), sample)
+    assert found.logits.shape == expected.logits.shape
+    apart = np.abs(found.logits - expected.logits)
+    assert np.quantile(apart, 0.9) <= 1e-4 < expected.logits.std()
+    assert difference(found, expected).within(TOLERANCES[source.precision])
+
+
+WAYS = [
+    *(("bert", precision, name) for precision in ("fp32", "int8") for name in FORMATS),
+    *(("compact", precision, "onnx") for precision in ("fp32", "int8")),
+    ("compact", "int8", "openvino"),
+]
+MORE = [
+    pytest.param(case, precision, name, marks=pytest.mark.slow)
+    for case in ARCHITECTURES
+    for precision in ("fp32", "int8")
+    for name in FORMATS
+    if case != "bert"
+]
+
+
+@pytest.mark.parametrize(("case", "precision", "name"), [*WAYS, *MORE])
+def test_the_runtime_answers_as_torch_and_has_the_zeros(tmp_path, case, precision, name):
+    """OFA-35, OFA-37: any batch and length; zeros are counted by content, in the file."""
+    model = sparse(case)
+    folder = save_model(tmp_path / "model", model)
+    if precision == "int8":
+        calibrate(folder, model)
+    output, said = exported(folder, FORMATS[name])
+    assert_answers_are_those_of_torch(folder, FORMATS[name].session(output / said["file"]))
+    assert (said["precision"], said["runtime"]) == (precision, name)
+    zeros = {name: int((weight == 0).sum()) for name, weight in scope(model).items()}
+    tensors = said["zeros"]["tensors"]
+    assert tensors.keys() == zeros.keys() and said["zeros"]["model"] == sum(zeros.values())
+    assert all(tensors[name]["zeros"] >= number > 0 for name, number in zeros.items())
+    if precision == "fp32":
+        assert said["zeros"]["file"] == said["zeros"]["model"]
+    assert sorted(read_export(output)["files"]) == sorted(set(tree(output)) - {EXPORT_FILE})
+    assert not (output / "model.safetensors").exists() and (output / "tokenizer.json").is_file()
+    assert f"{said['zeros']['weights']:,} scoped weights" in export_lines(output, said)[-1]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "classification"])
+def test_every_kind_of_task_goes_through(tmp_path, kind):
+    model = sparse("bert", kind)
+    folder = save_model(tmp_path / "model", model)
+    calibrate(folder, model, kind, preset="published")
+    output, said = exported(folder)
+    assert said["kind"] == kind and (said["compared"]["equal_decisions"] is None) == (kind == "regression")
+    assert said["outputs"] == (["start_logits", "end_logits"] if kind == "questions" else ["logits"])
+    assert_answers_are_those_of_torch(folder, ONNX.session(output / said["file"]))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_equal_models_give_equal_bytes_without_paths(made, name):
+    """OpenVINO numbers the nodes of its .xml by a counter of the process: of these the weights alone are compared."""
+    counted = {"openvino_model.xml", EXPORT_FILE} if name == "openvino" else ()
+    before = tree(made / name, without=counted)
+    export_to_runtime(made / "model", made / name, Wanted(FORMATS[name], rows=ROWS))
+    assert tree(made / name, without=counted) == before
+    data = (made / name / FORMATS[name].file).read_bytes()
+    assert b"site-packages" not in data and b".py" not in data and str(made).encode() not in data
+
+
+def test_float_weights_are_exported_by_request(folder):
+    _, said = exported(folder, precision="fp32")
+    assert said["precision"] == "fp32" and said["zeros"]["file"] == said["zeros"]["model"]
+
+
+def test_a_weight_that_is_changed_in_the_file_is_found(made):
+    """By content, not by name: one number is enough."""
+    path, weights = made / "onnx" / "model.onnx", open_source(made / "model", None).stored()
+    assert sum(recount(weights, ONNX.constants(path)).values()) == read_export(made / "onnx")["zeros"]["file"]
+    graph, name = onnx.load(path), next(iter(weights))
+    (tensor,) = [one for one in graph.graph.initializer if one.name == f"{name}_int8"]
+    array = onnx.numpy_helper.to_array(tensor).copy()
+    array[np.unravel_index(np.argmin(np.abs(array)), array.shape)] = 1
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    onnx.save(graph, path)
+    with pytest.raises(ExportError, match=f"{name} is not in the exported file"):
+        recount(weights, ONNX.constants(path))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_tolerances_catch_what_is_off_and_what_is_no_number(precision):
+    draw = np.random.default_rng(0)
+    expected = Answers(draw.normal(size=100).astype(np.float32), np.zeros(50, dtype=np.int64))
+    tolerance = TOLERANCES[precision]
+    assert difference(expected, expected).within(tolerance)
+    size = np.abs(expected.logits).max()
+    for logits in (expected.logits + 1.1 * tolerance.mean * size, expected.logits * np.nan):
+        assert not difference(Answers(logits, expected.decisions), expected).within(tolerance)
+    one = expected.logits.copy()
+    one[7] += 1.1 * tolerance.largest * size
+    assert not difference(Answers(one, expected.decisions), expected).within(tolerance)
+
+
+def test_a_runtime_that_answers_otherwise_leaves_nothing(made):
+    """What stood there still stands."""
+    before = tree(made)
+
+    def session(path):
+        right = ONNX.session(path)
+        return lambda inputs: {name: value + 1 for name, value in right(inputs).items()}
+
+    words = "ONNX Runtime answers otherwise than the torch model in int8: logits on 24 rows of words"
+    with pytest.raises(ExportError, match=words):
+        export_to_runtime(made / "model", made / "onnx", Wanted(replace(ONNX, session=session), rows=ROWS))
+    assert tree(made) == before
+
+
+def test_a_model_in_the_middle_of_its_pruning_is_refused(folder, tmp_path):
+    recipe = {
+        "format": "sparse-ofa-recipe",
+        "version": 1,
+        "steps": 320,
+        "scope": {"tensors": {}},
+        "files": {},
+        "sparsity": {"scope_sparsity": 0.42},
+        "config": {
+            "schedule": {"total_steps": 1000},
+            "pruning": {"sparsity": 0.9, "ramp_start": 0, "ramp_end": 500, "frequency": 10, "end": 600},
+        },
+    }
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(ExportError, match=r"in the middle of its run \(step 320 of 1,000; pruning has not ended: 42 %"):
+        exported(folder)
+    edit(folder / "recipe.json", lambda values: values.update(steps=700))
+    exported(folder)
+
+
+@pytest.mark.parametrize("package", ONNX.packages)
+def test_a_missing_extra_is_named(folder, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"exports need {package}, .*pip install 'sparse-ofa\[export\]'"):
+        exported(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_int8_needs_scales(folder):
+    (folder / QUANTIZATION_FILE).unlink()
+    with pytest.raises(QuantizationFileError, match="is no model that was trained in 8 bits"):
+        exported(folder, precision="int8")
+    _, said = exported(folder)
+    assert said["precision"] == "fp32"
+
+
+def test_other_folders_are_refused(made, tmp_path):
+    with pytest.raises(ExportError, match="onnx was exported to a runtime already"):
+        export_to_runtime(made / "onnx", tmp_path / "again", Wanted(ONNX))
+    with pytest.raises(ExportError, match="model exists and is no exported model \\(it has no export.json\\)"):
+        export_to_runtime(made / "model", made / "model", Wanted(ONNX))
+    bare = save_model(tmp_path / "bare", small_model("bert", "mlm"))
+    with pytest.raises(ExportError, match="bare is BertForMaskedLM; expected a task model"):
+        export_to_runtime(bare, tmp_path / "new", Wanted(ONNX))
+    with pytest.raises(ExportError, match="stands in no run folder: say with --output"):
+        default_output(made / "model", "onnx")
+    assert not (tmp_path / "new").exists() and not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "missing"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_damaged_file_is_named(made, name, damage):
+    path = made / name / FORMATS[name].file
+    data = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes({"cut": data[:-500], "empty": b"", "text": b"no model"}[damage])
+    with pytest.raises(RuntimeFileError, match=f"{path.name} cannot be read by {FORMATS[name].runtime}"):
+        FORMATS[name].session(path)
+    with pytest.raises(ExportError, match=f"{path.name} is (missing|not the file that was exported)"):
+        read_export(made / name)
+
+
+def test_a_flipped_bit_is_found_by_its_sum(made):
+    read_export(made / "onnx")
+    flip(made / "onnx" / "model.onnx")
+    with pytest.raises(ExportError, match="model.onnx is not the file that was exported"):
+        read_export(made / "onnx")
+
+
+def test_rows_of_the_task_are_taken_where_they_can_be_read(folder, tmp_path, caplog):
+    (tmp_path / "task").mkdir()
+    lines = ["first,second,label", *[f"good 1,red {number},{'abc'[number % 3]}" for number in range(9)]]
+    for split in ("train", "validation"):
+        (tmp_path / "task" / f"{split}.csv").write_text("\n".join(lines).replace("first,second", "text,pair"))
+    output, said = exported(folder)
+    assert said["compared"]["of"] == "words drawn from its vocabulary" and "cannot be read" in caplog.text
+    columns = ('task.text_column="text"', 'task.pair_column="pair"', 'task.label_column="label"')
+    _, said = exported(folder, rows=Rows(24, "text_classification", str(tmp_path / "task"), columns))
+    assert (said["compared"]["rows"], said["compared"]["of"]) == (9, "the validation split of text_classification")
+    with pytest.raises(ValueError, match="nowhere"):
+        exported(folder, rows=Rows(24, "text_classification", str(tmp_path / "nowhere"), columns))
+
+
+def test_a_run_gets_it_beside_its_model(folder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(folder, run / "model")
+    (run / "config.json").write_text(json.dumps({"config": {}}))
+    assert default_output(run, "onnx") == default_output(run / "model", "onnx") == run / "onnx"

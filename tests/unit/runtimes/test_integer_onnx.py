@@ -1,0 +1,100 @@
+"""int8 ONNX in QDQ form: what the runtime computes is what training in 8 bits has computed."""
+
+from collections import Counter
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from ofa.config import QuantizationConfig
+from ofa.downstream.qat.assemble import quantised
+from ofa.models.blocks import sizes_of
+from ofa.models.materialise import materialise
+from ofa.models.task_training import task_logits
+from ofa.runtimes.integer_graph import INTEGERS, to_integers
+from ofa.runtimes.to_onnx import onnx_program
+from tests.structures import random_masks
+from tests.task_parts import ARCHITECTURES, batch_of, random_rows, small_model
+
+KIND = "classification"
+BATCH, _ = batch_of(random_rows(KIND), KIND)
+EVERYTHING = {"embeddings": True, "outputs": True, "attention_matmuls": True}
+WAYS = [{}, {"preset": "published"}, EVERYTHING]
+
+
+def model_of(case):
+    """A small model by architecture; `compact`: BERT with a dead attention and other sizes in each layer."""
+    if case != "compact":
+        return small_model(case).eval()
+    dense = small_model("bert", num_hidden_layers=3)
+    masks = random_masks(sizes_of(dense), seed=2)
+    masks.head[0] = 0
+    return materialise(dense, masks.canonical()).eval()
+
+
+def tokens(batch, length):
+    """Inputs of which the last row's end is padding."""
+    ids = torch.randint(5, 15, (batch, length), generator=torch.Generator().manual_seed(length))
+    mask = torch.ones_like(ids)
+    mask[-1, length // 2 :] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def measured(model, **settings):
+    """Its scales, and the logits of two batches in 8 bits; the model is float again."""
+    quantisers = quantised(model, QuantizationConfig(**settings), "cpu")
+    with torch.no_grad():
+        with quantisers.calibrating():
+            quantisers.enter(BATCH.attention_mask.bool(), training=False)
+            task_logits(model, KIND, BATCH)
+        quantisers.ranges.commit(1.0)
+        quantisers.ranges.begin()
+        batches = [tokens(1, 5), tokens(3, 17)]
+        expected = [(inputs, model(**inputs).logits) for inputs in batches]
+    scales = quantisers.scales()
+    quantisers.remove()
+    return scales, expected
+
+
+@pytest.mark.parametrize("settings", WAYS, ids=str)
+@pytest.mark.parametrize("case", [*ARCHITECTURES, "compact"])
+def test_whole_numbers_give_the_logits_of_training(case, settings):
+    """OFA-35: without a runtime; what is quantised is gone from the fp32 weights."""
+    model = model_of(case)
+    scales, expected = measured(model, **settings)
+    names = {name for name, _ in model.named_parameters()}
+    integers = to_integers(model, scales)
+    assert names - {name for name, _ in integers.named_parameters()} == {f"{name}.weight" for name in scales.modules}
+    for inputs, logits in expected:
+        with torch.no_grad():
+            torch.testing.assert_close(integers(**inputs).logits, logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:# The axis name:UserWarning", "ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.parametrize("settings", WAYS[:2], ids=str)
+@pytest.mark.parametrize(
+    "case", ["bert", "compact", *(pytest.param(one, marks=pytest.mark.slow) for one in ARCHITECTURES if one != "bert")]
+)
+def test_the_runtime_gives_them_too_for_any_batch_and_length(tmp_path, case, settings):
+    """OFA-35, and no weight that is quantised stands in the file as a float."""
+    model = model_of(case)
+    scales, expected = measured(model, **settings)
+    stored = {f"{name}.{INTEGERS}" for name in scales.modules}
+    program = onnx_program(to_integers(model, scales), tuple(expected[0][0]))
+    path = tmp_path / "model.onnx"
+    program.save(path)
+    graph = program.model_proto.graph
+    of_bytes = {one.name for one in graph.initializer if one.data_type == 3}
+    assert of_bytes == stored
+    assert not {one.name for one in graph.initializer} & {f"{name}.weight" for name in scales.modules}
+    kinds = Counter(node.op_type for node in graph.node)
+    assert kinds["QuantizeLinear"] >= len(set(_inputs(scales)))
+    session = onnxruntime.InferenceSession(path)
+    for inputs, logits in expected:
+        (found,) = session.run(["logits"], {name: value.numpy() for name, value in inputs.items()})
+        assert np.abs(found - logits.numpy()).max() <= 1e-4 < float(logits.std())
+
+
+def _inputs(scales):
+    return [(float(one.input.scale), float(one.input.zero_point)) for one in scales.modules.values() if one.input]

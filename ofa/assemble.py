@@ -20,7 +20,7 @@ from ofa.export.recipe_file import Parent
 from ofa.models.adapters import scope
 from ofa.models.blocks import living_shape
 from ofa.models.build import build_student, check_teacher, check_tokenizer, check_vocabulary, load_teacher
-from ofa.models.compile import compile_layers
+from ofa.models.compile import compile_if_asked
 from ofa.models.pretraining import MaskedLanguageModeling, Teacher
 from ofa.parts import Parts, build_run, compute_dtype, locked, parent
 from ofa.pruning.magnitude import MagnitudePruner
@@ -114,8 +114,7 @@ def assemble(config: RunConfig, folder: RunFolder, start: Start | None, *, name:
     if config.teacher is not None:
         teacher, its_parent = teacher_of(config, parts)
         parts.parents.append(its_parent)
-    if config.engine.compile:
-        compile_layers([parts.model, teacher.model] if teacher else [parts.model], device=dist.device())
+    compile_if_asked(config.engine, [parts.model, teacher.model] if teacher else [parts.model])
 
     def pruner(engine: Engine) -> Pruner:
         return MagnitudePruner(config.pruning, parts.scoped, engine.weights) if config.pruning else NoPruner()

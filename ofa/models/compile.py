@@ -19,13 +19,16 @@ from collections.abc import Iterable
 import torch
 from transformers import PreTrainedModel
 
+from ofa import dist
+from ofa.config import EngineConfig
 from ofa.models.adapters import encoder_layers
 
 LOG = logging.getLogger(__name__)
 
-VARIANTS = 32
+VARIANTS = 128
 """Compilations of a layer that may live side by side. A layer is compiled whole or not at all, so that exceeding the
-limit is an error; PyTorch's limit of 8 is near what a run with several shapes of validation batches can need."""
+limit is an error; PyTorch's limit of 8 is near what a run with several shapes of validation batches can need, and the
+layers of a compact model each have sizes of their own."""
 
 
 class CompileError(ValueError):
@@ -51,6 +54,12 @@ def compile_layers(models: Iterable[PreTrainedModel], *, device: torch.device | 
         for layer in layers:
             layer.compile(fullgraph=True, dynamic=False, backend=backend)
         LOG.info("%d encoder layers are compiled at their first call", len(layers))
+
+
+def compile_if_asked(engine: EngineConfig, models: Iterable[PreTrainedModel]) -> None:
+    """`compile_layers` for the device of this process, where a run's config wants it."""
+    if engine.compile:
+        compile_layers(models, device=dist.device())
 
 
 @functools.cache

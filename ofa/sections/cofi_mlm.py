@@ -93,11 +93,6 @@ class CofiMlmConfig(RunConfig):
             )
         if self.lock and self.model.init is None:
             raise ValueError("lock keeps the zeros of model.init, and there is none")
-        if self.engine.compile:
-            raise ValueError(
-                "engine.compile: each layer of the small model has sizes of its own and would be compiled anew: set it "
-                "to false"
-            )
         return self
 
     @model_validator(mode="after")

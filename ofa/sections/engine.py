@@ -24,8 +24,8 @@ class EngineConfig(Section):
     counts give other last bits."""
 
     compile: bool = False
-    """torch.compile each encoder layer of student and teacher: one compilation that all layers share. Needs a C++
-    compiler on a CPU. ZeRO 3 cannot be compiled."""
+    """torch.compile each encoder layer of student and teacher: one compilation that all layers share, but for
+    those of a compact model, each of which has its own. Needs a C++ compiler on a CPU. ZeRO 3 cannot be compiled."""
 
     patience: float | None = Field(default=120.0, ge=3.0)
     """Seconds without a sign of life after which a rank is taken to hang, and the others end and name it; null: never.

@@ -184,6 +184,18 @@ def test_killed_in_any_stage_it_ends_with_the_same_bytes(project, pruned, step):
     assert model_bytes(folder) == model_bytes(whole)
 
 
+@pytest.mark.slow
+def test_compiled_layers_learn_what_eager_ones_do(project, pruned):
+    """`engine.compile`, without dropout, which compiled code draws otherwise: student, teacher and small model."""
+    eager, compiled = (metrics(pruned("model.dropout=0", f"engine.compile={how}")) for how in ("false", "true"))
+    log = (pruned("model.dropout=0", "engine.compile=true") / "log.txt").read_text()
+    assert log.count("encoder layers are compiled") == 3
+    assert [line["step"] for line in compiled] == [line["step"] for line in eager]
+    for key in ("loss", "layer", "expected_sparsity", "lambda_1", "structural_sparsity", "validation_loss"):
+        theirs = [line[key] for line in eager if key in line]
+        assert [line[key] for line in compiled if key in line] == pytest.approx(theirs, rel=2e-3, abs=1e-5) and theirs
+
+
 def test_a_sparse_base_keeps_its_zeros(project, pruned):
     """`lock`: both sparsities at once, counted in what is left and not zero."""
     folder = pruned(*SPARSE)

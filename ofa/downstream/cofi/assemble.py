@@ -28,6 +28,7 @@ from ofa.engine.engine import Engine
 from ofa.models.adapters import scope, shape
 from ofa.models.blocks import blocks_of
 from ofa.models.build import seeded
+from ofa.models.compile import compile_if_asked
 from ofa.models.materialise import materialise, prunable_parameters, slice_masks
 from ofa.models.structure import Sizes, StructureMasks
 from ofa.parts import Parts, lock_of
@@ -114,6 +115,8 @@ def compact_run(
         hidden = frame.costs.sizes.hidden if masks.hidden is None else int((masks.hidden > 0).sum())
         layers = _layers(config, hidden, teacher)
 
+    compile_if_asked(config.engine, [parts.model])
+
     def pruner(engine: Engine) -> StructurePruner:
         return StructurePruner(lock_of(parts, engine.weights, wanted=config.lock), None, structure)
 
@@ -143,6 +146,7 @@ def _gated_run(frame: Frame, start: Start | None, parts: Parts) -> GatedRun:
         MaskedForward(parts.model, dead_sublayer=config.structure.dead_sublayer),
         StructureMasks.ones(costs.sizes, device=dist.device()).alive_layers(),
     )
+    compile_if_asked(config.engine, [parts.model])
     teacher = _teacher(frame, parts)
     layers = _layers(config, costs.sizes.hidden, teacher)
     blocks = blocks_of(parts.model)  # ZeRO 3 leaves nothing of the weights to measure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,8 +17,10 @@ class LayerRecorder:
 
     def __init__(self, model: PreTrainedModel):
         layers = encoder_layers(model)
-        self._states: list[Tensor | None] = [None] * len(layers)
-        self._handles = [layer.register_forward_hook(self._keeper(place)) for place, layer in enumerate(layers)]
+        self._slots = [_Slot() for _ in layers]
+        self._handles = [
+            layer.register_forward_hook(slot.keep) for layer, slot in zip(layers, self._slots, strict=True)
+        ]
 
     def take(self) -> list[Tensor]:
         """Those of the last forward, first layer to last; handed out once, so that nothing else keeps the graph alive.
@@ -25,11 +28,12 @@ class LayerRecorder:
         Raises:
             RuntimeError: no forward since they were taken.
         """
-        states = self._states
-        self._states = [None] * len(states)
-        found = [state for state in states if state is not None]
-        if len(found) < len(states):
-            raise RuntimeError(f"{len(found)} of {len(states)} layers were recorded: each forward's are taken once")
+        found = [slot.state for slot in self._slots if slot.state is not None]
+        for slot in self._slots:
+            slot.state = None
+        layers = len(self._slots)
+        if len(found) < layers:
+            raise RuntimeError(f"{len(found)} of {layers} layers were recorded: each forward's are taken once")
         return found
 
     def remove(self) -> None:
@@ -37,8 +41,13 @@ class LayerRecorder:
         for handle in self._handles:
             handle.remove()
 
-    def _keeper(self, place: int) -> Any:
-        def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            self._states[place] = output
 
-        return keep
+@dataclass(eq=False)
+class _Slot:
+    """Of one layer; each layer has its own, so that all share one compilation."""
+
+    state: Tensor | None = None
+
+    def keep(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """A forward hook."""
+        self.state = output

@@ -19,6 +19,7 @@ from ofa.downstream.cofi.stages import Stages
 from ofa.downstream.cofi.structure import Structure
 from ofa.downstream.cofi.training import CofiMaskedLanguageModeling, CofiTaskTraining, CofiTraining
 from ofa.export.recipe_file import Parent
+from ofa.models.compile import compile_if_asked
 from ofa.run import Teaches
 from ofa.run_folder import RunFolder
 
@@ -108,7 +109,9 @@ class MlmSubject:
         self, config: CofiMlmConfig, parts: CorpusParts, folder: RunFolder, steps: int, *, live: bool
     ) -> tuple[Teaches, Parent]:
         """A masked-LM teacher, which is always asked."""
-        return pretraining.teacher_of(config, parts)
+        teacher, its_parent = pretraining.teacher_of(config, parts)
+        compile_if_asked(config.engine, [teacher.model])
+        return teacher, its_parent
 
 
 def subject_of(config: AnyCofiConfig) -> Subject:

@@ -45,7 +45,6 @@ def test_weights_follow_the_teacher_as_for_a_task():
         ({"objective": {"layer_weight": 0.5}}, "layer_weight is above 0 but there is no teacher"),
         ({"objective": {"ce_weight": 0.0}}, "nothing would be learned"),
         ({"pruning": {"sparsity": 0.5, "ramp_end": 4, "end": 8, "frequency": 2}}, "one run does one of them"),
-        ({"engine": {"compile": True}}, "set it to false"),
         ({"task": {"name": "rte"}}, "task and data both say what is trained on"),
         ({"model": {"architecture": {"model_type": "bert"}}, "lock": True}, "lock keeps the zeros of model.init"),
     ],

@@ -363,15 +363,15 @@ def test_one_graph_serves_all_masks_and_computes_what_eager_does(model_type, fam
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_all_layers_share_one_compilation(model_type, fresh_compiler):
-    """With `engine.compile`'s way of compiling layer by layer."""
+    """With `engine.compile`'s way of compiling layer by layer, their outputs recorded."""
     model = model_of(model_type)
     gates = Gates(sizes_of(model), FAMILIES, mean=0.0)
     with MaskedForward(model) as masked:
         compile_layers([model], device="cpu", backend="aot_eager")
         counters.clear()
-        found = []
+        found, recorder = [], LayerRecorder(model)
         for _ in range(3):
-            step(model, masked, gates, task_logits)
+            step(model, masked, gates, task_logits, recorder)
             found.append(counters["stats"]["unique_graphs"])
     kinds = {type(block.attention_norm) for block in blocks_of(model)}
     assert found == [len(kinds)] * 3 and not counters["graph_break"]

@@ -32,6 +32,9 @@ from ofa.run_folder import RunFolder
 
 LOG = logging.getLogger(__name__)
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Of the precisions that configs name."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -184,7 +187,7 @@ def masked_share(model: PreTrainedModel) -> MaskedShare:
 
 def compute_dtype(config: TrainingConfig) -> torch.dtype:
     """Of weights and activations."""
-    return torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+    return DTYPES[config.engine.precision]
 
 
 def parent(

@@ -29,6 +29,12 @@ class UnitsConfig(Section):
     length: int = Field(default=128, gt=0)
     """Tokens of the row that `macs` and `latency` are of."""
 
+    rows: int = Field(default=1, gt=0)
+    """At once, when `latency` is measured."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """In which `latency` is measured: that in which the small model will be used, whatever it is trained in."""
+
     method: Literal["gates", "magnitude"] = "gates"
     """Learned hard-concrete gates (CoFi), or the baseline: units of the smallest weights go."""
 

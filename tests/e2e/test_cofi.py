@@ -206,7 +206,7 @@ WAYS = {
     "hidden dimensions": ("structure.hidden=true", "structure.sparsity=0.7"),
     "by magnitude": ("structure.method=magnitude",),
     "by magnitude of a sparse base": ("structure.method=magnitude", "model.init=base", "lock=true"),
-    "milliseconds": ("structure.cost=latency", "structure.length=16"),
+    "milliseconds": ("structure.cost=latency", "structure.length=16", "structure.rows=2", "structure.precision=bf16"),
     "multiply-adds, norms kept": ("structure.cost=macs", "structure.length=16", "structure.dead_sublayer=keep_norm"),
     "without layers": ("structure.layers=false",),
     "whole layers only": ("structure.heads=false", "structure.intermediate=false", "structure.sparsity=0.5"),

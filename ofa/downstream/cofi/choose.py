@@ -28,7 +28,7 @@ from ofa.files import write_text
 from ofa.models.adapters import adapter_for
 from ofa.models.blocks import Block, blocks_of, sizes_of
 from ofa.models.build import seeded
-from ofa.parts import Parts, compute_dtype
+from ofa.parts import DTYPES, Parts
 from ofa.run_folder import RunFolder, read_json
 
 LOG = logging.getLogger(__name__)
@@ -82,11 +82,11 @@ def costs_of(config: AnyCofiConfig, parts: Parts, folder: RunFolder) -> Costs:
         LOG.info("measuring how long sublayers of each size take on this device")
         table = measure_latency(
             sizes,
-            batch=1,
+            batch=asked.rows,
             length=asked.length,
             gated=_is_gated(parts),
             device=dist.device(),
-            dtype=compute_dtype(config),
+            dtype=DTYPES[asked.precision],
         )
         write_text(path, json.dumps(asdict(table)) + "\n")
         return asdict(table)

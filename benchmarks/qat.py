@@ -18,21 +18,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(CHECKOUT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
-from transformers import BertConfig, BertForSequenceClassification  # noqa: E402
+import torch
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
 
-from benchmarks.pairs import interleaved, ratios, timed  # noqa: E402
-from ofa.config import QuantizationConfig, TaskObjectiveConfig  # noqa: E402
-from ofa.data.task_batches import TaskBatch, TaskTotals  # noqa: E402
-from ofa.downstream.qat.assemble import quantised  # noqa: E402
-from ofa.downstream.qat.training import QatTraining  # noqa: E402
-from ofa.engine.process import keep_freed_memory  # noqa: E402
-from ofa.models.task_training import TaskTraining  # noqa: E402
-from ofa.run_folder import commit, hardware, versions  # noqa: E402
+from benchmarks.made_by import made_by
+from benchmarks.pairs import interleaved, ratios, timed
+from ofa.config import QuantizationConfig, TaskObjectiveConfig
+from ofa.data.task_batches import TaskBatch, TaskTotals
+from ofa.downstream.qat.assemble import quantised
+from ofa.downstream.qat.training import QatTraining
+from ofa.engine.process import keep_freed_memory
+from ofa.models.task_training import TaskTraining
 
 LIMIT = 1.5
 PRESETS = ("ours", "published")
@@ -78,9 +77,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         **{name: ratios(found[name], found["float"]) for name in PRESETS},
         "seconds": {name: sorted(one)[len(one) // 2] for name, one in found.items()},
         "setting": setting | {"threads": torch.get_num_threads(), "padding": "none"},
-        "hardware": hardware(),
-        "versions": versions(),
-        "commit": commit(),
+        **made_by(),
     }
 
 

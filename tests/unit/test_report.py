@@ -94,7 +94,7 @@ def test_a_fine_tuning_run_shows_its_scores_and_marks_the_exported_step(task_run
     text = build_report(task_run(how=how)).read_text()
     page = Page(text)
     assert page.ids == ["header", *SECTIONS]
-    title = f"Score, loss, learning rate{' and sparsity' if how != 'dense' else ''}"
+    title = "Score, loss, learning rate and sparsity" if how != "dense" else "Score, loss and learning rate"
     assert f"\n{title}\n" in page.text and "0.7300" in page.text
     assert "Exported: step 30 of 40, the first with the best f1" in page.text
     drawn = pictures(text)[f"validation {title.lower()} by step"]

@@ -114,8 +114,8 @@ def evaluate_model(
     origin = origin_of(init)
     config = task_config(name, origin.task, task=task, path=path, overrides=overrides)
     row = task_for(config)
-    check_length(row, init)
     model = load_as_trained(init, row.kind, dist.device())
+    check_length(row, init)  # a model of another task is said to be that, however long the rows
     row, order = matched_classes(model.config, row, name)
     opened = OpenTask(config, row, load_tokenizer(init))
     part = opened.read(split)

@@ -17,10 +17,11 @@ from ofa.data.loader import Validation, validation_batches
 from ofa.data.shards import Corpus
 from ofa.export.hf import find_model_folder
 from ofa.models.adapters import scope
-from ofa.models.build import build_model, check_tokenizer, check_vocabulary, load_teacher
-from ofa.models.place import is_local
+from ofa.models.build import build_model, check_tokenizer, check_vocabulary, load_teacher, read_config
+from ofa.models.place import ModelError, is_local
 from ofa.models.pretraining import MaskedLanguageModeling
 from ofa.models.sparsity import sparsities
+from ofa.models.task_models import head_of
 from ofa.pruning.allocation import ranking_groups
 from ofa.pruning.ranking import select_whole
 
@@ -93,6 +94,12 @@ def evaluate_folder(name: str, data: str, *, rows: int | None, micro_size: int) 
         ValueError: the model, the data, or their vocabularies do not serve.
     """
     init = str(find_model_folder(name)) if is_local(name) else name
+    head = head_of(read_config(init))
+    if head is not None:
+        raise ModelError(
+            f"{name} is a {head}, a task model, and --data asks for the masked-LM scores of a pre-trained one: leave "
+            "--data out for the scores of its task, or give the model that it was made from"
+        )
     corpus = Corpus.open(data)
     heads = ModelConfig(architecture={}, task="mlm_nsp" if corpus.mode == PAIRS else "mlm")
     model = load_teacher(TeacherConfig(init=init), heads)

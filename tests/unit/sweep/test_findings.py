@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ofa.sweep.figure import picture
-from ofa.sweep.findings import write_findings
+from ofa.sweep.findings import show, write_findings
 from ofa.sweep.rows import result_rows
 from ofa.sweep.run import Outcome
 from ofa.sweep.table import console_table, groups, mean_and_deviation
@@ -184,6 +184,18 @@ def test_all_is_written_and_says_what_failed(build_sweep, planned, tmp_path):
     assert "- no run has the metric validation_los; did you mean validation_loss?\n" in table
     assert "- seed=2 failed: status 1: no data\n- seed=3 is not finished: start the sweep again\n" in table
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_finished_run_there_is_no_picture_and_it_is_said_why(build_sweep, planned, tmp_path, capsys):
+    """An old one would be of runs that are gone."""
+    values = {"grid": {"seed": [1, 2]}}
+    cells, outcome = list(planned(**values).values()), Outcome(stopped=["seed=1", "seed=2"])
+    (tmp_path / "sweep.png").write_bytes(b"of runs that were removed")
+    write_findings(build_sweep(**values), cells, tmp_path, outcome)
+    assert not (tmp_path / "sweep.png").exists()
+    show(build_sweep(**values), cells, tmp_path, outcome)
+    said = [str(tmp_path / "results.jsonl"), str(tmp_path / "table.md"), "no sweep.png: no run is finished"]
+    assert capsys.readouterr().out.splitlines()[-3:] == said
 
 
 def test_what_rows_do_not_share_is_said(build_sweep, planned, tmp_path):

@@ -1,7 +1,7 @@
 """Run a grid or a list of runs, and average them: `table.md`, `results.jsonl` and `sweep.png` in the sweep's folder.
 
     python launch/sweep.py --config tiny/sweep.json
-    python launch/sweep.py --config tiny/sweep.json --dry-run                 # its runs, after all checks (-v: commands)
+    python launch/sweep.py --config tiny/sweep.json --dry-run                 # its runs, after all checks; -v: commands
     python launch/sweep.py --config tiny/sweep.json --only 'sparsity=0.9*' --workers 2
     python launch/sweep.py --config tiny/sweep.json --set 'grid.seed=[1,2,3]'  # keys of the sweep's own config
     python launch/sweep.py --config tiny/sweep.json --set 'grid.pruning.sparsity=[0.5]'    # a grid key has its dots

@@ -52,6 +52,11 @@ class FinetuningRun(Run):
         """Rows of one forward without a backward."""
         return self.settings.evaluate.micro_size or self.config.batch.micro_size
 
+    @property
+    def made(self) -> str:
+        """What the final table calls the model."""
+        return "fine-tuned model"
+
     def scores(self) -> dict[str, float]:
         """Loss and metrics on the validation split."""
         data = self.data

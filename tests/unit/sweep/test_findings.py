@@ -123,6 +123,15 @@ def test_the_table_averages_over_seeds_and_shows_what_is_missing(build_sweep, pl
     ]
 
 
+def test_a_cost_that_is_the_weights_has_no_column_of_its_own(build_sweep, planned):
+    cells, sweep = planned(grid={"seed": [1, 2]}), build_sweep(grid={"seed": [1, 2]})
+    for second, there in ((0.6, False), (0.7, True)):
+        gone = [{"accuracy": 0.8, "structural_sparsity": 0.6, "cost_sparsity": cost} for cost in (0.6, second)]
+        rows = [{"cell": name, "metrics": one} for name, one in zip(cells, gone, strict=True)]
+        text = console_table(sweep, groups(sweep, list(cells.values()), rows))
+        assert ("cost_sparsity" in text) == there and "structural_sparsity" in text
+
+
 def test_other_keys_can_be_averaged_and_the_leading_metric_stands_first(build_sweep, planned):
     values = {"grid": GRID, "over": ["seed", "task"], "metric": "f1"}
     cells, sweep = planned(**values), build_sweep(**values)

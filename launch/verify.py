@@ -1,7 +1,8 @@
-"""Check a folder that this project has made: an exported model, or prepared data.
+"""Check a folder that this project has made: a model, one that was exported to a runtime, or prepared data.
 
     python launch/verify.py runs/tiny/ofa_90 --expect-sparsity 0.9    # zeros, masks and recipe, from the files
     python launch/verify.py runs/tiny/finetune --same-zeros-as runs/tiny/ofa_90     # zeros kept by fine-tuning
+    python launch/verify.py runs/tiny/qat/onnx                        # weights in the runtime's file, and its answers
     python launch/verify.py data/docstrings                           # every shard: sha256, rows, counts, tokenizer
 
 Exit status 0 if all is well, 1 with a table of what is wrong.
@@ -19,7 +20,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[common.folder_arguments("a run folder, a model folder, or prepared data")],
+        parents=[common.folder_arguments("a run folder, a model folder, one exported to a runtime, or prepared data")],
     )
     parser.add_argument(
         "--expect-sparsity",
@@ -51,12 +52,26 @@ def main() -> int:
     """Verify, print the table, give the exit status."""
     if any((given.folder / name).exists() for name in ("manifest.json", ".work")):
         return verify_data()
+    if (given.folder / EXPORT_FILE).exists():
+        return verify_for_runtime()
     folder = find_model_folder(given.folder)
     compared = compare_zeros(folder, given.same_zeros_as) if given.same_zeros_as else None
     found = verify_folder(folder, given.expect_sparsity)
     if compared is not None:
         found.notes += [*compared.notes, compared.line]
         found.problems += compared.problems()
+    print(verification_table(found))
+    return common.ERROR if found.problems else common.DONE
+
+
+def verify_for_runtime() -> int:
+    """The same for an exported folder."""
+    if given.same_zeros_as:
+        raise ValueError(
+            f"{given.folder} was exported to a runtime, and its file has the weights of the model folder bit for bit: "
+            "give --same-zeros-as with that one"
+        )
+    found = verify_export(given.folder, given.expect_sparsity)
     print(verification_table(found))
     return common.ERROR if found.problems else common.DONE
 
@@ -79,5 +94,7 @@ if __name__ == "__main__":
     from ofa.export.same_zeros import compare_zeros
     from ofa.export.verify import verify_folder
     from ofa.export.verify_table import corpus_table, verification_table
+    from ofa.runtimes.export_file import EXPORT_FILE
+    from ofa.runtimes.verify import verify_export
 
     common.main_wrapper(main)

@@ -6,7 +6,8 @@ cannot tell -0.0, which another tool may take for a live weight, from the zero t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +30,10 @@ class TensorCount:
     def sparsity(self) -> float:
         """Fraction of zeros."""
         return self.zeros / self.numel if self.numel else 0.0
+
+    def with_shape(self, shape: Sequence[int]) -> TensorCount:
+        """The same of a tensor of another shape, such as its transpose."""
+        return replace(self, shape=tuple(shape))
 
 
 def count(tensor: Tensor) -> TensorCount:

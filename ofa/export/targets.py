@@ -7,7 +7,7 @@ exported or verified is held against the same rules that selected it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,10 @@ class Lock:
     """`MaskSet.hash` of the masks."""
     patterns: dict[str, str]
     """Of each locked tensor, by name; scoped weights that were drawn anew are not among them."""
+
+    def unlocked(self, scope: Iterable[str]) -> list[str]:
+        """Names of scoped weights that were drawn anew."""
+        return [name for name in scope if name not in self.patterns]
 
 
 def recorded_pruning(recipe: Mapping[str, Any]) -> PruningConfig | None:

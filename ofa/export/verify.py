@@ -8,7 +8,7 @@ because `recipe.json` says it; a run's own memory of its masks is not asked.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from ofa.export.verify_masks import (
     check_zeros,
     expectation,
 )
+from ofa.export.verify_scales import check_scales
 from ofa.export.weights import WeightsError, read_weights
 from ofa.models.adapters import Adapter, adapter_for
 from ofa.models.sparsity import sparsities_of
@@ -97,27 +98,53 @@ def verify_folder(folder: str | Path, expect_sparsity: float | None = None) -> V
     result.problems += [Problem("missing-tensor", name, "not in the weights file") for name in missing]
     counts = {name: count(tensors[name]) for name in names.scope if name in tensors}
     result.problems += check_numbers(tensors, ours=recipe is not None or masks is not None)
+    result.problems += check_scales(folder, tensors)
     lock = recorded_lock(recipe or {})
-    drawn = [name for name in names.scope if name not in lock.patterns] if lock else []
-    held = {name: found for name, found in counts.items() if name not in drawn}
-    result.notes += [f"not locked, because the base did not have it: {name}" for name in drawn]
     if masks is not None:
+        drawn = lock.unlocked(names.scope) if lock else []
         result.problems += check_masks(masks.keep, tensors, names.scope, drawn)
         result.problems += check_patterns(masks.keep, masks.patterns)
         result.problems += check_lock(lock, masks.keep) if lock else []
     if recipe is not None:
         result.problems += check_recipe(recipe, folder, counts, expect_sparsity)
-    expected = _expectation(recipe, masks, held, expect_sparsity, result)
-    if expected is not None:
-        # A base that was locked may be one of others, which pass within one weight a tensor.
-        result.problems += check_zeros(expected, held, exact=masks is not None and lock is None)
-    surplus = expected.surplus(held) if expected is not None else {}
-    result.rows = [Row(name, found, surplus.get(name)) for name, found in counts.items()]
+    hold_zeros(result, recipe, counts, expect_sparsity, masks)
     result.sparsities = sparsities_of(names.base_model(tensors), counts, [n for n in names.encoder if n in counts])
     mismatches, notes = reload_mismatches(folder, config, tensors)
     result.problems += [Problem("reload", mismatch.name, mismatch.what) for mismatch in mismatches]
     result.notes += notes
     return result
+
+
+def hold_zeros(
+    result: Verification,
+    recipe: Mapping[str, Any] | None,
+    counts: Mapping[str, TensorCount],
+    expect_sparsity: float | None,
+    masks: Masks | None = None,
+    *,
+    rounded: bool = False,
+) -> None:
+    """Put the counts into a result, held against what the recipe or the caller expects of their zeros.
+
+    Args:
+        result: gets rows, notes and problems.
+        recipe: of the model; None: it has none.
+        counts: of the scope, by name.
+        expect_sparsity: as of `verify_folder`.
+        masks: of the folder; None: it has none, and one more or less a tensor passes.
+        rounded: 8 bits have made zeros besides, so that more are fine.
+    """
+    lock = recorded_lock(recipe or {})
+    drawn = lock.unlocked(counts) if lock else []
+    result.notes += [f"not locked, because the base did not have it: {name}" for name in drawn]
+    held = {name: found for name, found in counts.items() if name not in drawn}
+    expected = _expectation(recipe, masks, held, expect_sparsity, result)
+    if expected is not None:
+        expected = replace(expected, more_is_fine=expected.more_is_fine or rounded)
+        # A base that was locked may be one of others, which pass within one weight a tensor.
+        result.problems += check_zeros(expected, held, exact=masks is not None and lock is None)
+    surplus = expected.surplus(held) if expected is not None else {}
+    result.rows = [Row(name, found, surplus.get(name)) for name, found in counts.items()]
 
 
 @dataclass(frozen=True)

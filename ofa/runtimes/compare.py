@@ -7,7 +7,7 @@ bytes of [out, in] or [in, out].
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from ofa.data.task_batches import TaskBatch
 from ofa.data.tasks import Kind
+from ofa.export.count import TensorCount, count
 from ofa.export.hf import ExportError
 from ofa.models.task_training import task_logits
 from ofa.runtimes.formats import Session
@@ -117,8 +118,8 @@ def difference(found: Answers, expected: Answers) -> Difference:
     return Difference(float(apart.max()), float(apart.mean()), float(np.abs(expected.logits).max()), share)
 
 
-def recount(expected: Mapping[str, np.ndarray], constants: Iterable[np.ndarray]) -> dict[str, int]:
-    """Zeros of each weight, counted in an exported file.
+def recount(expected: Mapping[str, np.ndarray], constants: Iterable[np.ndarray]) -> dict[str, TensorCount]:
+    """Each weight as it is counted in an exported file.
 
     Args:
         expected: weights [out, in] as the file has to hold them, by name.
@@ -127,14 +128,36 @@ def recount(expected: Mapping[str, np.ndarray], constants: Iterable[np.ndarray])
     Raises:
         ExportError: one is not there, bit for bit.
     """
-    stored = {_digest(array): int(array.size - np.count_nonzero(array)) for array in constants}
-    zeros = {}
+    found = find_weights({name: digests(weight) for name, weight in expected.items()}, constants)
     for name, weight in expected.items():
-        found = [stored[key] for key in (_digest(weight), _digest(weight.T)) if key in stored]
-        if not found:
+        if name not in found:
             raise ExportError(f"{name} is not in the exported file as the model has it ({weight.dtype}, bit for bit)")
-        zeros[name] = found[0]
-    return zeros
+    return found
+
+
+def find_weights(
+    wanted: Mapping[str, Sequence[str]], constants: Iterable[np.ndarray]
+) -> dict[str, TensorCount]:
+    """Counts of those weights that are among an exported file's arrays, by name.
+
+    Args:
+        wanted: for each weight the `digests` of the arrays that it may stand as.
+        constants: all arrays of the file.
+    """
+    names: dict[str, list[str]] = {}
+    for name, of_one in wanted.items():
+        for digest in of_one:
+            names.setdefault(digest, []).append(name)
+    found: dict[str, TensorCount] = {}
+    for array in constants:
+        for name in names.get(_digest(array), ()):
+            found[name] = count(torch.from_numpy(array.copy()))  # the runtime's own memory may be read-only
+    return found
+
+
+def digests(weight: np.ndarray) -> list[str]:
+    """sha256 over type and content of a weight [out, in], as it is and transposed."""
+    return [_digest(weight), _digest(weight.T)]
 
 
 def _digest(array: np.ndarray) -> str:

@@ -36,6 +36,7 @@ from ofa.runtimes.compare import (
     Tolerance,
     answers,
     difference,
+    digests,
     recount,
     session_logits,
     torch_logits,
@@ -119,6 +120,10 @@ def _write(building: Path, source: Source, sample: Sample, form: Format) -> dict
     compared = difference(found, expected)
     tolerance = _check(compared, source, sample, form)
     total = sum(weight.size for weight in weights.values())
+    tensors = {
+        name: {"shape": list(weight.shape), "zeros": counted[name].zeros, "sha256": digests(weight)}
+        for name, weight in weights.items()
+    }
     return {
         "runtime": form.name,
         "file": form.file,
@@ -137,8 +142,8 @@ def _write(building: Path, source: Source, sample: Sample, form: Format) -> dict
         "zeros": {
             "weights": total,
             "model": zeros,
-            "file": sum(counted.values()),
-            "tensors": {name: {"numel": weights[name].size, "zeros": number} for name, number in counted.items()},
+            "file": sum(one.zeros for one in counted.values()),
+            "tensors": tensors,
         },
     }
 

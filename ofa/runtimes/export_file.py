@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,18 @@ def read_export(folder: Path) -> dict[str, Any]:
     Raises:
         ExportError: none there, damaged, of another format, or a file is missing or has changed.
     """
+    found = parse_export(folder)
+    for name, what in changed_files(folder, found):
+        raise ExportError(f"{folder / name} {what}: export the model again")
+    return found
+
+
+def parse_export(folder: Path) -> dict[str, Any]:
+    """What the file says; of the files that it names nothing is looked at.
+
+    Raises:
+        ExportError: none there, damaged, or of another format.
+    """
     path = folder / EXPORT_FILE
     if not path.is_file():
         raise ExportError(f"{path} does not exist: {folder} was not exported to a runtime (launch/export.py --format)")
@@ -43,11 +55,13 @@ def read_export(folder: Path) -> dict[str, Any]:
         raise ExportError(f"{path} is damaged: {error}") from None
     if not isinstance(found, dict) or {key: found.get(key) for key in ABOUT} != ABOUT:
         raise ExportError(f"{path} is not a {ABOUT['format']} file of version {ABOUT['version']}")
+    return found
+
+
+def changed_files(folder: Path, found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names of files that are not as they were exported, and what is wrong with each."""
     for name, fingerprint in found["files"].items():
         if not (folder / name).is_file():
-            raise ExportError(f"{folder / name} is missing: {EXPORT_FILE} lists it; export the model again")
-        if fingerprint_of_file(folder / name) != fingerprint:
-            raise ExportError(
-                f"{folder / name} is not the file that was exported (its sha256 differs): export it again"
-            )
-    return found
+            yield name, f"is missing, and {EXPORT_FILE} lists it"
+        elif fingerprint_of_file(folder / name) != fingerprint:
+            yield name, "is not the file that was exported (its sha256 differs)"

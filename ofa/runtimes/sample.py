@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from ofa.data.task_batches import TaskBatch, TaskBatcher
 from ofa.data.task_rows import TaskRows
@@ -87,7 +87,7 @@ def sample_for(source: Source, wanted: Rows) -> Sample:
         if wanted.given:
             raise
         LOG.warning("drawn words take the place of rows of its task, which cannot be read: %s", error)
-    return _drawn(source, tokenizer, wanted.count)
+    return drawn(source.model.config, source.kind, tokenizer, wanted.count)
 
 
 def _of_the_task(source: Source, tokenizer: PreTrainedTokenizerFast, wanted: Rows) -> Sample:
@@ -103,9 +103,8 @@ def _of_the_task(source: Source, tokenizer: PreTrainedTokenizerFast, wanted: Row
     return Sample(split.rows, source.kind, opened.pad_id, count, f"the validation split of {row.name}")
 
 
-def _drawn(source: Source, tokenizer: PreTrainedTokenizerFast, count: int) -> Sample:
+def drawn(config: PreTrainedConfig, kind: Kind, tokenizer: PreTrainedTokenizerFast, count: int) -> Sample:
     """Rows of ordinary words between the special tokens, of every length up to LONGEST."""
-    config = source.model.config
     frame = tokenizer("")["input_ids"]
     special = set(tokenizer.all_special_ids)
     ordinary = [number for number in sorted(tokenizer.get_vocab().values()) if number not in special]
@@ -117,4 +116,4 @@ def _drawn(source: Source, tokenizer: PreTrainedTokenizerFast, count: int) -> Sa
     tokens = np.concatenate([np.array(piece, dtype=np.int32) for piece in pieces])
     rows = TaskRows(tokens, np.zeros(len(tokens), dtype=np.int8), lengths, None, np.arange(count))
     pad = cast(int, tokenizer.pad_token_id)
-    return Sample(rows, source.kind, pad, count, "words drawn from its vocabulary")
+    return Sample(rows, kind, pad, count, "words drawn from its vocabulary")

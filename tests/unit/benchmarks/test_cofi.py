@@ -18,12 +18,14 @@ BASE = Sizes(layers=12, heads=12, head_size=64, intermediate=3072, hidden=768)
 @pytest.mark.parametrize("seed", range(5))
 def test_structures_have_the_published_averages_and_some_layers_are_gone(seed):
     """cofi.md 3.7: 1.15 heads and 101 dimensions a layer, dropped layers counted in."""
-    masks = cofi.drawn(BASE, seed)
+    masks = cofi.drawn(BASE, seed, cofi.ALIVE)
     assert masks.head.sum() == 14 and masks.intermediate.sum() == pytest.approx(101 * 12, abs=8)
     assert (masks.attention == 0).sum() == 3 and (masks.ffn == 0).sum() == 5
     assert bool((masks.intermediate.sum(dim=1) % 8 == 0).all())
     costs = parameter_costs(BASE)
     assert 0.94 <= float(costs.sparsity(costs.of(masks))) <= 0.95
+    whole = cofi.drawn(BASE, seed, cofi.ALL_ALIVE)
+    assert whole.head.sum() == 14 and bool((whole.attention * whole.ffn == 1).all())
 
 
 GOOD = {

@@ -8,15 +8,10 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-import torch
 
-from ofa.config import QuantizationConfig
-from ofa.downstream.qat.assemble import quantised
 from ofa.export.hf import ExportError
-from ofa.export.quantization_file import QUANTIZATION_FILE, QuantizationFileError, encode_scales
+from ofa.export.quantization_file import QUANTIZATION_FILE, QuantizationFileError
 from ofa.models.adapters import scope
-from ofa.models.blocks import sizes_of
-from ofa.models.materialise import materialise
 from ofa.models.task_training import task_logits
 from ofa.runtimes.compare import TOLERANCES, Answers, answers, difference, recount, session_logits
 from ofa.runtimes.export import Wanted, default_output, export_lines, export_to_runtime
@@ -26,38 +21,10 @@ from ofa.runtimes.formats import FORMATS, RuntimeFileError
 from ofa.runtimes.sample import Rows, sample_for
 from ofa.runtimes.source import open_source
 from tests.commands import edit, flip, tree
-from tests.structures import random_masks
-from tests.task_parts import ARCHITECTURES, KINDS, batch_of, random_rows, save_model, small_model
+from tests.runtime_cases import calibrate, sparse
+from tests.task_parts import ARCHITECTURES, KINDS, save_model, small_model
 
 ONNX, ROWS = FORMATS["onnx"], Rows(24)
-
-
-def sparse(case, kind="classification"):
-    """A small model by architecture with zeros; `compact`: with a dead attention and other sizes in each layer."""
-    model = small_model(
-        "bert" if case == "compact" else case, kind, **({"num_hidden_layers": 3} if case == "compact" else {})
-    )
-    if case == "compact":
-        masks = random_masks(sizes_of(model), seed=2)
-        masks.head[0] = 0
-        model = materialise(model, masks.canonical())
-    with torch.no_grad():
-        for weight in scope(model).values():
-            weight[weight.abs() < weight.abs().median()] = 0
-    return model.eval()
-
-
-def calibrate(folder, model, kind="classification", **settings):
-    """Put scales of a batch beside a model."""
-    quantisers = quantised(model, QuantizationConfig(**settings), "cpu")
-    batch, _ = batch_of(random_rows(kind, 12), kind)
-    with torch.no_grad(), quantisers.calibrating():
-        quantisers.enter(batch.attention_mask.bool(), training=False)
-        task_logits(model, kind, batch)
-    quantisers.ranges.commit(1.0)
-    quantisers.ranges.begin()
-    (folder / QUANTIZATION_FILE).write_bytes(encode_scales(quantisers.scales()))
-    quantisers.remove()
 
 
 @pytest.fixture
@@ -169,7 +136,8 @@ def test_float_weights_are_exported_by_request(folder):
 def test_a_weight_that_is_changed_in_the_file_is_found(made):
     """By content, not by name: one number is enough."""
     path, weights = made / "onnx" / "model.onnx", open_source(made / "model", None).stored()
-    assert sum(recount(weights, ONNX.constants(path)).values()) == read_export(made / "onnx")["zeros"]["file"]
+    zeros = sum(one.zeros for one in recount(weights, ONNX.constants(path)).values())
+    assert zeros == read_export(made / "onnx")["zeros"]["file"]
     graph, name = onnx.load(path), next(iter(weights))
     (tensor,) = [one for one in graph.graph.initializer if one.name == f"{name}_int8"]
     array = onnx.numpy_helper.to_array(tensor).copy()

@@ -1,0 +1,122 @@
+"""Verify a folder that was exported to a runtime, from its files.
+
+In: a folder with export.json. Out: what `ofa.export.verify` gives of a model folder: the counts of the scope's weights,
+here as the runtime's own file holds them, and problems, each with a fixed name. A weight is found by its bits, so what
+is counted is what was exported, whatever names the exporter gave. Then the runtime loads the file and answers rows of
+every length; where the model it was made from still stands beside it, the two are compared again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ofa.export.count import TensorCount
+from ofa.export.hf import MODEL_FOLDER, ExportError
+from ofa.export.recipe_file import RECIPE_FILE, RecipeFileError, fingerprint_of_file, read_recipe
+from ofa.export.reload import read_config
+from ofa.export.targets import TargetError
+from ofa.export.verify import Verification, hold_zeros
+from ofa.export.verify_masks import Problem
+from ofa.models.build import load_tokenizer
+from ofa.runtimes.compare import TOLERANCES, Logits, answers, difference, find_weights, session_logits, torch_logits
+from ofa.runtimes.export_file import EXPORT_FILE, changed_files, parse_export
+from ofa.runtimes.formats import FORMATS, Format, RuntimeFileError
+from ofa.runtimes.sample import Sample, drawn
+from ofa.runtimes.source import open_source
+
+ROWS = 24
+"""That the runtime answers."""
+
+
+def verify_export(folder: Path, expect_sparsity: float | None = None) -> Verification:
+    """Check a folder.
+
+    Args:
+        folder: with export.json.
+        expect_sparsity: as of `ofa.export.verify.verify_folder`, within one weight a tensor; in int8, which rounds
+            further weights to 0, at least so many.
+
+    Raises:
+        MissingExtraError: a package that the format needs is not installed.
+    """
+    result = Verification(folder)
+    try:
+        said = parse_export(folder)
+    except ExportError as error:
+        result.problems.append(Problem("damaged-export", EXPORT_FILE, str(error)))
+        return result
+    form = FORMATS[said["runtime"]]
+    form.check_packages()
+    result.problems += [Problem("changed-file", name, what) for name, what in changed_files(folder, said)]
+    result.notes.append(f"{said['precision']} for {form.runtime}")
+    try:
+        counts, missing = _counted(folder, form, said)
+        result.problems += missing
+        _hold(result, said, counts, expect_sparsity)
+        result.problems += _answered(folder, form, said, result.notes)
+    except RuntimeFileError as error:
+        result.problems.append(Problem("damaged-weights", said["file"], str(error)))
+    return result
+
+
+def _counted(folder: Path, form: Format, said: Mapping[str, Any]) -> tuple[dict[str, TensorCount], list[Problem]]:
+    """Of the scope's weights in the file, by name, and those that are not in it."""
+    tensors = said["zeros"]["tensors"]
+    found = find_weights({name: one["sha256"] for name, one in tensors.items()}, form.constants(folder / form.file))
+    counts = {name: found[name].with_shape(tensors[name]["shape"]) for name in tensors if name in found}
+    missing = [name for name in tensors if name not in found]
+    what = f"not in {form.file} as it was exported, bit for bit"
+    return counts, [Problem("missing-tensor", name, what) for name in missing]
+
+
+def _hold(
+    result: Verification, said: Mapping[str, Any], counts: Mapping[str, TensorCount], asked: float | None
+) -> None:
+    """Zeros against the recipe of the model, or against what the caller expects."""
+    recipe = None
+    try:
+        if (result.folder / RECIPE_FILE).exists():
+            recipe = read_recipe(result.folder)
+        hold_zeros(result, recipe, counts, asked, rounded=said["precision"] == "int8")
+    except (RecipeFileError, TargetError) as error:
+        result.problems.append(Problem("damaged-recipe", RECIPE_FILE, str(error)))
+    total = sum(one.numel for one in counts.values())
+    if total:
+        result.sparsities = {"scope_sparsity": sum(one.zeros for one in counts.values()) / total}
+
+
+def _answered(folder: Path, form: Format, said: Mapping[str, Any], notes: list[str]) -> Iterator[Problem]:
+    """What the runtime says of drawn rows."""
+    try:
+        sample = drawn(read_config(folder), said["kind"], load_tokenizer(str(folder)), ROWS)
+    except ValueError as error:
+        yield Problem("reload", folder.name, str(error))
+        return
+    logits = session_logits(form.session(folder / form.file), said["kind"], said["inputs"])
+    found = answers(logits, sample)
+    if not np.isfinite(found.logits).all():
+        yield Problem("not-finite", form.file, f"logits on {sample.in_words()} are not all finite")
+        return
+    notes.append(f"{form.runtime} answers {sample.in_words()}")
+    yield from _compared(folder, said, sample, logits, notes)
+
+
+def _compared(
+    folder: Path, said: Mapping[str, Any], sample: Sample, logits: Logits, notes: list[str]
+) -> Iterator[Problem]:
+    """Beside the torch model, where it still stands in the run folder."""
+    model = folder.resolve().parent / MODEL_FOLDER
+    parts = {name: model / name for name in said["model"]}
+    if any(not path.is_file() or fingerprint_of_file(path) != said["model"][name] for name, path in parts.items()):
+        notes.append("the model that it was made from is not beside it: not compared again")
+        return
+    source = open_source(model, said["precision"])
+    apart = difference(answers(logits, sample), answers(torch_logits(source.model, source.kind), sample))
+    if not apart.within(TOLERANCES[source.precision]):
+        yield Problem("answers-differ", said["file"], f"logits differ from those of {model} {apart.in_words()}")
+        return
+    notes.append(f"logits differ from those of {model.name}/ beside it {apart.in_words()}")

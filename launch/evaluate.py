@@ -67,8 +67,13 @@ def arguments() -> argparse.Namespace:
 
 def show_masked_lm() -> None:
     """Score on prepared data and print."""
-    row = evaluate_folder(OPTIONS.model, OPTIONS.data, rows=OPTIONS.rows, micro_size=OPTIONS.micro_size)
-    print(json.dumps(row) if OPTIONS.json else result_table({"rows": [row]}).rstrip())
+    row, units = evaluate_folder(OPTIONS.model, OPTIONS.data, rows=OPTIONS.rows, micro_size=OPTIONS.micro_size)
+    if OPTIONS.json:
+        print(json.dumps(row))
+        return
+    print(result_table({"rows": [row]}).rstrip())
+    if units is not None:
+        print(f"\n{units.in_words()}")
 
 
 def show_task() -> None:

@@ -1,9 +1,10 @@
 """Run a grid or a list of runs, and average them: `table.md`, `results.jsonl` and `sweep.png` in the sweep's folder.
 
     python launch/sweep.py --config tiny/sweep.json
-    python launch/sweep.py --config tiny/sweep.json --dry-run                  # the commands, after all checks
+    python launch/sweep.py --config tiny/sweep.json --dry-run                 # its runs, after all checks; -v: commands
     python launch/sweep.py --config tiny/sweep.json --only 'sparsity=0.9*' --workers 2
     python launch/sweep.py --config tiny/sweep.json --set 'grid.seed=[1,2,3]'  # keys of the sweep's own config
+    python launch/sweep.py --config tiny/sweep.json --set 'grid.pruning.sparsity=[0.5]'    # a grid key has its dots
     python launch/sweep.py --config tiny/sweep.json --slurm                    # each run a job, through submitit
 
 Started again, it skips what is done and continues the rest. Status 0: all done; 1: a run failed; 75: start it again.
@@ -30,7 +31,8 @@ def arguments() -> argparse.Namespace:
         help="override one value of the sweep's config; may be repeated",
     )
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="the sweep's folder (default: runs/ and its name)")
-    parser.add_argument("--dry-run", action="store_true", help="check every run's config, print the commands and stop")
+    parser.add_argument("--dry-run", action="store_true", help="check every run's config, say how they differ and stop")
+    parser.add_argument("-v", "--verbose", action="store_true", help="with --dry-run: the whole commands")
     parser.add_argument("--only", metavar="PATTERN", help="runs whose name matches, such as 'dense-*'")
     parser.add_argument(
         "--workers", type=common.positive, metavar="N", help="runs side by side (default: 1; with --slurm all)"
@@ -39,18 +41,22 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--limit", type=common.duration, metavar="TIME", help="of each run: then it saves, to be continued by a restart"
     )
-    return parser.parse_args()
+    found = parser.parse_args()
+    if found.verbose and not found.dry_run:
+        parser.error("-v is for --dry-run; what a run says stands in output.txt of its folder")
+    return found
 
 
 def main() -> int:
     """Print or run."""
     folder = OPTIONS.run_dir or config.run_folder(OPTIONS.config)
     if OPTIONS.dry_run:
-        print_commands(CONFIG, folder, OPTIONS.only)
+        print(preview(CONFIG, folder, origin=OPTIONS.config, only=OPTIONS.only, whole=OPTIONS.verbose))
         return common.DONE
     return sweep(
         CONFIG,
         folder,
+        origin=OPTIONS.config,
         only=OPTIONS.only,
         workers=OPTIONS.workers,
         slurm=OPTIONS.slurm,
@@ -62,6 +68,6 @@ if __name__ == "__main__":
     OPTIONS = arguments()
     with common.explained_errors():
         CONFIG = config.load(config.SweepConfig, OPTIONS.config, OPTIONS.overrides)
-    from ofa.sweep.start import print_commands, sweep  # after the arguments: it takes seconds to import
+    from ofa.sweep.start import preview, sweep  # after the arguments: it takes seconds to import
 
     common.main_wrapper(main)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -179,7 +179,9 @@ def find(name: str | Path) -> Path:
     if Path(name).is_dir():
         raise ConfigError(f"config {name} is a folder; a config is one JSON file")
     known = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.json") if p.name != "schema.json")
-    raise ConfigError(f"config {name} not found, neither as a path nor under {CONFIGS}{nearest(str(name), known)}")
+    beside = sorted(map(str, Path(name).parent.glob("*.json")))
+    hint = nearest(str(name), known, besides=beside)
+    raise ConfigError(f"config {name} not found, neither as a path nor under {CONFIGS}{hint}")
 
 
 def load(kind: type[ConfigT], name: str | Path, overrides: list[str] | None = None) -> ConfigT:
@@ -191,7 +193,7 @@ def load(kind: type[ConfigT], name: str | Path, overrides: list[str] | None = No
     path = find(name)
     values = _read_with_bases(path, seen=())
     for override in overrides or []:
-        apply_override(values, override)
+        apply_override(values, override, kind.DOTTED)
     _refuse_another_kind(kind, values, path)
     return parse(kind, values, origin=" --set ".join([str(path), *(overrides or [])]))
 
@@ -376,8 +378,13 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def apply_override(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str, dotted: Collection[str] = ()) -> None:
     """Put one `section.key=value` into values that are already read, in place.
+
+    Args:
+        values: of the config.
+        override: as it is given to --set.
+        dotted: sections whose own keys have dots: all that stands behind the section's name is one key.
 
     Raises:
         ConfigError: it has another form, or leads into what is no section.
@@ -392,6 +399,8 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     except ValueError as error:
         raise ConfigError(f"--set {override}: {error}") from None
     *parents, last = key.split(".")
+    if parents and parents[0] in dotted:
+        parents, last = parents[:1], key.partition(".")[2]
     for parent in parents:
         if values.get(parent) is None:
             values[parent] = {}

@@ -16,11 +16,14 @@ from ofa.data.fit import PAIRS
 from ofa.data.loader import Validation, validation_batches
 from ofa.data.shards import Corpus
 from ofa.export.hf import find_model_folder
+from ofa.export.recipe_file import RECIPE_FILE, read_recipe
+from ofa.export.units import Units
 from ofa.models.adapters import scope
-from ofa.models.build import build_model, check_tokenizer, check_vocabulary, load_teacher
-from ofa.models.place import is_local
+from ofa.models.build import build_model, check_tokenizer, check_vocabulary, load_teacher, read_config, side_file
+from ofa.models.place import ModelError, is_local
 from ofa.models.pretraining import MaskedLanguageModeling
 from ofa.models.sparsity import sparsities
+from ofa.models.task_models import head_of
 from ofa.pruning.allocation import ranking_groups
 from ofa.pruning.ranking import select_whole
 
@@ -86,13 +89,24 @@ def _one_shot(pruning: PruningConfig) -> str:
     return "one-shot" if pruning.overrides else f"one-shot {pruning.sparsity:.0%}"
 
 
-def evaluate_folder(name: str, data: str, *, rows: int | None, micro_size: int) -> dict[str, float | str]:
+def evaluate_folder(
+    name: str, data: str, *, rows: int | None, micro_size: int
+) -> tuple[dict[str, float | str], Units | None]:
     """Score a run folder, a model folder or a hub id on prepared data, in this process alone.
+
+    Returns:
+        A row of a result, and what is left of a model whose structure was pruned.
 
     Raises:
         ValueError: the model, the data, or their vocabularies do not serve.
     """
     init = str(find_model_folder(name)) if is_local(name) else name
+    head = head_of(read_config(init))
+    if head is not None:
+        raise ModelError(
+            f"{name} is a {head}, a task model, and --data asks for the masked-LM scores of a pre-trained one: leave "
+            "--data out for the scores of its task, or give the model that it was made from"
+        )
     corpus = Corpus.open(data)
     heads = ModelConfig(architecture={}, task="mlm_nsp" if corpus.mode == PAIRS else "mlm")
     model = load_teacher(TeacherConfig(init=init), heads)
@@ -101,4 +115,7 @@ def evaluate_folder(name: str, data: str, *, rows: int | None, micro_size: int) 
     settings = DataConfig(path=data, sequence_length=corpus.sequence_length)
     module = MaskedLanguageModeling(model, ObjectiveConfig(ce_weight=1.0, kd_weight=0.0)).to(dist.device())
     validation = validation_batches(corpus, settings, micro_size=micro_size, rows=rows, device=dist.device())
-    return {"name": name, **masked_lm_score(module, validation), **sparsities(model)}
+    place = side_file(init, RECIPE_FILE)
+    units = Units.of(model.config, read_recipe(place.parent) if place is not None else None)
+    row = {"name": name, **masked_lm_score(module, validation), **sparsities(model)}
+    return row | (units.row() if units else {}), units

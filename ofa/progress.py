@@ -64,8 +64,9 @@ class Progress:
             self._bar = None
 
 
-def start_logging(log_file: Path, *, active: bool) -> None:
-    """Send the library's messages to the terminal and to `log_file` on rank 0; other ranks keep their warnings."""
+def start_logging(log_file: Path | None, *, active: bool) -> None:
+    """Send the library's messages to the terminal and to `log_file`, if there is one yet, on rank 0; other ranks keep
+    their warnings."""
     root = logging.getLogger("ofa")
     stop_logging()
     root.propagate = False
@@ -78,6 +79,8 @@ def start_logging(log_file: Path, *, active: bool) -> None:
     to_terminal = _terminal_handler()
     to_terminal.setLevel(logging.INFO)
     root.addHandler(to_terminal)
+    if log_file is None:
+        return
     to_file = logging.FileHandler(log_file)
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(to_file)

@@ -80,12 +80,12 @@ def page(data: ReportData) -> str:
     """The whole document."""
     sections = [
         ("result", "Result", result_section(data)),
+        *([("structure", "Structure", structure_section(data))] if is_structural(data.config) else []),
         ("curves", curves_title(data.config), curves_section(data)),
         ("terms", "Loss terms", terms_section(data)),
         ("sparsity", "Sparsity of each tensor", sparsity_section(data)),
         ("churn", "Mask changes", churn_section(data)),
         ("weights", "Weights", weights_section(data)),
-        *([("structure", "Structure", structure_section(data))] if is_structural(data.config) else []),
         ("throughput", "Throughput", throughput_section(data)),
         ("config", "Config", config_section(data)),
     ]
@@ -232,9 +232,14 @@ def curves_section(data: ReportData) -> str:
         metrics = [task.best, *(name for name in task.metrics if name != task.best)]
         pruned, sparse = bool(config.get("pruning")), makes_or_keeps_zeros(config)
         exported = (data.result or {}).get("best_step")
-        uri = figures.task_curves(data.lines, metrics, exported=exported, pruned=pruned, sparse=sparse)
+        uri = figures.task_curves(data.lines, metrics, marks(data), exported=exported, pruned=pruned, sparse=sparse)
         return picture(uri, f"validation {curves_title(config).lower()} by step")
-    return picture(figures.curves(data.lines), "loss, learning rate and sparsity by step")
+    return picture(figures.curves(data.lines, marks(data)), "loss, learning rate and sparsity by step")
+
+
+def marks(data: ReportData) -> figures.Marks:
+    """Where a structural run has changed."""
+    return report_structure.stage_marks(data.config, data.result)
 
 
 def terms_section(data: ReportData) -> str:
@@ -243,7 +248,7 @@ def terms_section(data: ReportData) -> str:
     names = sorted(key for key in found if not is_of_structure(key))
     if not names:
         return none("No loss terms have been recorded.")
-    return picture(figures.loss_terms(data.train_lines, names), "loss terms by step")
+    return picture(figures.loss_terms(data.train_lines, names, marks(data)), "loss terms by step")
 
 
 def sparsity_section(data: ReportData) -> str:
@@ -265,7 +270,8 @@ def structure_section(data: ReportData) -> str:
     """What is left of each layer, and how the search went."""
     if not data.validation_lines:
         return none("No structure has been looked at yet.")
-    picture_of_search = picture(report_structure.search(data.lines), "structural sparsity and multipliers by step")
+    uri = report_structure.search(data.lines, marks(data))
+    picture_of_search = picture(uri, "structural sparsity and multipliers by step")
     if data.structure is None:
         return none("The structure is not final yet.") + picture_of_search
     text = "Units of the dense model that are left; a hard structure is what would be cut out at that step's target."
@@ -304,7 +310,7 @@ def throughput_section(data: ReportData) -> str:
     shares = [line["mfu"] for line in data.train_lines if isinstance(line.get("mfu"), (int, float))]
     middle = sorted(shares)[len(shares) // 2] if shares else None
     text = "" if middle is None else note(f"Median share of the measured peak (MFU): {middle:.1%}.")
-    return text + picture(figures.throughput(data.train_lines), "tokens per second by step")
+    return text + picture(figures.throughput(data.train_lines, marks(data)), "tokens per second by step")
 
 
 def config_section(data: ReportData) -> str:

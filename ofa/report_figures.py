@@ -42,7 +42,11 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def curves(lines: Sequence[Line]) -> str:
+Marks = Mapping[str, int]
+"""Steps at which a run has changed, by what people call the change."""
+
+
+def curves(lines: Sequence[Line], marks: Marks) -> str:
     """Loss, learning rate and sparsity in three panels over one step axis."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 7.6), layout="constrained")
@@ -50,19 +54,21 @@ def curves(lines: Sequence[Line]) -> str:
         _loss(panels[0], lines)
         _learning_rate(panels[1], lines)
         _sparsity(panels[2], lines)
+        mark(panels, marks)
         panels[2].set_xlabel("step")
         panels[2].xaxis.set_major_locator(MaxNLocator(integer=True))
         return svg(figure)
 
 
 def task_curves(
-    lines: Sequence[Line], metrics: Sequence[str], *, exported: int | None, pruned: bool, sparse: bool
+    lines: Sequence[Line], metrics: Sequence[str], marks: Marks, *, exported: int | None, pruned: bool, sparse: bool
 ) -> str:
     """Validation score, loss, learning rate and, of a sparse model, sparsity in panels over one step axis.
 
     Args:
         lines: of metrics.
         metrics: keys of validation lines; the first picks the exported step.
+        marks: of the run.
         exported: that step, which is marked; None: the run has not ended.
         pruned: the run makes zeros, towards a target.
         sparse: it makes or keeps zeros.
@@ -76,6 +82,7 @@ def task_curves(
         _learning_rate(panels[2], lines)
         if sparse:
             _sparsity(panels[3], lines, with_target=pruned)
+        mark(panels, marks)
         if exported is not None:
             for panel in panels:
                 panel.axvline(exported, color="#111827", linewidth=1.0, linestyle="--")
@@ -85,13 +92,14 @@ def task_curves(
         return svg(figure)
 
 
-def loss_terms(lines: Sequence[Line], names: Sequence[str]) -> str:
+def loss_terms(lines: Sequence[Line], names: Sequence[str], marks: Marks) -> str:
     """Each loss term in its own small panel."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.6 * math.ceil(len(names) / 3)), layout="constrained")
         panels = figure.subplots(math.ceil(len(names) / 3), min(3, len(names)), squeeze=False).flatten()
         for panel, name in zip(panels, names, strict=False):
             draw(panel, lines, name, color=BLUE, smooth=True)
+            mark([panel], marks, height=None)
             panel.set_title(name, fontsize=10)
             panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         for panel in panels[len(names) :]:
@@ -119,12 +127,13 @@ def churn(lines: Sequence[Line]) -> str:
         return svg(figure)
 
 
-def throughput(lines: Sequence[Line]) -> str:
+def throughput(lines: Sequence[Line], marks: Marks) -> str:
     """Tokens per second at each training line."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
         panel = figure.subplots()
         draw(panel, lines, "tokens_per_second", color=BLUE)
+        mark([panel], marks, height=0.3)
         panel.set_ylim(bottom=0)
         panel.set_xlabel("step")
         panel.set_ylabel("tokens per second")
@@ -153,8 +162,8 @@ def tensor_sparsity(counts: Mapping[str, TensorCount]) -> str:
                 text = f"{100 * value:.{digits}f}"
                 panel.text(column, row, text, ha="center", va="center", color=color, fontsize=9 if layers <= 14 else 6)
         panel.set_yticks(range(len(kinds)), list(kinds))
-        panel.set_xticks(range(layers), [str(layer) for layer in range(layers)])
-        panel.set_xlabel("layer (numbers in the cells: % zeros)")
+        panel.set_xticks(range(layers), [str(layer + 1) for layer in range(layers)])
+        panel.set_xlabel("layer, from 1 (numbers in the cells: % zeros)")
         figure.colorbar(image, format=PercentFormatter(1.0), pad=0.01)
         return svg(figure)
 
@@ -237,6 +246,17 @@ def _name_line(panel: Axes, step: int, text: str, lines: Sequence[Line]) -> None
     panel.annotate(
         text, (step, 0.04), xycoords=("data", "axes fraction"), xytext=(shift, 0), textcoords="offset points", ha=side
     )
+
+
+def mark(panels: Sequence[Axes], marks: Marks, *, height: float | None = 0.5) -> None:
+    """Thin vertical lines at a run's changes through all panels; their names along them in the first, their middle at
+    a share of its height, or nowhere."""
+    for name, step in marks.items():
+        for panel in panels:
+            panel.axvline(step, color="#6b7280", linewidth=0.8, linestyle=(0, (1, 2)), zorder=0.5)
+        if height is not None:
+            place = {"xycoords": ("data", "axes fraction"), "xytext": (2, 0), "textcoords": "offset points"}
+            panels[0].annotate(name, (step, height), **place, rotation=90, va="center", fontsize=8, color="#4b5563")
 
 
 def _sparsity(panel: Axes, lines: Sequence[Line], *, with_target: bool = True) -> None:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ofa.models.structure import DIMS, HEADS
-from ofa.report_figures import BLUE, GREEN, ORANGE, STYLE, WIDTH, Line, draw, legend_above, svg
+from ofa.report_figures import BLUE, GREEN, ORANGE, STYLE, WIDTH, Line, Marks, draw, legend_above, mark, svg
 
 SEARCH_KEYS = {
     "expected_sparsity",
@@ -63,6 +63,17 @@ def stages_in_words(stages: dict[str, int]) -> str:
     )
 
 
+def stage_marks(config: dict[str, Any], result: dict[str, Any] | None) -> dict[str, int]:
+    """Steps at which a structural run changes, by what people call the change: those of its result, or of a config that
+    counts in steps; what epochs come to is not known before. None for other runs."""
+    asked, found = config.get("structure") or {}, (result or {}).get("stages")
+    if found is None and "begin_steps" in asked:
+        ramp_end = asked["begin_steps"] + asked["ramp_steps"]
+        found = {"begin": asked["begin_steps"], "ramp_end": ramp_end, "pruned": config["schedule"]["total_steps"]}
+    names = {"begin": "pruning begins", "ramp_end": "full target", "pruned": "small model"}
+    return {name: found[key] for key, name in names.items()} if found else {}
+
+
 def units(kept: Mapping[str, Any]) -> str:
     """Which heads of each layer are left, and how many intermediate dimensions.
 
@@ -96,7 +107,7 @@ def units(kept: Mapping[str, Any]) -> str:
         return svg(figure)
 
 
-def search(lines: Sequence[Line]) -> str:
+def search(lines: Sequence[Line], marks: Marks) -> str:
     """Target, expected and hard sparsity by step, and the two multipliers."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
@@ -109,6 +120,7 @@ def search(lines: Sequence[Line]) -> str:
         above.yaxis.set_major_formatter(PercentFormatter(1.0))
         legend_above(above)
         _multipliers(below, lines)
+        mark([above, below], marks)
         below.set_xlabel("step")
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
         return svg(figure)

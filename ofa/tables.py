@@ -27,6 +27,9 @@ STRUCTURE_COLUMNS = (
 )
 """Of models whose units were pruned."""
 
+SAME = 1e-9
+"""Two shares that differ by less are one, reckoned in two ways."""
+
 RESULT_PLACES = (("model", "model"), ("report", "report"), ("tensorboard", "event files"))
 """Key of result.json, what it is called."""
 
@@ -56,13 +59,19 @@ Columns = Sequence[tuple[str, str, str]]
 
 def result_columns(result: Mapping[str, Any]) -> Columns:
     """Columns of a result: those of pre-training, or of a task the metrics that its rows have."""
-    found = {key for row in result["rows"] for key in row}
+    found = {key for row in result["rows"] for key in row} - said_twice(result["rows"])
     structural = [column for column in STRUCTURE_COLUMNS if column[1] in found]
     if "metrics" not in result:
         return (*RESULT_COLUMNS, *structural)
     names = [name for metric in result["metrics"] for name in sorted(found) if name.split("_mismatched")[0] == metric]
     scores = [(name.replace("_", " "), name, "{:.4f}") for name in names]
     return [("validation loss", "validation_loss", "{:.4f}"), *scores, *SPARSITY_COLUMNS, *structural]
+
+
+def said_twice(rows: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The key of the cost that is gone, where that is the weights in every row: one column says it then."""
+    pairs = [(row["cost_sparsity"], row.get("structural_sparsity", -1.0)) for row in rows if "cost_sparsity" in row]
+    return {"cost_sparsity"} if all(abs(cost - weights) < SAME for cost, weights in pairs) else set()
 
 
 def result_cells(row: Mapping[str, Any], columns: Columns = RESULT_COLUMNS) -> list[str]:

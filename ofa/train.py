@@ -295,6 +295,7 @@ def _open(kind: Kind[ConfigT, RunT], folder: RunFolder, config: ConfigT, resume:
     if folder.is_finished():
         return _Beginning(finished=True)
     check_replaceable(folder.model, OF_A_RUN.occupied)
+    start_logging(None, active=True)  # what is read may take minutes, and nothing is written before it fits
     data = kind.check(config, resume)
     if config.engine.compile:
         check_compiler(dist.device().type)

@@ -15,7 +15,7 @@ from ofa.config import FinetuneConfig, ScheduleConfig
 from ofa.cost import size_of
 from ofa.data.task_batches import TaskLoader
 from ofa.downstream.evaluation import evaluate_split
-from ofa.downstream.task_data import TaskData, check_length, check_ranks_agree, open_task_data
+from ofa.downstream.task_data import TaskData, check_ranks_agree, open_task_data
 from ofa.downstream.taught import cached, warn_of_a_bad_teacher
 from ofa.export.recipe_file import Parent
 from ofa.models.adapters import scope
@@ -51,6 +51,11 @@ class FinetuningRun(Run):
     def micro_size(self) -> int:
         """Rows of one forward without a backward."""
         return self.settings.evaluate.micro_size or self.config.batch.micro_size
+
+    @property
+    def made(self) -> str:
+        """What the final table calls the model."""
+        return "fine-tuned model"
 
     def scores(self) -> dict[str, float]:
         """Loss and metrics on the validation split."""
@@ -223,7 +228,6 @@ def teacher_of(
 def live_teacher(config: FinetuneConfig, data: TaskData) -> tuple[TaskTeacher, Parent]:
     """A teacher that is asked in every step, on its device, and whose weights it is."""
     assert config.teacher is not None
-    check_length(data.task, config.teacher.init)
     dense, order = load_task_teacher(config.teacher, data.task, data.labels, data.tokenizer, config.model.attention)
     its_parent = parent("teacher", config.teacher.init, dense)
     return TaskTeacher(dense, data.task.kind, order).to(dist.device(), compute_dtype(config)), its_parent
@@ -243,12 +247,21 @@ def schedule_of(config: FinetuneConfig, loader: TaskLoader) -> ScheduleConfig:
     """
     asked = config.schedule
     steps = asked.total_steps or loader.total_steps(asked.epochs or 0.0)
+    check_last_refresh(config, steps)
+    return ScheduleConfig(total_steps=steps, warmup_steps=math.ceil(asked.warmup_share * steps), decay=asked.decay)
+
+
+def check_last_refresh(config: FinetuneConfig, steps: int) -> None:
+    """Refuse a run of so many steps in which nothing is trained under the final masks.
+
+    Raises:
+        ValueError: pruning goes on after them.
+    """
     if config.pruning is not None and config.pruning.last_refresh >= steps:
         raise ValueError(
             f"the last refresh of the masks is at step {config.pruning.last_refresh} and the run has {steps} steps: "
             "nothing would be trained under the final masks; lower pruning.ramp_end and pruning.end, or train longer"
         )
-    return ScheduleConfig(total_steps=steps, warmup_steps=math.ceil(asked.warmup_share * steps), decay=asked.decay)
 
 
 def _flops_per_token(model: PreTrainedModel, data: TaskData, teacher: PreTrainedModel | None) -> float:

@@ -29,6 +29,7 @@ from ofa.downstream.task_data import OpenTask, Split, check_ids, check_length
 from ofa.downstream.write_predictions import write_predictions
 from ofa.export.hf import find_model_folder, is_run
 from ofa.export.recipe_file import RECIPE_FILE, RecipeFileError, fingerprint_of_file, read_recipe
+from ofa.export.units import Units
 from ofa.export.weights import SINGLE
 from ofa.models.build import load_tokenizer, side_file
 from ofa.models.place import ModelError, is_local
@@ -80,6 +81,8 @@ class Evaluation:
     """Columns of the table."""
     files: list[Path]
     """Predictions that were written."""
+    units: Units | None
+    """What is left of a model whose structure was pruned."""
 
 
 def evaluate_model(
@@ -114,8 +117,8 @@ def evaluate_model(
     origin = origin_of(init)
     config = task_config(name, origin.task, task=task, path=path, overrides=overrides)
     row = task_for(config)
-    check_length(row, init)
     model = load_as_trained(init, row.kind, dist.device())
+    check_length(row, init)  # a model of another task is said to be that, however long the rows
     row, order = matched_classes(model.config, row, name)
     opened = OpenTask(config, row, load_tokenizer(init))
     part = opened.read(split)
@@ -124,10 +127,11 @@ def evaluate_model(
     files = [] if predictions is None else write_predictions(predictions, opened, part, found)
     known = _of_origin(name, origin, _fingerprint(init))
     line = {**known, **_of_scores(row, part, found, model), "evaluation_seconds": round(time.monotonic() - began, 1)}
-    line |= surroundings()
+    units = Units.of(model.config, origin.recipe)
+    line |= surroundings() | (units.row() if units else {})
     if results is not None:
         append_row(results, line)
-    return Evaluation(line, row.metrics, files)
+    return Evaluation(line, row.metrics, files, units)
 
 
 def evaluation_table(evaluation: Evaluation) -> str:
@@ -137,7 +141,8 @@ def evaluation_table(evaluation: Evaluation) -> str:
     if not line["metrics"]:
         return "\n".join([f"the {line['split']} split of {line['task']} has no labels: predictions alone", *files])
     row = {**line, **line["metrics"], "name": f"{line['name']}, {line['split']}"}
-    return "\n".join([result_table({"rows": [row], "metrics": evaluation.metrics}).rstrip(), *files])
+    left = ["", evaluation.units.in_words()] if evaluation.units else []
+    return "\n".join([result_table({"rows": [row], "metrics": evaluation.metrics}).rstrip(), *left, *files])
 
 
 def origin_of(init: str) -> Origin:

@@ -42,7 +42,7 @@ def finish(run: FinetuningRun) -> None:
     splits = [run.data.validation, *run.data.others()]
     module = run.module_around(exported)
     own = {split.name: _score(run, module, split) for split in splits}
-    rows = [*_references(run, exported), table_row("fine-tuned model", own, exported) | run.more_for_the_row()]
+    rows = [*_references(run, exported), table_row(run.made, own, exported) | run.more_for_the_row()]
     if dist.rank() == 0:
         recipe, side_files = _recipe(run, step, own), run.side_files()
         export_model(

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import cast
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from ofa.config import FinetuneConfig, TaskConfig, parse
+from ofa.data.task_records import source_of
 from ofa.data.task_rows import TaskRows, encode, fingerprint
 from ofa.data.task_sources import Examples, read_split
 from ofa.data.tasks import NoSplitError, Task, TaskError, task_for
@@ -26,6 +29,9 @@ from ofa.models.build import load_tokenizer, read_config
 from ofa.models.place import ModelError, is_local
 
 LOG = logging.getLogger(__name__)
+
+WAITED_FOR = 2.0
+"""Seconds from which the log says how long something took."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +135,22 @@ def read_encoded(task: Task, config: TaskConfig, split: str, tokenizer: PreTrain
     Raises:
         TaskError: as `ofa.data.task_sources.read_split`.
     """
-    examples = read_split(task, config, split)
-    return Split(split, examples, encode(examples, tokenizer, task.kind, task.max_length, config.stride))
+    with _said(f"reading the {split} split of {task.name} from {source_of(task, config)}"):
+        examples = read_split(task, config, split)
+    with _said(f"tokenising {len(examples):,} rows of the {split} split"):
+        rows = encode(examples, tokenizer, task.kind, task.max_length, config.stride)
+    return Split(split, examples, rows)
+
+
+@contextmanager
+def _said(what: str) -> Iterator[None]:
+    """Say what begins, and how long it took where somebody has waited for it."""
+    LOG.info("%s", what)
+    began = time.monotonic()
+    yield
+    took = time.monotonic() - began
+    if took > WAITED_FOR:
+        LOG.info("%s took %.0f s", what, took)
 
 
 def tokenizer_folder(init: str, tokenizer: PreTrainedTokenizerFast, place: Path) -> Path:

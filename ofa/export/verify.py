@@ -21,6 +21,7 @@ from ofa.export.recipe_file import RECIPE_FILE, RecipeFileError, fingerprint_of_
 from ofa.export.reload import read_config, reload_mismatches
 from ofa.export.stage import recorded_stage
 from ofa.export.targets import TargetError, recorded_lock, recorded_patterns
+from ofa.export.units import Units
 from ofa.export.verify_masks import (
     Expectation,
     Problem,
@@ -64,6 +65,8 @@ class Verification:
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     has_masks: bool = False
+    units: Units | None = None
+    """What is left of a model whose structure was pruned."""
 
 
 def verify_folder(folder: str | Path, expect_sparsity: float | None = None) -> Verification:
@@ -84,6 +87,7 @@ def verify_folder(folder: str | Path, expect_sparsity: float | None = None) -> V
     result = Verification(folder)
     config = read_config(folder)
     recipe, masks = _side_files(folder, result)
+    result.units = Units.of(config, recipe)
     try:
         tensors = dict(read_weights(folder))
     except WeightsError as error:

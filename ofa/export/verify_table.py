@@ -1,4 +1,5 @@
-"""A verification as text: the counts of every scoped tensor, the three sparsities, and what is wrong.
+"""A verification as text: the counts of every scoped tensor, the three sparsities, what is left of a structure, and
+what is wrong.
 
 Takes what `ofa.export.verify` found; gives plain text for a terminal or a log.
 """
@@ -31,6 +32,7 @@ def verification_table(found: Verification) -> str:
     parts = [table(("scoped tensor", "shape", "zeros", "sparsity", "off by", "1 weight"), rows), ""]
     names = {"encoder_sparsity": "encoder", "scope_sparsity": "scope", "model_sparsity": "model"}
     parts += [f"{names[key]} zeros: {value:.4%}" for key, value in found.sparsities.items()]
+    parts += ["", found.units.in_words()] if found.units else []
     parts += found.notes
     if not found.problems:
         return "\n".join([*parts, f"ok: {found.folder} is what it says it is"])

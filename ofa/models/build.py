@@ -167,7 +167,15 @@ def load_teacher(teacher: TeacherConfig, model: ModelConfig) -> PreTrainedModel:
         ModelError: `init` cannot be read or lacks any weight; a drawn head would teach noise.
     """
     config = read_config(teacher.init)
-    built, report = load_model(_auto_class(model.task), teacher.init, config, model.attention)
+    kind = _auto_class(model.task)
+    found, wanted = next(iter(config.architectures or []), None), kind._model_mapping[type(config)].__name__
+    built, report = load_model(kind, teacher.init, config, model.attention)
+    if found not in (None, wanted) and report["missing_keys"]:
+        needs = "sentence pairs need" if model.task == "mlm_nsp" else "masked words need"
+        raise ModelError(
+            f"{teacher.init} is a {found}, and {needs} a {wanted}, complete with its head "
+            f"({len(report['missing_keys'])} weights are missing): give a model that was pre-trained on them"
+        )
     scope(built)
     _check_report(built, report, teacher.init, complete=True)
     _check_tie(built, teacher.init)

@@ -3,7 +3,9 @@ is not there is said at once."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from ofa.config import command_that_makes
 
@@ -19,12 +21,35 @@ def is_local(init: str) -> bool:
 
 
 def check_place(init: str | None) -> None:
-    """Refuse a local model folder that is not there; hub ids are tried when they are loaded.
+    """Refuse a local model folder that is not there, and a run folder in its place; hub ids are tried when they are
+    loaded.
 
     Raises:
-        ModelError: with the command that makes it, if a shipped config does.
+        ModelError: with the model in the run folder, or the command that makes it, if a shipped config does.
     """
-    if init is not None and is_local(init) and not (Path(init).expanduser() / "config.json").is_file():
+    if init is None or not is_local(init):
+        return
+    folder = Path(init).expanduser()
+    if not (folder / "config.json").is_file():
         command = command_that_makes(init)
         hint = f"make it with: {command}" if command else "give a folder with config.json and weights, or a hub id"
-        raise ModelError(f"model folder {init} not found (no config.json there); {hint}")
+        raise ModelError(f"model folder {init} not found (no config.json there); {_the_one_inside(folder) or hint}")
+    values = _values(folder / "config.json")
+    if "config" in values and "model_type" not in values:
+        hint = _the_one_inside(folder) or "it has not made its model yet: start its command again"
+        raise ModelError(f"{init} is the folder of a run, not of a model; {hint}")
+
+
+def _the_one_inside(folder: Path) -> str | None:
+    """The question whether the model that a folder holds was meant; None if it holds none."""
+    there = (folder / "model" / "config.json").is_file()
+    return f"did you mean {folder / 'model'}?" if there else None
+
+
+def _values(path: Path) -> dict[str, Any]:
+    """What a config.json holds; nothing where it is damaged, which who loads the model says better."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,16 +60,7 @@ def build_task_model(settings: TaskModelConfig, task: Task, labels: Sequence[str
     """
     config = read_config(settings.init)
     adapter = adapter_for(config.model_type)
-    found = head_of(config)
-    wanted = class_of(config, task.kind)
-    if found is not None and found != wanted and not settings.new_head:
-        raise ModelError(
-            f"model.init {settings.init} is a {found}, and {task.name} needs a {wanted}: give the pre-trained model, "
-            "or set model.new_head to true to keep its encoder and draw a new head"
-        )
-    same_head = found == wanted
-    if same_head and task.kind != "questions" and not settings.new_head:
-        _check_classes(config, task, labels, settings.init)
+    check_head(config, settings, task, labels)
     name_classes(config, task, labels)
     if settings.dropout is not None:
         for key in (*adapter.dropout_keys, *adapter.head_dropout_keys):
@@ -93,6 +84,30 @@ def build_task_model(settings: TaskModelConfig, task: Task, labels: Sequence[str
     return TaskModel(model.train(), drawn)
 
 
+def check_head(config: PreTrainedConfig, settings: TaskModelConfig, task: Task, labels: Sequence[str]) -> None:
+    """Refuse to go on with the head of another task, or of other classes.
+
+    Args:
+        config: of `settings.init`.
+        settings: whether it keeps its head.
+        task: that it is to learn.
+        labels: its classes; none while nobody has named them, and then they are not looked at.
+
+    Raises:
+        ModelError: with what it is, and what the task needs.
+    """
+    found, wanted = head_of(config), class_of(config, task.kind)
+    if found is None or settings.new_head:
+        return
+    if found != wanted:
+        raise ModelError(
+            f"model.init {settings.init} is a {found}, and {task.name} needs a {wanted}: give the pre-trained model, "
+            "or set model.new_head to true to keep its encoder and draw a new head"
+        )
+    if task.kind == "regression" or labels:
+        _check_classes(config, task, labels, settings.init)
+
+
 def load_task_model(init: str, kind: Kind, *, attention: str = "sdpa") -> PreTrainedModel:
     """A finished task model: complete, frozen, in evaluation mode.
 
@@ -100,15 +115,43 @@ def load_task_model(init: str, kind: Kind, *, attention: str = "sdpa") -> PreTra
         ModelError: it cannot be read, lacks weights, or has the head of another kind of task.
     """
     config = read_config(init)
-    found, wanted = head_of(config), class_of(config, kind)
-    if found != wanted:
-        what = f"a {found}" if found else "no task model"
-        raise ModelError(f"{init} is {what}; this task needs a {wanted}: give a model that was fine-tuned on it")
+    check_finished(config, init, kind)
     model, report = load_model(AUTO_CLASSES[kind], init, config, attention)
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(f"{init}: {len(missing)} weights are missing: {', '.join(missing[:4])}; it must be complete")
     return model.eval().requires_grad_(False)
+
+
+def check_finished(config: PreTrainedConfig, init: str, kind: Kind) -> None:
+    """Refuse a model that no task was named for, or another kind of task.
+
+    Raises:
+        ModelError: with what it is, and what is needed.
+    """
+    found, wanted = head_of(config), class_of(config, kind)
+    if found != wanted:
+        what = f"a {found}" if found else "no task model"
+        raise ModelError(f"{init} is {what}; this task needs a {wanted}: give a model that was fine-tuned on it")
+
+
+def check_teacher(config: PreTrainedConfig, settings: TaskTeacherConfig, task: Task, labels: Sequence[str]) -> None:
+    """Refuse a teacher of another kind of task, or of other classes.
+
+    Args:
+        config: of the teacher.
+        settings: what its classes are called.
+        task: of the student.
+        labels: the student's classes; none while nobody has named them, and then they are not looked at.
+
+    Raises:
+        ModelError: with what it is, and what the task needs.
+    """
+    check_finished(config, settings.init, task.kind)
+    if task.kind == "regression" and config.num_labels != 1:
+        raise ModelError(f"teacher {settings.init} has {config.num_labels} outputs, {task.name} needs one")
+    if task.kind in ("classification", "tokens") and labels:
+        _check_same_classes(labels, *_classes_of(config, settings), "teacher.labels")
 
 
 def load_task_teacher(
@@ -119,17 +162,19 @@ def load_task_teacher(
     Raises:
         ModelError: it cannot be read, is of another kind, has other classes or another vocabulary.
     """
+    check_teacher(read_config(settings.init), settings, task, labels)
     model = load_task_model(settings.init, task.kind, attention=attention)
     _check_vocabulary(load_tokenizer(settings.init).get_vocab(), tokenizer.get_vocab(), settings.init)
-    if task.kind == "questions":
+    if task.kind in ("questions", "regression"):
         return model, None
-    if task.kind == "regression":
-        if model.config.num_labels != 1:
-            raise ModelError(f"teacher {settings.init} has {model.config.num_labels} outputs, {task.name} needs one")
-        return model, None
+    return model, class_order(labels, *_classes_of(model.config, settings))
+
+
+def _classes_of(config: PreTrainedConfig, settings: TaskTeacherConfig) -> tuple[Sequence[str], str]:
+    """A teacher's classes in the order of its ids, and who says so."""
     if settings.labels is not None:
-        return model, class_order(labels, settings.labels, f"teacher {settings.init}, by teacher.labels,")
-    return model, class_order(labels, class_names(model.config), f"teacher {settings.init}")
+        return settings.labels, f"teacher {settings.init}, by teacher.labels,"
+    return class_names(config), f"teacher {settings.init}"
 
 
 def class_order(
@@ -149,30 +194,44 @@ def class_order(
     Raises:
         ModelError: other classes.
     """
+    _check_same_classes(ours, theirs, who, remedy)
+    if unnamed(theirs, ours):
+        LOG.warning(
+            "%s has classes without names: taken in the order %s; say otherwise with %s", who, _list(ours), remedy
+        )
+        return None
+    plain = _telling_apart(ours)
+    places = {plain(name): place for place, name in enumerate(theirs)}
+    order = [places[plain(name)] for name in ours]
+    if order == list(range(len(ours))):
+        return None
+    LOG.info("%s has its classes in the order %s: read in the order %s", who, _list(theirs), _list(ours))
+    return order
+
+
+def _check_same_classes(ours: Sequence[str], theirs: Sequence[str], who: str, remedy: str) -> None:
+    """The refusals of `class_order`."""
     if len(theirs) != len(ours):
         raise ModelError(
             f"{who} has {len(theirs)} classes ({_list(theirs)}), expected {len(ours)}: {_list(ours)}; give a model "
             "that was fine-tuned on this task"
         )
     if unnamed(theirs, ours):
-        LOG.warning(
-            "%s has classes without names: taken in the order %s; say otherwise with %s", who, _list(ours), remedy
-        )
-        return None
-    plain = _plain if len(set(map(_plain, ours))) == len(ours) else str
-    places = {plain(name): place for place, name in enumerate(theirs)}
-    unknown = [name for name in ours if plain(name) not in places]
-    if unknown or len(places) < len(theirs):
+        return
+    plain = _telling_apart(ours)
+    known = {plain(name) for name in theirs}
+    unknown = [name for name in ours if plain(name) not in known]
+    if unknown or len(known) < len(theirs):
         raise ModelError(
             f"{who} has the classes {_list(theirs)}, expected {_list(ours)} (missing: {_list(unknown or ours)}). If "
             f"it only calls them otherwise, give the task's names in the order of its ids as {remedy}; "
             "else give a model of this task"
         )
-    order = [places[plain(name)] for name in ours]
-    if order == list(range(len(ours))):
-        return None
-    LOG.info("%s has its classes in the order %s: read in the order %s", who, _list(theirs), _list(ours))
-    return order
+
+
+def _telling_apart(names: Sequence[str]) -> Callable[[str], str]:
+    """How names are compared: without case, spaces, hyphens and underscores, unless that makes two of them the same."""
+    return _plain if len(set(map(_plain, names))) == len(names) else str
 
 
 def unnamed(names: Sequence[str], ours: Sequence[str]) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from typing import Any, get_args, get_origin
+from collections.abc import Sequence
+from typing import Any, ClassVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
@@ -19,6 +20,9 @@ LARGEST_EXACT = 2**53
 class Section(BaseModel):
     """One object of a config file; an unknown key is an error, and so is a value of another type: `"8"` and `true` are
     no numbers. A whole number may be written as 1e6."""
+
+    DOTTED: ClassVar[tuple[str, ...]] = ()
+    """Fields that are objects whose keys are keys of another config, in dots."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
@@ -38,7 +42,8 @@ class Section(BaseModel):
         return value
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """The end of a message about a word that is not known: the one that was meant, else all there are."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+def nearest(word: str, known: list[str], besides: Sequence[str] = ()) -> str:
+    """The end of a message about a word that is not known: the one that was meant, else all that are known; `besides`
+    are others that may have been meant, which nobody wants to read all of."""
+    close = difflib.get_close_matches(word, [*besides, *known], n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"

@@ -167,6 +167,13 @@ class CofiConfig(FinetuneConfig):
         check_structure(self, self.objective, self.structure, taught=self.teacher is not None, lock=self.lock)
         return self
 
+    @model_validator(mode="after")
+    def _stages_fit(self) -> CofiConfig:
+        if self.schedule.epochs is not None:
+            before = self.structure.begin_epochs + self.structure.ramp_epochs
+            check_target_is_held(before, self.schedule.epochs, "epochs", ("epochs", "schedule.epochs"))
+        return self
+
     def warmup_steps(self, begin: int) -> int:
         """Steps of linear warm-up, where pruning begins at step `begin`."""
         return math.ceil(self.schedule.warmup_share * begin)
@@ -197,6 +204,25 @@ def check_structure(
         raise ValueError("pruning makes zeros and structure takes units away: one run does one of them")
     if structure.cost == "nnz" and not lock:
         raise ValueError("structure.cost nnz counts the weights that a lock leaves: set lock to true")
+
+
+def check_target_is_held(before: float, pruned: float, unit: str, keys: tuple[str, str]) -> None:
+    """Refuse stages in which the structure becomes final before its target is reached.
+
+    Args:
+        before: length of the stages up to the full target.
+        pruned: of these and of the time for which it is held.
+        unit: `steps` or `epochs`, what both are counted in.
+        keys: end of the keys of the stages, and the key of the sum.
+
+    Raises:
+        ValueError: with both lengths, and the keys.
+    """
+    if before >= pruned:
+        raise ValueError(
+            f"structure.begin_{keys[0]} and ramp_{keys[0]} come to {before:g} {unit}, and schedule gives all of "
+            f"pruning {pruned:g}: the target would not be held for a single step; lower them or raise {keys[1]}"
+        )
 
 
 def _with_published_length(values: Any) -> Any:

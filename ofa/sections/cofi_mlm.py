@@ -13,6 +13,7 @@ from ofa.sections.cofi import (
     SmallModelConfig,
     UnitsConfig,
     check_structure,
+    check_target_is_held,
     with_published_weights,
 )
 from ofa.sections.model import ObjectiveConfig
@@ -105,6 +106,8 @@ class CofiMlmConfig(RunConfig):
                 f"schedule.warmup_steps is {schedule.warmup_steps} and pruning begins at step {begin} "
                 "(structure.begin_steps), where the rate starts at its peak anew: lower the one or raise the other"
             )
+        before = begin + self.structure.ramp_steps
+        check_target_is_held(before, schedule.total_steps, "steps", ("steps", "schedule.total_steps"))
         return self
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ofa.sections.base import Section
 
@@ -39,6 +39,8 @@ class CellConfig(Section):
 
 class SweepConfig(Section):
     """Many runs of one script: every cell times every combination of the grid's values."""
+
+    DOTTED: ClassVar[tuple[str, ...]] = ("grid",)
 
     script: Literal["pretrain", "finetune", "cofi", "qat"]
     """Which launch/ script runs each cell."""

@@ -20,22 +20,27 @@ from ofa.sweep.rows import result_rows, write_rows
 from ofa.sweep.run import Outcome
 from ofa.sweep.table import Group, console_table, groups, markdown_table, metric_names
 
+PICTURE = "sweep.png"
+
 
 def write_findings(config: SweepConfig, cells: Sequence[Cell], folder: Path, outcome: Outcome) -> None:
-    """Write results.jsonl, table.md and sweep.png as the run folders are now."""
+    """Write results.jsonl, table.md and, where a run is finished, sweep.png as the run folders are now."""
     rows = result_rows(cells)
     found = groups(config, cells, rows)
     write_rows(folder / "results.jsonl", rows)
     write_text(folder / "table.md", markdown_table(config, found, remarks(config, found, outcome)))
-    write_bytes(folder / "sweep.png", picture(config, found))
+    if rows:
+        write_bytes(folder / PICTURE, picture(config, found))
+    else:
+        (folder / PICTURE).unlink(missing_ok=True)  # of runs that were removed
 
 
 def show(config: SweepConfig, cells: Sequence[Cell], folder: Path, outcome: Outcome) -> None:
     """Print the table, what is missing in it, and where the files are."""
     found = groups(config, cells, result_rows(cells))
     print("", console_table(config, found), "", *remarks(config, found, outcome), sep="\n")
-    for name in ("results.jsonl", "table.md", "sweep.png"):
-        print(folder / name)
+    for name in ("results.jsonl", "table.md", PICTURE):
+        print(folder / name if (folder / name).is_file() else f"no {name}: no run is finished")
 
 
 def remarks(config: SweepConfig, found: Sequence[Group], outcome: Outcome) -> list[str]:

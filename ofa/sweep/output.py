@@ -14,15 +14,20 @@ TAIL = 20_000
 """Bytes from the end among which the line is looked for."""
 
 
+def output_path(cell: Cell) -> Path:
+    """Where a cell's process writes to."""
+    return cell.folder.path / NAME
+
+
 def open_output(cell: Cell) -> BinaryIO:
     """The file that a cell's process writes to, below what earlier attempts have written."""
     cell.folder.path.mkdir(parents=True, exist_ok=True)
-    return (cell.folder.path / NAME).open("ab")
+    return output_path(cell).open("ab")
 
 
 def why_it_failed(cell: Cell, status: int) -> str:
     """The last error line of a cell, else its last line, else what its status says."""
-    said = _tail(cell.folder.path / NAME)
+    said = _tail(output_path(cell))
     found = [line for line in said if line.startswith("error:")] or said
     ended = f"ended by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
     return f"{ended}: {found[-1].removeprefix('error: ')}" if found else ended

@@ -18,7 +18,7 @@ from ofa.config import TrainingConfig
 from ofa.run_folder import is_held
 from ofa.stop import INTERRUPTED, SIGNALS
 from ofa.sweep.cells import Cell
-from ofa.sweep.output import why_it_failed
+from ofa.sweep.output import output_path, why_it_failed
 
 BETWEEN_LOOKS = 0.2
 """Seconds between two looks at the cells that run."""
@@ -176,7 +176,8 @@ class Sweep:
         config = self._configs[cell.name]
         running = self._starter.start(cell, config, self._arguments, list(self._running))
         self._running[cell.name] = cell, running, time.monotonic()
-        self._say(cell, "started" if not cell.folder.has_started() else "started again")
+        again = " again" if cell.folder.has_started() else ""
+        self._say(cell, f"started{again}; what it says stands in {output_path(cell)}")
 
     def _fail(self, cell: Cell, why: str) -> None:
         self.outcome.failed[cell.name] = why

@@ -5,17 +5,19 @@ runs/<sweep>/  config.json  results.jsonl  table.md  sweep.png  <cell>/ (run fol
 
 from __future__ import annotations
 
-import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from ofa.config import SweepConfig
+from ofa.config import SweepConfig, TrainingConfig
 from ofa.run_folder import RunFolder, commit, write_json
-from ofa.sweep.cells import check, check_places, chosen
+from ofa.sweep.axes import SweepError
+from ofa.sweep.cells import Cell, check, check_places, chosen
 from ofa.sweep.findings import show, write_findings
 from ofa.sweep.jobs import JobStarter
 from ofa.sweep.local import LocalStarter
 from ofa.sweep.plan import plan
+from ofa.sweep.preview import commands, summary
 from ofa.sweep.run import Sweep
 
 ALL_AT_ONCE = 1000
@@ -26,6 +28,7 @@ def sweep(
     config: SweepConfig,
     folder: Path,
     *,
+    origin: str = "",
     only: str | None = None,
     workers: int | None = None,
     slurm: bool = False,
@@ -36,6 +39,7 @@ def sweep(
     Args:
         config: what to run.
         folder: the sweep's; run folders are made in it.
+        origin: the file of the config, which errors name.
         only: pattern of the shell for the names of the cells that are run; the table has all.
         workers: cells side by side; None: 1 here, all of them as jobs.
         slurm: submit them as jobs.
@@ -44,8 +48,7 @@ def sweep(
     Raises:
         ValueError: before any cell is started, with the cell and the key that are wrong.
     """
-    cells = plan(config, folder)
-    configs = check(cells)
+    cells, configs = _checked(config, folder, origin)
     todo = chosen(cells, only)
     own = RunFolder(folder)
     own.acquire()
@@ -69,17 +72,29 @@ def sweep(
     return outcome.status()
 
 
-def print_commands(config: SweepConfig, folder: Path, only: str | None = None) -> None:
-    """Check a sweep and print the command line of every cell that is not finished; nothing is started or written.
+def preview(config: SweepConfig, folder: Path, *, origin: str, only: str | None = None, whole: bool = False) -> str:
+    """Check a sweep and say what it would run; nothing is started or written.
+
+    Args:
+        config, folder, origin, only: as of `sweep`.
+        whole: the command lines, in place of what differs between them.
 
     Raises:
         ValueError: as `sweep`.
     """
-    cells = plan(config, folder)
-    configs, todo = check(cells), chosen(cells, only)
+    cells, configs = _checked(config, folder, origin)
+    todo = chosen(cells, only)
     check_places(todo, configs)
-    for cell in todo:
-        print(f"# {cell.name}: already done" if cell.is_done() else shlex.join(cell.command()))
+    return commands(todo) if whole else summary(todo, folder)
+
+
+def _checked(config: SweepConfig, folder: Path, origin: str) -> tuple[Sequence[Cell], dict[str, TrainingConfig]]:
+    """The cells and their configs; the sweep's file is named beside theirs, since the mistake may stand in either."""
+    try:
+        cells = plan(config, folder)
+        return cells, check(cells)
+    except ValueError as error:
+        raise SweepError(f"{origin}: {error}" if origin else str(error)) from None
 
 
 def _record(config: SweepConfig) -> dict[str, object]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ofa.config import SweepConfig
 from ofa.sweep.cells import Cell
-from ofa.tables import table
+from ofa.tables import said_twice, table
 
 PLUS_MINUS = "\u00b1"
 
@@ -95,7 +95,8 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 def lines(found: Sequence[Group], metric: str | None) -> tuple[list[str], list[list[str]]]:
     """Head and cells of the table."""
     axes = list(dict.fromkeys(axis for group in found for axis in group.at))
-    names = metric_names(found, metric)
+    twice = said_twice([row["metrics"] for group in found for row in group.rows]) - {metric}
+    names = [name for name in metric_names(found, metric) if name not in twice]
     head = ["cell", *axes, "n", *names]
     shown = [*found, *floors(found)]
     body = [

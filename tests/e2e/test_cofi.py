@@ -59,11 +59,15 @@ def test_the_small_model_is_what_the_run_says_and_scores_what_it_says(tasks, pru
     assert "no finished model" not in (folder / "model" / "README.md").read_text()
     answer = command("verify.py", str(folder), cwd=tasks)
     assert answer.status == 0 and "from the middle of the run" not in answer.out, answer.out
+    assert f"structure: {left:.2%} of the dense encoder's {DENSE:,} weights are gone" in answer.out
+    assert result["rows"][-1]["name"] == "compact model"
     answer = command("evaluate.py", str(folder), "--json", cwd=tasks)
     assert answer.status == 0, answer.err
-    assert json.loads(answer.out)["metrics"]["validation_loss"] == pytest.approx(
-        result["rows"][-1]["validation_loss"], rel=1e-6
-    )
+    line = json.loads(answer.out)
+    assert line["metrics"]["validation_loss"] == pytest.approx(result["rows"][-1]["validation_loss"], rel=1e-6)
+    assert line["structural_sparsity"] == pytest.approx(left, abs=1e-12)
+    answer = command("evaluate.py", str(folder), cwd=tasks)
+    assert "structure gone" in answer.out and "intermediate dimensions" in answer.out, answer
 
 
 def test_gates_close_towards_the_target_and_the_masked_model_is_scored_at_it(pruned):

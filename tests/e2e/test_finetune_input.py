@@ -184,6 +184,9 @@ def test_the_teacher_is_made_first_by_its_shipped_config(tasks):
         steps[name] = result["steps"]
     assert steps == {"finetune_teacher": 2, "finetune": 4}
     assert "teacher" in answer.out
+    said = [line for line in answer.err.splitlines() if line.startswith(("reading", "tokenising", "finetune"))]
+    begun = ["reading the train split of text_classification from tasks/pairs", "tokenising 96 rows of the train split"]
+    assert said[:2] == begun, "before anything is trained"
 
     shutil.rmtree(tasks / "runs" / "tiny" / "finetune_teacher")
     answer = command("finetune.py", *arguments, cwd=tasks)

@@ -107,7 +107,12 @@ def test_a_dry_run_prints_the_commands_and_leaves_no_trace(project):
     refused(project, "--config", "dry.json", script_name="sweep.py", words=["cell next sets optimizer.lr"])
     write_sweep(project, "dry", cells=CELLS[:2], grid={"optimizer.lr": [1e-4], "seed": [1]})
     before = sorted(project.rglob("*"))
-    answer = command("sweep.py", "--config", "dry.json", "--dry-run", "--set", "grid.seed=[5,6]", cwd=project)
+    arguments = ("--config", "dry.json", "--dry-run", "--set", "grid.seed=[5,6]")
+    answer = command("sweep.py", *arguments, cwd=project)
+    assert answer.status == 0 and answer.err == "", answer
+    assert len(answer.out.splitlines()) == 2 + 4 + 1 and "bad-lr=0.0001-seed=6  " in answer.out
+    assert "launch/pretrain.py --config" not in answer.out, "only what differs"
+    answer = command("sweep.py", *arguments, "-v", cwd=project)
     assert answer.status == 0 and answer.err == "", answer
     lines = answer.out.splitlines()
     assert len(lines) == 4 and all("pretrain.py --config quick.json --set" in line for line in lines)
@@ -124,8 +129,9 @@ def test_a_dry_run_prints_the_commands_and_leaves_no_trace(project):
         (["--config", "tiny/sweep.json", "--set", "grid.optimizer={}"], ["grid.optimizer", "list"]),
         (
             ["--config", "tiny/sweep.json", "--set", "set.log.evry=3"],
-            ["cell sparsity=0.8-seed=1", "unknown key log.evry"],
+            ["error: tiny/sweep.json: cell sparsity=0.8-seed=1", "unknown key log.evry"],
         ),
+        (["--config", "tiny/sweep.json", "--set", 'over=["sed"]'], ["tiny/sweep.json: over: sed is no grid key"]),
         (["--config", "tiny/sweep.json", "--only", "x"], ["no cell is called so"]),
         (["--config", "tiny/sweep.json", "--slurm", "--set", "slurm.cluster=lokal"], ["slurm: submitit", "lokal"]),
         (

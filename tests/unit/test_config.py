@@ -143,6 +143,26 @@ def test_a_mistyped_config_name_gets_the_nearest_one():
         load(RunConfig, "ofa_9.json")
 
 
+def test_a_mistyped_config_name_gets_the_nearest_one_of_its_folder_too(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    write(tmp_path / "mine", "my_task.json", {})
+    for folder, typed, meant in ((tmp_path / "mine", "my_tsak.json", "my_task.json"), (tmp_path, "mine/task", "mine/")):
+        monkeypatch.chdir(folder)
+        with pytest.raises(ConfigError, match=f"did you mean {meant}"):
+            load(RunConfig, typed)
+    with pytest.raises(ConfigError) as found:
+        load(RunConfig, "mine/zzzzzzzzzzzzzzzz")
+    assert "known: " in str(found.value) and "my_task" not in str(found.value), "a folder may have thousands"
+
+
+def test_keys_of_a_sweeps_grid_have_their_dots_in_set_too():
+    """They are keys of another config; below other fields dots lead into objects."""
+    sets = ["grid.structure.sparsity=[0.5, 0.6]", "grid.seed=[1]", "set.model.init=x", "slurm.a.b=1"]
+    sweep = load(SweepConfig, "tiny/sweep.json", sets)
+    assert sweep.grid["structure.sparsity"] == [0.5, 0.6] and sweep.grid["seed"] == [1]
+    assert sweep.set["model"]["init"] == "x" and sweep.slurm == {"a": {"b": 1}}
+
+
 def test_null_weights_of_the_objective_follow_the_teacher():
     dense, sparse = load(RunConfig, "tiny/teacher.json"), load(RunConfig, "tiny/ofa_90.json")
     assert (dense.objective.ce_weight, dense.objective.kd_weight) == (1.0, 0.0)

@@ -12,7 +12,9 @@ import pytest
 from ofa.config import CHECKOUT
 from ofa.report import build_report
 from ofa.report_data import read_report_data
+from ofa.report_structure import stage_marks
 from ofa.tables import result_table
+from tests.commands import edit
 
 SECTIONS = ["result", "curves", "terms", "sparsity", "churn", "weights", "throughput", "config"]
 
@@ -94,7 +96,7 @@ def test_a_fine_tuning_run_shows_its_scores_and_marks_the_exported_step(task_run
     text = build_report(task_run(how=how)).read_text()
     page = Page(text)
     assert page.ids == ["header", *SECTIONS]
-    title = "Score, loss, learning rate and sparsity" if how != "dense" else "Score, loss and learning rate"
+    title = "Score, loss and learning rate" if how == "dense" else "Score, loss, learning rate and sparsity"
     assert f"\n{title}\n" in page.text and "0.7300" in page.text
     assert "Exported: step 30 of 40, the first with the best f1" in page.text
     drawn = pictures(text)[f"validation {title.lower()} by step"]
@@ -125,6 +127,55 @@ def test_an_unfinished_fine_tuning_run_has_a_page_without_a_mark(task_run, until
 def test_a_run_of_zero_steps_has_a_page(synthetic_run):
     page = Page(build_report(synthetic_run("tiny/one_shot_90.json", until=1)).read_text())
     assert page.ids == ["header", *SECTIONS]
+
+
+STAGES = {"begin": 5, "ramp_end": 10, "pruned": 20, "total": 40}
+STRUCTURE = {"heads": [[0, 1], [1]], "intermediate": [[], [0, 1, 2]], "hidden": None}
+ASKED = {"method": "gates", "sparsity": 0.6, "cost": "params"}
+MARKS = ("pruning begins", "full target", "small model")
+
+
+@pytest.fixture
+def structural_run(task_run):
+    """structural_run(finished) -> a CoFi run with plausible numbers."""
+
+    def make(finished=True, **asked):
+        run = task_run(how="dense", finished=finished)
+        edit(run / "config.json", lambda record: record["config"].update(structure={**ASKED, **asked}))
+        if finished:
+            edit(run / "result.json", lambda result: result.update(stages=STAGES))
+        of = {"heads": 2, "intermediate": 64}
+        (run / "structure.json").write_text(json.dumps({**STRUCTURE, "of": of}))
+        return run
+
+    return make
+
+
+def test_a_structural_run_shows_what_is_left_right_after_its_result_and_when_its_stages_changed(structural_run):
+    text = build_report(structural_run()).read_text()
+    assert Page(text).ids == ["header", "result", "structure", *SECTIONS[1:]]
+    drawn = pictures(text)
+    for words in ("structural sparsity and multipliers by step", "validation score, loss and learning rate by step"):
+        assert all(f"<!-- {mark} -->" in drawn[words] for mark in MARKS), words
+
+
+def test_an_unfinished_structural_run_has_a_page_without_marks(structural_run):
+    """How many steps its epochs come to is not known yet."""
+    text = build_report(structural_run(finished=False)).read_text()
+    assert Page(text).ids == ["header", "result", "structure", *SECTIONS[1:]]
+    assert not any(mark in svg for mark in MARKS for svg in pictures(text).values())
+
+
+def test_marks_of_an_unfinished_run_are_those_that_its_config_says_in_steps():
+    asked = {"structure": {"begin_steps": 5, "ramp_steps": 5}, "schedule": {"total_steps": 20}}
+    assert stage_marks(asked, None) == stage_marks({"structure": ASKED}, {"stages": STAGES})
+    assert list(stage_marks(asked, None)) == list(MARKS) and stage_marks(asked, None)["small model"] == 20
+    assert stage_marks({"structure": ASKED}, None) == stage_marks({}, {"rows": []}) == {}
+
+
+def test_layers_are_counted_from_1_for_people(finished):
+    drawn = pictures(finished[1])["sparsity of each tensor"]
+    assert "<!-- 2 -->" in drawn and "<!-- 0 -->" not in drawn
 
 
 def test_a_model_folder_means_the_run_around_it(finished):

@@ -1,5 +1,7 @@
 """Final tables: which columns a result has."""
 
+import pytest
+
 from ofa.tables import RESULT_COLUMNS, SPARSITY_COLUMNS, result_columns, result_table
 
 PRE_TRAINING = {"rows": [{"name": "student", "validation_loss": 5.4, "masked_accuracy": 0.2}]}
@@ -37,3 +39,11 @@ def test_what_a_row_does_not_have_is_a_dash():
     assert "masked accuracy" not in head and "f1 mismatched" in head
     assert floor.split() == ["floor", "0.7000", "0.8000", "-", "0.6600", "-", "-", "-", "-"]
     assert tuned.split()[-8:] == ["0.4000", "0.9000", "0.8800", "0.8500", "0.8400", "-", "90.0000%", "-"]
+
+
+@pytest.mark.parametrize(("cost", "headings"), [(0.6, ["structure gone"]), (0.7, ["structure gone", "cost gone"])])
+def test_what_is_gone_stands_in_one_column_where_weights_are_the_cost(cost, headings):
+    """`structure.cost` params: the same number, reckoned twice."""
+    rows = [{"name": "floor"}, {"name": "compact model", "structural_sparsity": 0.6, "cost_sparsity": cost + 1e-16}]
+    found = [heading for heading, _, _ in result_columns({"rows": rows})]
+    assert found[len(RESULT_COLUMNS) :] == headings

@@ -50,11 +50,6 @@ def assemble(config: AnyCofiConfig, folder: RunFolder, start: Start | None, *, n
     """
     subject = subject_of(config)
     parts = subject.open_parts(config, folder)
-    if getattr(parts.model.config, "structure", None) is not None:
-        raise ValueError(
-            f"model.init {config.model.init} is a compact model already: give the dense one that it was cut out of, or "
-            "train it on with launch/finetune.py"
-        )
     frame = Frame(
         config, folder, name, subject.stages(config, parts), costs_of(config, parts, folder), weight_costs(parts)
     )

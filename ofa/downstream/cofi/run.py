@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from ofa import dist
 from ofa.config import AnyCofiConfig, CofiMlmConfig
+from ofa.data.task_plan import total_steps
+from ofa.data.tasks import task_for
 from ofa.downstream.cofi.assemble import assemble, compact_run, cut
 from ofa.downstream.cofi.describe import in_words, write_structure
 from ofa.downstream.cofi.layer_distillation import LayerDistillation
 from ofa.downstream.cofi.runs import CofiRun, CompactMlmRun, CompactRun, CompactTaskRun, GatedRun
+from ofa.downstream.cofi.stages import Stages
 from ofa.downstream.finish import finish as finish_finetuning
 from ofa.downstream.inputs import check_inputs as check_finetuning
 from ofa.export.from_state import fill
 from ofa.finish import finish as finish_pretraining
 from ofa.inputs import check_inputs as check_pretraining
+from ofa.models.build import read_config
 from ofa.models.structure import StructureMasks
 from ofa.train import Data, Kind, run_to_end
 
@@ -49,11 +54,25 @@ def check_inputs(config: AnyCofiConfig, resume: str) -> Data:
     """Open the task or the corpus.
 
     Raises:
-        ValueError: as of fine-tuning or of pre-training.
+        ValueError: as of fine-tuning or of pre-training; or stages that do not fit, as far as no row has to be read to
+            know how long they are.
     """
+    _check_is_whole(config.model.init)
     if isinstance(config, CofiMlmConfig):
         return check_pretraining(config, resume)
+    rows = config.task.train_rows if task_for(config.task).kind != "questions" else None  # these have several each
+    if rows is not None:
+        Stages.of(config, partial(total_steps, rows, config.batch.global_size))
     return check_finetuning(config, resume)
+
+
+def _check_is_whole(init: str | None) -> None:
+    """Refuse a model out of which units were cut already."""
+    if init is not None and getattr(read_config(init), "structure", None) is not None:
+        raise ValueError(
+            f"model.init {init} is a compact model already: give the dense one that it was cut out of, or train it on "
+            "with launch/finetune.py"
+        )
 
 
 def small_from(run: GatedRun) -> CompactRun:

@@ -114,6 +114,11 @@ class CompactRun(CofiRun):
     weights: int = field(kw_only=True)
     """Of the small encoder's Linears."""
 
+    @property
+    def made(self) -> str:
+        """What the final table calls the model."""
+        return "compact model"
+
     def scores(self) -> dict[str, float]:
         """Of the small model."""
         return super().scores() | self.structure_numbers(self.masks)
@@ -179,8 +184,3 @@ class CompactMlmRun(CompactRun, PretrainingRun):
     """Of a masked-LM model."""
 
     module: CofiMaskedLanguageModeling
-
-    @property
-    def made(self) -> str:
-        """What the final table calls the model."""
-        return "compact model"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from ofa.config import AnyCofiConfig, CofiConfig, CofiMlmConfig, ScheduleConfig
 from ofa.recipe import Knobs, Recipe
+from ofa.sections.cofi import check_target_is_held
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,8 @@ class Stages:
 
     @classmethod
     def _held(cls, begin: int, ramp: int, pruned: int, small: int, keys: tuple[str, str]) -> Stages:
-        """The stages, in which the target is held for some steps; `keys` end those of the stages, and name the sum."""
-        if begin + ramp >= pruned:
-            raise ValueError(
-                f"structure.begin_{keys[0]} and ramp_{keys[0]} come to {begin + ramp} steps, and schedule gives all of "
-                f"pruning {pruned}: the target would not be held for a single step; lower them or raise {keys[1]}"
-            )
+        """The stages, in which the target is held for some steps; `keys` as of `check_target_is_held`."""
+        check_target_is_held(begin + ramp, pruned, "steps", keys)
         return cls(begin, begin + ramp, pruned, pruned + small)
 
     def target(self, dense: float, final: float, step: int) -> float:

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import time
 from pathlib import Path
 
 import datasets
@@ -10,6 +11,7 @@ import pytest
 
 from ofa.config import FinetuneConfig
 from ofa.data.tasks import TaskError
+from ofa.downstream import task_data
 from ofa.downstream.task_data import check_ranks_agree, open_task_data, tokenizer_folder
 from ofa.models.place import ModelError
 from tests.task_parts import ARCHITECTURES, VOCABULARY, save_model, small_model
@@ -61,6 +63,36 @@ def test_both_splits_are_read_with_the_models_tokenizer(mnli, base):
     assert words == ["[CLS]", "the", "red", "is", "good", "[SEP]", "the", "blue", "is", "bad", "[SEP]"]
     assert data.train.rows.labels.tolist() == [1, 0, 2, 1]
     assert data is open_task_data(config_of(mnli, base)), "what was opened last is kept"
+
+
+def test_what_is_read_and_tokenised_is_said_before_it_begins_and_its_time_if_it_was_long(
+    mnli, base, caplog, monkeypatch
+):
+    """Large tasks take minutes, in which a terminal would stand still."""
+
+    def lines(**task):
+        caplog.clear()
+        open_task_data(config_of(mnli, base, **task))
+        return [message for message in caplog.messages if message.startswith(("reading", "tokenising"))]
+
+    caplog.set_level(logging.INFO, logger="ofa")
+    begun = [f"reading the train split of mnli from {mnli}", "tokenising 4 rows of the train split"]
+    begun += [line.replace("train", "validation") for line in begun]
+    assert lines(max_length=20) == begun
+    monkeypatch.setattr(task_data, "encode", slow(task_data.encode))
+    monkeypatch.setattr(task_data, "WAITED_FOR", 0.05)
+    assert "tokenising 4 rows of the train split took 0 s" in lines(max_length=21)
+    assert "tokenising 4 rows of the validation split took 0 s" in caplog.messages
+
+
+def slow(function):
+    """The same, after a tenth of a second."""
+
+    def later(*arguments):
+        time.sleep(0.1)
+        return function(*arguments)
+
+    return later
 
 
 def test_what_was_opened_is_not_given_to_another_run(mnli, base):

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from ofa.config import ModelConfig, ObjectiveConfig, TeacherConfig
+from ofa.evaluate import evaluate_folder
 from ofa.models.adapters import ADAPTERS
 from ofa.models.build import (
     ModelError,
@@ -27,6 +28,8 @@ from ofa.models.build import (
     load_teacher,
     load_tokenizer,
 )
+from tests.task_parts import save_model
+from tests.task_parts import small_model as task_model
 
 EVERY_TYPE = [row.model_type for row in ADAPTERS]
 
@@ -207,9 +210,29 @@ def test_a_teacher_is_frozen_and_in_evaluation_mode(make, tmp_path):
 
 
 def test_a_teacher_without_one_of_its_heads_is_an_error(make, tmp_path):
+    """OFA-20: it is said what the folder is, and what it would have to be."""
     folder = saved(make.small_model(task="mlm"), tmp_path / "m")
-    with pytest.raises(ModelError, match="a teacher must be complete"):
+    words = "m is a BertForMaskedLM, and sentence pairs need a BertForPreTraining, complete with its head"
+    with pytest.raises(ModelError, match=words):
         load_teacher(TeacherConfig(init=folder), config_of(folder, "mlm_nsp"))
+
+
+def test_a_task_model_is_no_teacher_of_masked_words_and_has_no_scores_on_them(tmp_path):
+    """Whether a run asks for it or launch/evaluate.py --data."""
+    folder = str(save_model(tmp_path / "task", task_model()))
+    words = "task is a BertForSequenceClassification, and masked words need a BertForMaskedLM"
+    with pytest.raises(ModelError, match=words):
+        load_teacher(TeacherConfig(init=folder), config_of(folder, "mlm"))
+    with pytest.raises(ModelError, match="is a BertForSequenceClassification, a task model, .*leave --data out"):
+        evaluate_folder(folder, "no corpus is opened", rows=None, micro_size=2)
+
+
+def test_a_teacher_that_lacks_weights_of_its_own_class_is_incomplete(make, tmp_path):
+    folder = saved(make.small_model(task="mlm"), tmp_path / "m")
+    values = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**values, "num_hidden_layers": 3}))
+    with pytest.raises(ModelError, match="weights are missing: .*a teacher must be complete"):
+        load_teacher(TeacherConfig(init=folder), config_of(folder, "mlm"))
 
 
 def test_a_teacher_with_another_vocabulary_is_an_error(make):

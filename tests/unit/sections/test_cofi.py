@@ -42,6 +42,10 @@ def test_published_weights_are_filled_in_where_there_is_a_teacher():
         ),
         ({"structure": {"sparsity": 0.5, "method": "magnitude", "hidden": True}}, "set method to gates"),
         ({"structure": {"sparsity": 0.5, "cost": "nnz"}}, "set lock to true"),
+        (
+            {"structure": {"sparsity": 0.5, "begin_epochs": 1.5, "ramp_epochs": 2.5}, "schedule": {"epochs": 4.0}},
+            "come to 4 epochs, and schedule gives all of pruning 4: .*raise schedule.epochs",
+        ),
         ({"objective": {"layer_weight": 0.5}}, "there is no teacher section"),
         ({"pruning": {"sparsity": 0.5, "ramp_end": 4, "end": 8, "frequency": 2}}, "one run does one of them"),
     ],

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ofa.sweep.figure import picture
-from ofa.sweep.findings import write_findings
+from ofa.sweep.findings import show, write_findings
 from ofa.sweep.rows import result_rows
 from ofa.sweep.run import Outcome
 from ofa.sweep.table import console_table, groups, mean_and_deviation
@@ -123,6 +123,15 @@ def test_the_table_averages_over_seeds_and_shows_what_is_missing(build_sweep, pl
     ]
 
 
+def test_a_cost_that_is_the_weights_has_no_column_of_its_own(build_sweep, planned):
+    cells, sweep = planned(grid={"seed": [1, 2]}), build_sweep(grid={"seed": [1, 2]})
+    for second, there in ((0.6, False), (0.7, True)):
+        gone = [{"accuracy": 0.8, "structural_sparsity": 0.6, "cost_sparsity": cost} for cost in (0.6, second)]
+        rows = [{"cell": name, "metrics": one} for name, one in zip(cells, gone, strict=True)]
+        text = console_table(sweep, groups(sweep, list(cells.values()), rows))
+        assert ("cost_sparsity" in text) == there and "structural_sparsity" in text
+
+
 def test_other_keys_can_be_averaged_and_the_leading_metric_stands_first(build_sweep, planned):
     values = {"grid": GRID, "over": ["seed", "task"], "metric": "f1"}
     cells, sweep = planned(**values), build_sweep(**values)
@@ -184,6 +193,18 @@ def test_all_is_written_and_says_what_failed(build_sweep, planned, tmp_path):
     assert "- no run has the metric validation_los; did you mean validation_loss?\n" in table
     assert "- seed=2 failed: status 1: no data\n- seed=3 is not finished: start the sweep again\n" in table
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_finished_run_there_is_no_picture_and_it_is_said_why(build_sweep, planned, tmp_path, capsys):
+    """An old one would be of runs that are gone."""
+    values = {"grid": {"seed": [1, 2]}}
+    cells, outcome = list(planned(**values).values()), Outcome(stopped=["seed=1", "seed=2"])
+    (tmp_path / "sweep.png").write_bytes(b"of runs that were removed")
+    write_findings(build_sweep(**values), cells, tmp_path, outcome)
+    assert not (tmp_path / "sweep.png").exists()
+    show(build_sweep(**values), cells, tmp_path, outcome)
+    said = [str(tmp_path / "results.jsonl"), str(tmp_path / "table.md"), "no sweep.png: no run is finished"]
+    assert capsys.readouterr().out.splitlines()[-3:] == said
 
 
 def test_what_rows_do_not_share_is_said(build_sweep, planned, tmp_path):

@@ -1,10 +1,13 @@
 """A sweep's config becomes runs, each with its command and what it needs; what cannot be meant is refused."""
 
 import json
+from functools import partial
 
 import pytest
 
 from ofa.config import CHECKOUT, SweepConfig, load
+from ofa.data.task_plan import total_steps
+from ofa.downstream.cofi.stages import Stages
 from ofa.sweep.cells import check, chosen
 from ofa.sweep.plan import plan
 
@@ -21,6 +24,18 @@ def test_the_shipped_example_is_four_runs_of_the_tiny_recipe(tmp_path):
     assert command[1:4] == [str(CHECKOUT / "launch" / "pretrain.py"), "--config", "tiny/ofa_90.json"]
     run_dir = ["--run-dir", str(tmp_path / "sparsity=0.8-seed=1")]
     assert command[4:] == ["--set", "pruning.sparsity=0.8", "--set", "seed=1", *run_dir, "--time-limit", "9"]
+
+
+def test_the_shipped_curve_has_stages_in_which_gates_can_follow(tmp_path):
+    """A fresh checkout should see a curve, not what gates do that have no room."""
+    cells = plan(load(SweepConfig, "tiny/cofi_curve.json"), tmp_path)
+    assert [cell.name for cell in cells] == [
+        f"{k}-sparsity={s}" for k in ("cofi", "magnitude") for s in (0.5, 0.7, 0.9)
+    ]
+    for config in check(cells).values():
+        steps = partial(total_steps, config.task.train_rows, config.batch.global_size)
+        stages = Stages.of(config, steps)
+        assert stages.ramp_end - stages.begin >= 12 / config.structure.lr and stages.total <= 500
 
 
 def test_every_cell_is_multiplied_by_the_grid(planned):

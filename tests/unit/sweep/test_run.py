@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -102,7 +103,11 @@ def test_a_failed_cell_says_why_and_the_others_go_on_but_those_that_need_it(plan
         "empty": "it ended well without a result.json",
     }
     assert outcome.status() == 1
-    assert "[1/5] bad: failed: status 1: nothing there" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "[1/5] bad: failed: status 1: nothing there" in said
+    (started,) = [line for line in said.splitlines() if line.startswith("[0/5] bad: started")]
+    output = Path(started.rpartition(" ")[2])
+    assert output.read_text().endswith("error: nothing there\n"), "where a cell can be followed"
 
 
 def test_what_is_done_is_not_started_and_what_failed_is_started_again(planned):

@@ -40,7 +40,7 @@ def test_stages_follow_one_another():
 
 def test_a_target_that_would_not_be_held_is_refused():
     with pytest.raises(ValueError, match="come to 36 steps, and schedule gives all of pruning 36"):
-        Stages.of(config(schedule={"epochs": 3.0}), steps_of)
+        Stages.of(config(schedule={"epochs": None, "total_steps": 36}), steps_of)
 
 
 def of_a_corpus(**sections):
@@ -67,7 +67,7 @@ def test_a_corpus_counts_in_steps_and_runs_by_the_same_clock():
     for step in range(stages.pruned, stages.total + 1):
         assert clocks[0][1].at(step) == clocks[1][1].at(step)
     with pytest.raises(ValueError, match="begin_steps and ramp_steps come to 36 steps, .*raise schedule.total_steps"):
-        Stages.of_steps(of_a_corpus(schedule={"total_steps": 36}))
+        of_a_corpus(schedule={"total_steps": 36})
 
 
 @given(st.integers(0, 20), st.integers(0, 40), st.integers(1, 40), st.floats(0, 0.5), st.floats(0.5, 0.99))

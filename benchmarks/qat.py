@@ -25,7 +25,6 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from transformers import BertConfig, BertForSequenceClassification  # noqa: E402
 
-from benchmarks.pairs import interleaved, ratios, timed  # noqa: E402
 from ofa.config import QuantizationConfig, TaskObjectiveConfig  # noqa: E402
 from ofa.data.task_batches import TaskBatch, TaskTotals  # noqa: E402
 from ofa.downstream.qat.assemble import quantised  # noqa: E402
@@ -33,6 +32,7 @@ from ofa.downstream.qat.training import QatTraining  # noqa: E402
 from ofa.engine.process import keep_freed_memory  # noqa: E402
 from ofa.models.task_training import TaskTraining  # noqa: E402
 from ofa.run_folder import commit, hardware, versions  # noqa: E402
+from ofa.timing import interleaved, ratios, timed  # noqa: E402
 
 LIMIT = 1.5
 PRESETS = ("ours", "published")

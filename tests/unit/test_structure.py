@@ -17,7 +17,7 @@ SOURCES = sorted(p for package in OURS for p in (CHECKOUT / package).rglob("*.py
 
 FLOORS = [
     {"config", "sections", "files"},
-    {"recipe", "dist", "tables"},
+    {"recipe", "dist", "tables", "timing"},
     {"board", "metrics", "progress", "plan"},
     {"heartbeat", "stop"},
     {"watch"},

@@ -9,17 +9,20 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 
+Key = TypeVar("Key")
 
-def interleaved(works: Mapping[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
+
+def interleaved(works: Mapping[Key, Callable[[int], float]], rounds: int) -> dict[Key, list[float]]:
     """What each work returns in each round; a work is called with the round's number.
 
     Each round begins with another work, so that none always follows the same.
     """
     names = list(works)
-    found: dict[str, list[float]] = {name: [] for name in names}
+    found: dict[Key, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:

@@ -35,7 +35,7 @@ FLOORS = [
     {"runtimes"},
     {"predictor"},
     {"inference"},
-    {"predict_file"},
+    {"predict_file", "benchmark"},
 ]
 """Rooms of `ofa` from the ground up: a room imports its own floor and those below."""
 

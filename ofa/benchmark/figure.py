@@ -12,7 +12,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ofa.benchmark.measure import size_in_words
 from ofa.benchmark.models import runtime_name
@@ -26,6 +27,9 @@ COLUMNS = 3
 
 PANEL = (3.7, 3.2)
 """Inches of one."""
+
+WIDE = 5
+"""Times that the fastest is faster than the slowest from which 1, 2 and 5 give ticks enough."""
 
 MARKS = dict(zip(RUNTIMES, "osD^v", strict=False))
 
@@ -51,20 +55,24 @@ def picture(found: Benchmark) -> bytes | None:
             panel.set_axis_off()
         for row in range(count):
             drawn[row * columns].set_ylabel(found.scores.metric.replace("_", " "))
-        figure.legend(handles=_legend(found, colors), loc="outside lower center", ncols=4, fontsize=9)
+        models = [Patch(color=color, label=name) for name, color in colors.items()]
+        figure.legend(handles=models, loc="outside lower left", ncols=4, fontsize=9)
+        figure.legend(handles=_marks(found), loc="outside lower right", ncols=3, fontsize=9)
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=150, metadata={"Software": None})
     return out.getvalue()
 
 
 def _draw(panel: Axes, found: Benchmark, size: tuple[int, int, int], colors: dict[str, tuple]) -> None:
-    for key, times in found.measured.at(size).items():
-        rate = 1e3 * times.batch / percentiles(times.seconds)["p50"]
+    beside = found.measured.at(size)
+    rates = {key: 1e3 * times.batch / percentiles(times.seconds)["p50"] for key, times in beside.items()}
+    for key, rate in rates.items():
         score = found.scores.leading(key)
         assert score is not None
         panel.plot(rate, score, MARKS[key[1]], color=colors[key[0]], markersize=8, alpha=0.85)
     panel.set_xscale("log")
-    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    wide = max(rates.values()) > WIDE * min(rates.values())
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(4))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     panel.xaxis.set_minor_formatter(NullFormatter())
     panel.margins(0.12)
@@ -72,10 +80,7 @@ def _draw(panel: Axes, found: Benchmark, size: tuple[int, int, int], colors: dic
     panel.set_title(size_in_words(*size), fontsize=10)
 
 
-def _legend(found: Benchmark, colors: dict[str, tuple]) -> list[Line2D]:
-    plain = {"linestyle": "none", "markersize": 7}
-    runtimes = [one for one in MARKS if any(model.place.runtime == one for model in found.measured.models)]
-    return [
-        *(Line2D([], [], marker="s", color=color, label=name, **plain) for name, color in colors.items()),
-        *(Line2D([], [], marker=MARKS[one], color="#6b7280", label=runtime_name(one), **plain) for one in runtimes),
-    ]
+def _marks(found: Benchmark) -> list[Line2D]:
+    used = [one for one in MARKS if any(model.place.runtime == one for model in found.measured.models)]
+    plain = {"linestyle": "none", "markersize": 7, "color": "#6b7280"}
+    return [Line2D([], [], marker=MARKS[one], label=runtime_name(one), **plain) for one in used]

@@ -46,7 +46,7 @@ def picture(found: Benchmark) -> bytes | None:
     colors = {name: palette(number % palette.N) for number, name in enumerate(names)}
     with matplotlib.rc_context(STYLE):
         figure = Figure(
-            figsize=(max(PANEL[0] * columns, 6.0), PANEL[1] * count + 0.6), layout="constrained", facecolor="white"
+            figsize=(max(PANEL[0] * columns, 6.0), PANEL[1] * count + 0.8), layout="constrained", facecolor="white"
         )
         drawn = figure.subplots(count, columns, squeeze=False, sharey=True).flatten()
         for panel, size in zip(drawn, sizes, strict=False):
@@ -57,7 +57,7 @@ def picture(found: Benchmark) -> bytes | None:
             drawn[row * columns].set_ylabel(found.scores.metric.replace("_", " "))
         models = [Patch(color=color, label=name) for name, color in colors.items()]
         figure.legend(handles=models, loc="outside lower left", ncols=4, fontsize=9)
-        figure.legend(handles=_marks(found), loc="outside lower right", ncols=3, fontsize=9)
+        figure.legend(handles=_marks(found), loc="outside upper right", ncols=3, fontsize=9)
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=150, metadata={"Software": None})
     return out.getvalue()

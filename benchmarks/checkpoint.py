@@ -34,7 +34,6 @@ import torch
 
 from benchmarks.gpu_common import write_data
 from benchmarks.made_by import made_by
-from benchmarks.pairs import interleaved, ratios, timed
 from benchmarks.step import architecture_of
 from ofa.assemble import PretrainingRun, assemble
 from ofa.config import ObjectiveConfig, RunConfig, load, parse
@@ -43,6 +42,7 @@ from ofa.models.build import build_model
 from ofa.pretrain import pretrain
 from ofa.run_folder import RunFolder
 from ofa.tables import table
+from ofa.timing import interleaved, ratios, timed
 from ofa.train import save, update
 
 LOSSES = 10

@@ -30,12 +30,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.made_by import made_by
-from benchmarks.pairs import interleaved, ratios, timed
 from benchmarks.step_data import run_config
 from ofa.engine import process
 from ofa.engine.engine import Engine
 from ofa.models.build import build_model
 from ofa.tables import table
+from ofa.timing import interleaved, ratios, timed
 
 LAYERS, HIDDEN, HEADS, VOCAB = 6, 384, 12, 30522
 

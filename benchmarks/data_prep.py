@@ -36,7 +36,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else this file w
 import numpy as np
 
 from benchmarks.made_by import in_words, made_by
-from benchmarks.pairs import interleaved, ratios
 from benchmarks.watched import Ran, watched
 from data_prep import sources
 from data_prep.clean import clean, fingerprint
@@ -45,6 +44,7 @@ from data_prep.tokenizer import build, encoder
 from ofa.config import CleanConfig, SourceConfig, TokenizerConfig
 from ofa.run_folder import CHECKOUT
 from ofa.tables import table
+from ofa.timing import interleaved, ratios
 
 VARIANTS = {
     "documents": ("doc_sentences", "none"),

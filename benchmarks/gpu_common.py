@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.made_by import made_by
-from benchmarks.pairs import timed
 from benchmarks.step_batches import synthetic_text
 from ofa.data.shards import SPECIAL, Segment, ShardWriter, token_dtype, tokenizer_fingerprint, write_manifest
 from ofa.run_folder import CHECKOUT
 from ofa.tables import table
+from ofa.timing import timed
 
 MOST_ROWS = 36
 """Rows of a table, so that it fits the end of a log."""

@@ -23,11 +23,11 @@ import torch
 
 from benchmarks.gpu_common import Found, Settings, pretrain, python, write_data
 from benchmarks.loader import measure as loader_and_step
-from benchmarks.pairs import timed
 from ofa.assemble import assemble
 from ofa.config import RunConfig, parse
 from ofa.engine.process import start, stop
 from ofa.run_folder import RunFolder
+from ofa.timing import timed
 from ofa.train import save
 
 STEPS, QUICK_STEPS = 300, 12

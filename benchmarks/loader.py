@@ -30,7 +30,6 @@ import torch
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
 from benchmarks.made_by import made_by
-from benchmarks.pairs import interleaved, ratios, timed
 from ofa.assemble import PretrainingRun, assemble
 from ofa.config import RunConfig, load
 from ofa.data.loader import Loader
@@ -40,6 +39,7 @@ from ofa.data.shards import Corpus
 from ofa.engine.process import start, stop
 from ofa.run_folder import RunFolder, hardware
 from ofa.tables import table
+from ofa.timing import interleaved, ratios, timed
 from ofa.train import update
 
 BLOCK = 10

@@ -6,7 +6,6 @@ are called alike, in turns, in fp32, on full rows without padding; what differs 
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from benchmarks.pairs import interleaved, ratios, timed
 from ofa.models.adapters import shape
 from ofa.models.compact import PREFIX
+from ofa.timing import interleaved, percentiles, ratios, timed
 
 BATCHES = (1, 8, 32)
 
@@ -82,13 +81,6 @@ def times(dense: PreTrainedModel, pruned: PreTrainedModel, batch: int, setting: 
         f"ratios_batch{batch}": speedups,
         **{f"{name}_ms_batch{batch}": percentiles(seconds) for name, seconds in found.items()},
     }
-
-
-def percentiles(seconds: list[float]) -> dict[str, float]:
-    """p50, p90 and p95 in milliseconds."""
-    ordered, last = sorted(seconds), len(seconds) - 1
-    tail = {f"p{share}": 1e3 * ordered[round(share / 100 * last)] for share in (90, 95)}
-    return {"p50": 1e3 * statistics.median(ordered), **tail}
 
 
 def rows(model: PreTrainedModel, batch: int, setting: Setting) -> Tensor:

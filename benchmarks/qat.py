@@ -25,13 +25,13 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from benchmarks.made_by import made_by
-from benchmarks.pairs import interleaved, ratios, timed
 from ofa.config import QuantizationConfig, TaskObjectiveConfig
 from ofa.data.task_batches import TaskBatch, TaskTotals
 from ofa.downstream.qat.assemble import quantised
 from ofa.downstream.qat.training import QatTraining
 from ofa.engine.process import keep_freed_memory
 from ofa.models.task_training import TaskTraining
+from ofa.timing import interleaved, ratios, timed
 
 LIMIT = 1.5
 PRESETS = ("ours", "published")

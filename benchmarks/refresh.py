@@ -33,12 +33,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.made_by import in_words, made_by
-from benchmarks.pairs import interleaved, ratios, timed
 from ofa.pruning.allocation import RankingGroup
 from ofa.pruning.pattern import make_pattern
 from ofa.pruning.ranking import select_whole
 from ofa.sections.schedule import parse_pattern
 from ofa.tables import table
+from ofa.timing import interleaved, ratios, timed
 
 SIDE = 1024
 """Rows and columns of one tensor."""

@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.made_by import made_by
-from benchmarks.pairs import interleaved, timed
 from benchmarks.step_batches import Batches, Layout, StepBatch, Text, make_batches
 from benchmarks.step_counts import count
 from benchmarks.step_data import loader_tokens_per_second, run_config, text_of
@@ -35,6 +34,7 @@ from benchmarks.step_report import overheads, report, rows_of, speedups
 from benchmarks.step_variants import Models, Step, Variant, build_models, ladder
 from ofa.config import RunConfig
 from ofa.run_folder import CHECKOUT
+from ofa.timing import interleaved, timed
 
 BATCHES = 4
 """Batches that the rounds take in turn."""

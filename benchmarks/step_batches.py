@@ -28,10 +28,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from benchmarks.pairs import timed
 from data_prep.pack import pack
 from ofa.data.batches import MicroBatch, Totals
 from ofa.data.shards import Corpus, read_record
+from ofa.timing import timed
 
 Layout = Literal["padded", "full", "packed"]
 IGNORED = -100

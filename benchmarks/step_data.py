@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.pairs import timed
 from benchmarks.step_batches import Text, prepared_text, synthetic_text
 from data_prep.pipeline import finished, prepare
 from ofa.config import DataPrepConfig, RunConfig
 from ofa.data.loader import Loader
 from ofa.data.shards import Corpus
+from ofa.timing import timed
 
 DOCSTRINGS = ["torch", "transformers", "numpy"]
 """Distributions whose docstrings are read beside the standard library's: what every machine with the project has."""

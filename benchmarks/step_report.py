@@ -12,9 +12,9 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.made_by import in_words
-from benchmarks.pairs import ratios
 from benchmarks.step_counts import Counts
 from ofa.tables import table
+from ofa.timing import ratios
 
 SPEEDUPS = {
     "speedup_over_reference": ("all", "reference", 4.4),

@@ -16,13 +16,13 @@ segment and are left out (below 0.01 %).
 
 from __future__ import annotations
 
-import time
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from ofa.models.architecture import Shape
+from ofa.timing import timed
 
 TRAIN_FACTOR = 3
 """Forward and backward, in forwards."""
@@ -86,15 +86,6 @@ def measure_peak_flops(device: torch.device | str, dtype: torch.dtype, *, second
     left, right = (torch.randn(size, size, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
     out = torch.mm(left, right)
     durations: list[float] = []
-    _wait(device)
     while len(durations) < 3 or sum(durations) < seconds:
-        began = time.perf_counter()
-        torch.mm(left, right, out=out)
-        _wait(device)
-        durations.append(time.perf_counter() - began)
+        durations.append(timed(lambda: torch.mm(left, right, out=out), device))
     return 2 * size**3 / min(durations)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

@@ -65,6 +65,7 @@ def load(
     threads: int | None = None,
     device: str | torch.device | None = None,
     max_length: int | None = None,
+    task: TaskConfig | None = None,
 ) -> Predictor:
     """Open a finished task model.
 
@@ -75,6 +76,8 @@ def load(
         threads: of one forward; None: the runtime's own choice.
         device: of torch; None: the accelerator if there is one. The other runtimes compute on the CPU.
         max_length: tokens of a row; longer texts are cut, contexts become several windows. None: as it was trained.
+        task: how rows are made and classes are called, in place of the section that it was trained with; the length
+            of a row is then this section's.
 
     Raises:
         ModelError: no model there, or damaged; classes without names; another tokenizer.
@@ -89,7 +92,7 @@ def load(
     kind = _task_kind(config, name)
     origin, tokenizer = origin_of(init), load_tokenizer(init)
     _check_tokenizer(init, origin, name)
-    settings = _settings(origin.task, kind, config, tokenizer, max_length)
+    settings = task or _settings(origin.task, kind, config, tokenizer, max_length)
     row = task_for(settings)
     if row.kind != kind:
         raise ModelError(
@@ -97,7 +100,7 @@ def load(
         )
     check_length(row, init)
     row, order = matched_classes(config, row, name, NAMED_IN)
-    paired = {"questions": True, "tokens": False}.get(kind, row.pair is not None if origin.task else None)
+    paired = {"questions": True, "tokens": False}.get(kind, row.pair is not None if task or origin.task else None)
     opened = OpenTask(settings, row, tokenizer)
     if exported is None:
         place = _device(device)

@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ofa.data.task_batches import TaskBatch
-from ofa.data.task_rows import encode
+from ofa.data.task_rows import TaskRows, encode
 from ofa.data.task_sources import Examples
 from ofa.data.tasks import Kind
 from ofa.downstream.answers import Answers
@@ -115,18 +116,26 @@ class Predictor:
         opened = self._with_threshold(null_threshold)
         task, config = opened.task, opened.config
         rows = encode(examples, opened.tokenizer, task.kind, task.max_length, config.stride)
+        outputs = self.outputs(rows, batch_size=batch_size)
+        split = Split("inputs", examples, rows)
+        return Predicted(results_of(opened, split, scored(opened, split, outputs)), rows.cut)
+
+    def outputs(self, rows: TaskRows, *, batch_size: int = 32) -> np.ndarray:
+        """Logits of encoded rows, as `ofa.downstream.evaluation.predict` gives them.
+
+        Raises:
+            ModelError: a token that the model has no vector for.
+        """
         check_ids(rows, self.model_config, self.name)
         with _threads(self.threads):
-            outputs = predict_alone(
+            return predict_alone(
                 self.outputs_of,
                 rows,
-                task.kind,
-                pad_id=opened.pad_id,
+                self.kind,
+                pad_id=self.opened.pad_id,
                 micro_size=batch_size,
                 device=self.device,
             )
-        split = Split("inputs", examples, rows)
-        return Predicted(results_of(opened, split, scored(opened, split, outputs)), rows.cut)
 
     def _with_threshold(self, threshold: float | None) -> OpenTask:
         if threshold is None:

@@ -42,6 +42,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(_padded(line, widths) for line in [lines[0], rule, *lines[1:]])
 
 
+def markdown_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The same in Markdown."""
+    rules = ["---", *["---:"] * (len(head) - 1)]
+    lines = [head, rules, *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
 def result_table(result: Mapping[str, Any]) -> str:
     """The final table of a run: one row a model, then the rate and where things are."""
     columns = result_columns(result)

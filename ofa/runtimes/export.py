@@ -41,7 +41,7 @@ from ofa.runtimes.compare import (
     session_logits,
     torch_logits,
 )
-from ofa.runtimes.export_file import EXPORT_FILE, encode_export
+from ofa.runtimes.export_file import EXPORT_FILE, encode_export, runtime_files
 from ofa.runtimes.formats import Format
 from ofa.runtimes.sample import Rows, Sample, sample_for
 from ofa.runtimes.source import Precision, Source, open_source
@@ -161,7 +161,7 @@ def _check(compared: Difference, source: Source, sample: Sample, form: Format) -
 
 def export_lines(folder: Path, found: Mapping[str, Any]) -> list[str]:
     """What was written, compared and counted, for people."""
-    size = sum((folder / name).stat().st_size for name in found["files"] if name.startswith(Path(found["file"]).stem))
+    size = sum((folder / name).stat().st_size for name in runtime_files(found))
     compared, zeros = found["compared"], found["zeros"]
     agree, more = compared["equal_decisions"], zeros["file"] - zeros["model"]
     words = Difference(**{key: compared[key] for key in ("largest", "mean", "magnitude", "equal_decisions")}).in_words()

@@ -23,6 +23,11 @@ def encode_export(parts: Mapping[str, Any]) -> str:
     return json.dumps({**ABOUT, **parts}, indent=1) + "\n"
 
 
+def runtime_files(found: Mapping[str, Any]) -> list[str]:
+    """Names of the files that the runtime reads, of all that export.json lists."""
+    return [name for name in found["files"] if name.startswith(Path(found["file"]).stem)]
+
+
 def is_export(folder: Path) -> bool:
     """Whether a folder was exported to a runtime."""
     return (folder / EXPORT_FILE).is_file()

@@ -10,7 +10,7 @@ from typing import Any
 
 from ofa.config import SweepConfig
 from ofa.sweep.cells import Cell
-from ofa.tables import said_twice, table
+from ofa.tables import markdown_rows, said_twice, table
 
 PLUS_MINUS = "\u00b1"
 
@@ -122,10 +122,8 @@ def console_table(sweep: SweepConfig, found: Sequence[Group]) -> str:
 def markdown_table(sweep: SweepConfig, found: Sequence[Group], remarks: Sequence[str]) -> str:
     """The table as Markdown, and remarks below it."""
     head, body = lines(found, sweep.metric)
-    rules = ["---", *["---:"] * (len(head) - 1)]
-    rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in [head, rules, *body]]
     below = "".join(f"- {remark}\n" for remark in remarks)
-    return "\n".join([*rows, "", _caption(sweep), ""]) + (f"\n{below}" if below else "")
+    return "\n".join([markdown_rows(head, body), "", _caption(sweep), ""]) + (f"\n{below}" if below else "")
 
 
 def _caption(sweep: SweepConfig) -> str:

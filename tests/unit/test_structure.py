@@ -17,7 +17,7 @@ SOURCES = sorted(p for package in OURS for p in (CHECKOUT / package).rglob("*.py
 
 FLOORS = [
     {"config", "sections", "files"},
-    {"recipe", "dist", "tables"},
+    {"recipe", "dist", "tables", "timing"},
     {"board", "metrics", "progress", "plan"},
     {"heartbeat", "stop"},
     {"watch"},
@@ -35,7 +35,7 @@ FLOORS = [
     {"runtimes"},
     {"predictor"},
     {"inference"},
-    {"predict_file"},
+    {"predict_file", "benchmark"},
 ]
 """Rooms of `ofa` from the ground up: a room imports its own floor and those below."""
 

@@ -11,7 +11,6 @@ the table.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
@@ -23,6 +22,7 @@ from torch.nn import functional
 from ofa.downstream.cofi.budget import Costs
 from ofa.downstream.cofi.probabilities import OpenProbabilities
 from ofa.models.structure import Sizes
+from ofa.timing import timed
 
 DIM_STEPS = 16
 """Numbers of dimensions that are measured, evenly spread up to all; between them the table is a line."""
@@ -121,7 +121,7 @@ def measure_latency(
     with torch.inference_mode():
         for number in range(rounds + 1):
             for call, of_call in zip(calls, times, strict=True):
-                duration = _timed(call, states.device)
+                duration = timed(call, states.device)
                 if number:
                     of_call.append(duration)
     medians = [1e3 * median(of_call) for of_call in times]
@@ -156,19 +156,6 @@ def _ffn(states: Tensor, dims: int, gated: bool) -> Callable[[], Tensor]:
         return functional.linear(functional.gelu(inner), down)
 
     return call
-
-
-def _timed(call: Callable[[], Tensor], device: torch.device) -> float:
-    _wait(device)
-    began = time.perf_counter()
-    call()
-    _wait(device)
-    return time.perf_counter() - began
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
 
 
 def _never_falling(values: list[float]) -> tuple[float, ...]:

@@ -104,12 +104,6 @@ def test_scores_weights_and_times_are_those_of_the_folders(asked):
     assert found["command"].startswith("python benchmarks/cofi_models.py --rounds 3")
 
 
-def test_the_tail_of_the_times_is_that_of_the_slowest():
-    """COFI-40: p90, and p95 as the tables have it."""
-    found = model_pairs.percentiles([number / 1000 for number in range(100, -1, -1)])
-    assert found == pytest.approx({"p50": 50, "p90": 90, "p95": 95})
-
-
 def test_the_tables_say_which_scores_are_not_of_the_same_data(asked):
     status, said, _ = asked("pruned", "elsewhere", "--dense", "dense", "--batches", "2")
     assert status == 0

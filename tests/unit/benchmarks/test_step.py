@@ -9,7 +9,6 @@ import pytest
 import torch
 from transformers import BertForMaskedLM
 
-from benchmarks.pairs import interleaved, ratios
 from benchmarks.reference_step import full_head_loss, masked_in_forward
 from benchmarks.step import architecture_of, loss_difference
 from benchmarks.step_batches import IGNORED, make_batches, prepared_text, synthetic_text
@@ -178,16 +177,6 @@ def test_in_bf16_our_weights_train_beside_fp32_masters(batches):
     assert losses[-1] < losses[0]
     assert {p.dtype for p in models.students[True].model.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in models.students[False].model.parameters()} == {torch.float32}
-
-
-def test_every_work_has_one_turn_a_round_and_each_is_first_once():
-    order = []
-    found = interleaved({name: lambda n, name=name: order.append(name) or float(n) for name in "abc"}, 3)
-    assert found == {name: [0.0, 1.0, 2.0] for name in "abc"} and order == list("abcbcacab")
-
-
-def test_ratios_are_of_rates_in_the_same_round():
-    assert ratios([2.0, 8.0, 3.0], [1.0, 4.0, 1.0]) == {"median": 2.0, "p10": 2.0, "p90": 3.0}
 
 
 @pytest.mark.slow

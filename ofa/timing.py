@@ -9,17 +9,20 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 
+Key = TypeVar("Key")
 
-def interleaved(works: Mapping[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
+
+def interleaved(works: Mapping[Key, Callable[[int], float]], rounds: int) -> dict[Key, list[float]]:
     """What each work returns in each round; a work is called with the round's number.
 
     Each round begins with another work, so that none always follows the same.
     """
     names = list(works)
-    found: dict[str, list[float]] = {name: [] for name in names}
+    found: dict[Key, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
@@ -27,7 +30,7 @@ def interleaved(works: Mapping[str, Callable[[int], float]], rounds: int) -> dic
     return found
 
 
-def timed(work: Callable[[], object], device: str = "cpu") -> float:
+def timed(work: Callable[[], object], device: str | torch.device = "cpu") -> float:
     """Wall seconds of one work, its kernels included."""
     wait(device)
     began = time.perf_counter()
@@ -36,14 +39,21 @@ def timed(work: Callable[[], object], device: str = "cpu") -> float:
     return time.perf_counter() - began
 
 
-def wait(device: str) -> None:
+def wait(device: str | torch.device) -> None:
     """Until the device has done what it was given; a CPU has."""
     if torch.device(device).type != "cpu":
-        torch.accelerator.synchronize()
+        torch.accelerator.synchronize(torch.device(device))
 
 
-def ratios(fast: Sequence[float], slow: Sequence[float]) -> dict[str, float]:
-    """`median`, `p10` and `p90` of fast[i] / slow[i], rates of the same round."""
-    found = sorted(a / b for a, b in zip(fast, slow, strict=True))
+def ratios(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+    """`median`, `p10` and `p90` of one[i] / other[i], figures of the same round."""
+    found = sorted(a / b for a, b in zip(one, other, strict=True))
     last = len(found) - 1
     return {"median": statistics.median(found), "p10": found[round(0.1 * last)], "p90": found[round(0.9 * last)]}
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """p50, p90 and p95 in milliseconds; the tail is a value that was measured, not one between two."""
+    ordered, last = sorted(seconds), len(seconds) - 1
+    tail = {f"p{share}": 1e3 * ordered[round(share / 100 * last)] for share in (90, 95)}
+    return {"p50": 1e3 * statistics.median(ordered), **tail}

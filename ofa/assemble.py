@@ -19,8 +19,9 @@ from ofa.evaluate import masked_lm_score
 from ofa.export.recipe_file import Parent
 from ofa.models.adapters import scope
 from ofa.models.blocks import living_shape
-from ofa.models.build import build_student, check_teacher, check_tokenizer, check_vocabulary, load_teacher
+from ofa.models.build import build_student, load_teacher
 from ofa.models.compile import compile_if_asked
+from ofa.models.fit import check_teacher, check_tokenizer, check_vocabulary
 from ofa.models.pretraining import MaskedLanguageModeling, Teacher
 from ofa.parts import Parts, build_run, compute_dtype, locked, parent
 from ofa.pruning.magnitude import MagnitudePruner

@@ -19,7 +19,9 @@ from ofa.export.hf import find_model_folder
 from ofa.export.recipe_file import RECIPE_FILE, read_recipe
 from ofa.export.units import Units
 from ofa.models.adapters import scope
-from ofa.models.build import build_model, check_tokenizer, check_vocabulary, load_teacher, read_config, side_file
+from ofa.models.build import build_model, load_teacher, read_config
+from ofa.models.fetch import side_file
+from ofa.models.fit import check_tokenizer, check_vocabulary
 from ofa.models.place import ModelError, is_local
 from ofa.models.pretraining import MaskedLanguageModeling
 from ofa.models.sparsity import sparsities

@@ -28,7 +28,8 @@ from ofa.export.hf import find_model_folder, is_run
 from ofa.export.recipe_file import fingerprint_of_file
 from ofa.export.weights import INDEXED, SINGLE
 from ofa.models.adapters import adapter_for
-from ofa.models.build import load_tokenizer, read_config, side_file
+from ofa.models.build import load_tokenizer, read_config
+from ofa.models.fetch import side_file
 from ofa.models.place import ModelError, is_local
 from ofa.models.task_models import kind_of
 from ofa.models.task_training import TaskTeacher

@@ -21,7 +21,7 @@ from ofa.guard import UpdateGuard
 from ofa.journal import Journal, MaskedShare, Meter
 from ofa.metrics import MetricsLog
 from ofa.models.adapters import encoder_names, scope
-from ofa.models.build import side_file
+from ofa.models.fetch import side_file
 from ofa.models.sparsity import base_parameters
 from ofa.progress import Progress
 from ofa.pruning.lock import PatternLock, locked_masks

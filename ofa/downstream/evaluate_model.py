@@ -31,7 +31,8 @@ from ofa.export.hf import find_model_folder, is_run
 from ofa.export.recipe_file import RECIPE_FILE, RecipeFileError, fingerprint_of_file, read_recipe
 from ofa.export.units import Units
 from ofa.export.weights import SINGLE
-from ofa.models.build import load_tokenizer, side_file
+from ofa.models.build import load_tokenizer
+from ofa.models.fetch import side_file
 from ofa.models.place import ModelError, is_local
 from ofa.models.sparsity import sparsities
 from ofa.models.task_models import class_names, class_order, unnamed

@@ -20,8 +20,8 @@ from ofa.export.verify import ScopedNames
 from ofa.export.verify_masks import Problem
 from ofa.export.weights import SINGLE, read_weights
 from ofa.models.adapters import adapter_for
-from ofa.models.build import side_file
 from ofa.models.compact import MODEL_TYPE_PREFIX
+from ofa.models.fetch import side_file
 from ofa.models.place import is_local
 
 

@@ -11,11 +11,9 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
@@ -25,21 +23,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.utils.hub import cached_file
 
-from ofa.config import ModelConfig, ObjectiveConfig, TeacherConfig
-from ofa.data.shards import Corpus, tokenizer_fingerprint
+from ofa.config import ModelConfig, TeacherConfig
 from ofa.models.adapters import AdapterError, adapter_for, scope, shape
-from ofa.models.place import ModelError, check_place, is_local
+from ofa.models.fetch import WORDS_OF_OTHERS, explained, quiet, where
+from ofa.models.place import ModelError
 
 LOG = logging.getLogger(__name__)
-
-VOCABULARY_PADDING = 128
-"""A model may have up to this many more entries than the tokenizer, minus one: rows added for alignment."""
-
-
-WORDS_OF_OTHERS = 300
-"""Characters of another library's message that are passed on."""
 
 
 # ---- configs ----------------------------------------------------------------------------------------------------
@@ -109,8 +99,8 @@ def read_config(init: str) -> PreTrainedConfig:
         ModelError: there is none.
         AdapterError: it is of an architecture without a row.
     """
-    with _explained(init):
-        config = AutoConfig.from_pretrained(**_place(init))
+    with explained(init):
+        config = AutoConfig.from_pretrained(**where(init))
     try:
         adapter_for(config.model_type)
     except AdapterError as error:
@@ -201,14 +191,14 @@ def load_model(
     Raises:
         ModelError: it cannot be loaded.
     """
-    with _explained(init), _quiet():
+    with explained(init), quiet():
         return kind.from_pretrained(
             config=config,
             dtype=torch.float32,
             attn_implementation=attention,
             output_loading_info=True,
             ignore_mismatched_sizes=other_sizes,
-            **_place(init),
+            **where(init),
         )
 
 
@@ -218,8 +208,8 @@ def load_tokenizer(init: str) -> PreTrainedTokenizerFast:
     Raises:
         ModelError: there is none, no fast one, or one without padding.
     """
-    with _explained(init), _quiet():
-        tokenizer = AutoTokenizer.from_pretrained(**_place(init))
+    with explained(init), quiet():
+        tokenizer = AutoTokenizer.from_pretrained(**where(init))
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{init} has no fast tokenizer (tokenizer.json): character offsets need one")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes where no file gives words
@@ -254,115 +244,6 @@ def _check_tie(model: PreTrainedModel, init: str) -> None:
         )
 
 
-# ---- what must fit together -------------------------------------------------------------------------------------
-
-
-def check_vocabulary(model: PreTrainedModel, corpus: Corpus) -> None:
-    """Refuse a model whose vocabulary or positions cannot hold the corpus.
-
-    Raises:
-        ModelError: fewer entries than the tokenizer, so many more that it is another tokenizer's, or rows longer than
-            the position embeddings.
-    """
-    entries, needed = model.config.vocab_size, corpus.vocab_size
-    if not needed <= entries < needed + VOCABULARY_PADDING:
-        raise ModelError(
-            f"the model's vocabulary has {entries} entries, the tokenizer of {corpus.path} {needed}; they must be "
-            f"equal (or the model padded by less than {VOCABULARY_PADDING}): set model.architecture.vocab_size, or "
-            "prepare the data with the model's tokenizer"
-        )
-    adapter = adapter_for(model.config.model_type)
-    longest = adapter.longest_sequence(model.config)
-    if corpus.sequence_length > longest:
-        raise ModelError(
-            f"rows of {corpus.path} have up to {corpus.sequence_length} tokens, the model's position embeddings cover "
-            f"{longest}: set model.architecture.max_position_embeddings or prepare shorter rows"
-        )
-
-
-def check_tokenizer(init: str | None, corpus: Corpus) -> None:
-    """Refuse a model folder whose tokenizer is not the corpus's; a folder without tokenizer.json is let through.
-
-    Raises:
-        ModelError: the fingerprints differ.
-    """
-    if init is None or not (Path(init).expanduser() / "tokenizer.json").is_file():
-        return
-    if tokenizer_fingerprint(Path(init).expanduser()) != corpus.tokenizer_fingerprint:
-        raise ModelError(
-            f"the tokenizer in {init} is not the one that {corpus.path} was prepared with, so the same ids mean other "
-            "words; set model.init and teacher.init to a model that was trained on this data, or prepare the data with "
-            "tokenizer.init set to that folder"
-        )
-
-
-def check_teacher(student: PreTrainedModel, teacher: PreTrainedModel, objective: ObjectiveConfig) -> None:
-    """Refuse a teacher whose outputs cannot be compared with the student's.
-
-    Raises:
-        ModelError: vocabularies differ, or hidden states are to be compared and differ in size.
-    """
-    ours, theirs = student.config, teacher.config
-    if ours.vocab_size != theirs.vocab_size:
-        raise ModelError(
-            f"the teacher's vocabulary has {theirs.vocab_size} entries, the student's {ours.vocab_size}; "
-            "distillation compares logits entry by entry: both must use one tokenizer"
-        )
-    if objective.hidden_weight and ours.hidden_size != theirs.hidden_size:
-        raise ModelError(
-            f"objective.hidden_weight compares hidden states, but the teacher's size is {theirs.hidden_size} and the "
-            f"student's {ours.hidden_size}; set hidden_weight to 0"
-        )
-    theirs_longest = adapter_for(theirs.model_type).longest_sequence(theirs)
-    if theirs_longest < adapter_for(ours.model_type).longest_sequence(ours):
-        LOG.warning("the teacher's position embeddings cover %d tokens, fewer than the student's", theirs_longest)
-
-
-# ---- where weights come from --------------------------------------------------------------------------------------
-
-
-def side_file(init: str, name: str) -> Path | None:
-    """A file that stands beside a model's weights, in its folder or on the hub; None if there is none.
-
-    Raises:
-        ModelError: there is no such model.
-    """
-    with _explained(init), _quiet():
-        found = cached_file(init if not is_local(init) else str(Path(init).expanduser()), name, **_OPTIONAL)
-    return None if found is None else Path(found)
-
-
-_OPTIONAL = {
-    "_raise_exceptions_for_missing_entries": False,
-    "_raise_exceptions_for_gated_repo": False,
-    "_raise_exceptions_for_connection_errors": False,
-}
-
-
-def _place(init: str) -> dict[str, Any]:
-    local = is_local(init)
-    name = str(Path(init).expanduser()) if local else init
-    return {"pretrained_model_name_or_path": name, "local_files_only": local}
-
-
-@contextmanager
-def _explained(init: str) -> Iterator[None]:
-    """Turn the many ways in which transformers says "no such model" into one error that says what to do."""
-    check_place(init)
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as error:  # a damaged file may break anything in their readers
-        first_line = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0][:WORDS_OF_OTHERS]
-        if is_local(init):
-            raise ModelError(f"model folder {init} cannot be loaded: {first_line}") from error
-        raise ModelError(
-            f"{init} is neither a local folder nor a model that could be fetched from the hub: {first_line}. Offline, "
-            "download it elsewhere and give the folder's path"
-        ) from error
-
-
 @contextmanager
 def _explained_architecture() -> Iterator[None]:
     """Whatever transformers and torch raise for sizes and names that cannot be built, as one error of ours.
@@ -384,17 +265,3 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and no table of unused weights: the log names them in one line."""
-    level, had_bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        if had_bars:
-            transformers.logging.enable_progress_bar()

@@ -24,7 +24,8 @@ from ofa.export.quantization_file import (
 )
 from ofa.export.reload import auto_class, read_config
 from ofa.models.adapters import has_module
-from ofa.models.build import load_model, side_file
+from ofa.models.build import load_model
+from ofa.models.fetch import side_file
 from ofa.models.task_models import load_task_model
 
 LOG = logging.getLogger(__name__)

@@ -17,17 +17,8 @@ from transformers import PreTrainedTokenizerFast
 from ofa.config import ModelConfig, ObjectiveConfig, TeacherConfig
 from ofa.evaluate import evaluate_folder
 from ofa.models.adapters import ADAPTERS
-from ofa.models.build import (
-    ModelError,
-    build_config,
-    build_model,
-    check_teacher,
-    check_tokenizer,
-    check_vocabulary,
-    like_student,
-    load_teacher,
-    load_tokenizer,
-)
+from ofa.models.build import ModelError, build_config, build_model, like_student, load_teacher, load_tokenizer
+from ofa.models.fit import check_teacher, check_tokenizer, check_vocabulary
 from tests.task_parts import save_model
 from tests.task_parts import small_model as task_model
 

@@ -110,3 +110,13 @@ def test_a_quick_run_counts_exactly(quick):
     found, (row,) = quick, quick["structures"]
     assert row["weights"] == row["weights_by_masks"] and row["encoder_flops"] == row["encoder_flops_by_masks"]
     assert found["max_logit_difference"] <= 1e-5 and row["speedup_batch1"] > 0
+
+
+@pytest.mark.parametrize(("swapped", "words"), [(True, "expected a stock class"), (False, "have sizes")])
+def test_models_that_differ_by_more_than_their_structure_are_not_compared(swapped, words):
+    """COFI-40"""
+    sizes = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "vocab_size": 50}
+    dense, wider = (BertForSequenceClassification(BertConfig(intermediate_size=n, **sizes)) for n in (32, 64))
+    small = cofi.materialise(wider, cofi.StructureMasks.ones(cofi.sizes_of(wider)))
+    with pytest.raises(ValueError, match=words):
+        model_pairs.check_alike(*((small, wider) if swapped else (dense, small)))

@@ -48,6 +48,13 @@ class Start(NamedTuple):
     path: Path
     universal: bool = False
     """It is in the form that any ranks and stage can load."""
+    converted_from: Path | None = None
+    """The checkpoint that it was made from; None: it is that itself."""
+
+    @property
+    def checkpoint(self) -> Path:
+        """As its run has written it, in that run's folder."""
+        return self.converted_from or self.path
 
 
 class Saves(Protocol):
@@ -197,7 +204,7 @@ class Checkpoints:
             "differ from here on",
             *(found["world_size"], found["zero_stage"], wanted["world_size"], wanted["zero_stage"]),
         )
-        return Start(self._converted(path, index), universal=True)
+        return Start(self._converted(path, index), universal=True, converted_from=path)
 
     def _converted(self, path: Path, index: dict[str, Any]) -> Path:
         """The universal form of a checkpoint; one that a killed run has made serves."""

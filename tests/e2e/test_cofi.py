@@ -205,6 +205,33 @@ def test_another_runs_third_stage_is_gone_on_with(tasks, pruned):
     assert (tasks / "branch" / "structure.json").read_bytes() == (whole / "structure.json").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def on_two_ranks(tasks):
+    """The run folder of cofi.json on two ranks at ZeRO 2, every checkpoint kept."""
+    arguments = ("--config", "cofi.json", "--run-dir", "two", "--set", "engine.zero_stage=2")
+    processes.script("cofi.py", *arguments, "--set", "checkpoint.keep_last=20", cwd=tasks, ranks=2)
+    return tasks / "two"
+
+
+@pytest.mark.parametrize("step", [pytest.param(BEGIN + 8, marks=pytest.mark.slow), PRUNED + 2])
+def test_another_number_of_ranks_goes_on_in_any_stage(tasks, on_two_ranks, step):
+    """In a folder of its own, which may hold another structure from before: states are converted, and a final structure
+    is that of the run they are of."""
+    folder = tasks / f"one-{step}"
+    folder.mkdir()
+    kept = json.loads((on_two_ranks / "structure.json").read_text())
+    (folder / "structure.json").write_text(json.dumps({**kept, "intermediate": [[0], [0]]}))
+    checkpoint = on_two_ranks / "checkpoints" / f"step-{step:08d}"
+    arguments = ("--config", "cofi.json", "--run-dir", folder.name, "--resume", str(checkpoint))
+    answer = command("cofi.py", *arguments, cwd=tasks)
+    assert answer.status == 0, answer.err
+    assert "converting it" in (folder / "log.txt").read_text()
+    if step > PRUNED:  # before, one rank draws other masks than two
+        assert (folder / "structure.json").read_bytes() == (on_two_ranks / "structure.json").read_bytes()
+    ours, theirs = (validated(one)[-1] for one in (folder, on_two_ranks))
+    assert ours["validation_loss"] == pytest.approx(theirs["validation_loss"], rel=1e-2)
+
+
 WAYS = {
     "of a sparse base": ("model.init=base", "lock=true", "structure.cost=nnz", "structure.sparsity=0.9"),
     "hidden dimensions": ("structure.hidden=true", "structure.sparsity=0.7"),

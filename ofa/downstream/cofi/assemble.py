@@ -61,17 +61,18 @@ def assemble(config: AnyCofiConfig, folder: RunFolder, start: Start | None, *, n
     if step <= frame.stages.pruned:
         return _gated_run(frame, start, parts)
     assert start is not None
-    masks = dist.on_every_rank(lambda: _structure_of(start.path, folder, frame.costs.sizes))
+    masks = dist.on_every_rank(lambda: _structure_of(start.checkpoint, folder, frame.costs.sizes))
     teacher = _teacher(frame, parts)
     return compact_run(frame, start, cut(config, parts, parts.model, masks), masks, teacher=teacher)
 
 
 def _structure_of(checkpoint: Path, folder: RunFolder, sizes: Sizes) -> StructureMasks:
     """The structure that stage three of a checkpoint's run has; it may be another run's, and then is written down here
-    too."""
+    too, in place of any that this folder has from before."""
     beside = (parent / folder.structure.name for parent in checkpoint.resolve().parents)
-    masks = read_structure(next((path for path in beside if path.is_file()), folder.structure), sizes)
-    if dist.rank() == 0 and not folder.structure.is_file():
+    found = next((path for path in beside if path.is_file()), folder.structure)
+    masks = read_structure(found, sizes)
+    if dist.rank() == 0 and found.resolve() != folder.structure.resolve():
         write_structure(folder.structure, masks)
     return masks
 

@@ -39,7 +39,7 @@ COSTS = {
     "params": "its weights are gone",
     "nnz": "its weights are gone or zero",
     "macs": "its multiply-adds are gone",
-    "latency": "its time is gone",
+    "latency": "its sublayers' measured time is gone",
 }
 """What the target of a structure is a share of, by the config's value."""
 

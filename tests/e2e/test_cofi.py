@@ -81,9 +81,19 @@ def test_gates_close_towards_the_target_and_the_masked_model_is_scored_at_it(pru
         assert target - 1e-9 <= line["structural_sparsity"] <= target + HEAD / DENSE
 
 
-def test_the_small_model_takes_over_with_the_scores_of_the_masked_one(pruned):
+@pytest.mark.parametrize(
+    "way",
+    [
+        "as it comes",
+        *(
+            pytest.param(way, marks=pytest.mark.slow)
+            for way in ("hidden dimensions", "by magnitude", "multiply-adds, norms kept")
+        ),
+    ],
+)
+def test_the_small_model_takes_over_with_the_scores_of_the_masked_one(pruned, way):
     """COFI-25: what stage three begins with is the model under its hard masks, layer weights and all."""
-    folder = pruned("finetune.epochs=0")
+    folder = pruned("finetune.epochs=0", *WAYS.get(way, ()))
     (first,) = [line for line in validated(folder) if line["step"] >= PRUNED]
     assert first["step"] == PRUNED and not any(line["step"] >= PRUNED for line in metrics(folder) if "loss" in line)
     said = re.search(r"under its last masks: validation loss ([\d.]+)", (folder / "log.txt").read_text())
@@ -108,6 +118,31 @@ def test_killed_in_any_stage_it_ends_with_the_same_bytes(tasks, pruned, step):
     assert metrics(folder) == metrics(whole)
     assert model_bytes(folder) == model_bytes(whole)
     assert (folder / "structure.json").read_bytes() == (whole / "structure.json").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["by magnitude", "milliseconds"])
+def test_killed_under_masks_it_ends_with_the_same_bytes_in_other_ways_too(tasks, pruned, way):
+    """COFI-38: masks by magnitude, and a table of times, are continued and not made again."""
+    more = WAYS[way]
+    if way == "milliseconds":  # two measurements differ: both runs have that of the first
+        table = (pruned(*more) / "latency.json").read_bytes()
+        (tasks / "killed-milliseconds").mkdir()
+        (tasks / "killed-milliseconds" / "latency.json").write_bytes(table)
+    whole, folder = pruned(*more), tasks / f"killed-{way.split()[-1]}"
+    arguments = ("--config", "cofi.json", "--run-dir", str(folder), *overrides(*more))
+    process = processes.start_script("cofi.py", *arguments, cwd=tasks, output=tasks / "killed.out")
+    kill_when(process, at_step(folder, BEGIN + 3))
+    finish("cofi.py", tasks, "cofi", folder.name, *more)
+    assert metrics(folder) == metrics(whole)
+    assert model_bytes(folder) == model_bytes(whole)
+
+
+def test_gates_that_cannot_follow_are_warned_of_twice(pruned):
+    """Before the run, since the ramp is short for their rate; and where units are cut that were open."""
+    log = (pruned("structure.lr=0.05", "finetune.epochs=0") / "log.txt").read_text()
+    assert "the target rises within 6 steps, and at structure.lr 0.05 gates need about 240 to follow" in log
+    assert "units are cut that were open" in log
 
 
 def test_a_signal_between_the_stages_stops_the_run_after_the_next_ones_first_step(tasks, pruned, monkeypatch):
@@ -299,6 +334,7 @@ def test_a_locked_model_of_which_no_layer_is_left_is_exported(tasks, pruned):
     assert answer.status == 0, answer.out + answer.err
     card = (folder / "model" / "README.md").read_text()
     assert "100 % of its structure pruned, " in card and " zeros kept" in card and "| 1 | 0 | 0 |" in card
+    assert "the encoder does nothing" in (folder / "log.txt").read_text()
 
 
 @pytest.mark.slow
@@ -316,7 +352,8 @@ def test_a_locked_model_of_which_nothing_prunable_is_left_is_exported_without_a_
 
 @pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3])
 def test_two_ranks_end_with_one_structure_and_one_model(tasks, stage):
-    """COFI-17, 24: at every stage; ranks draw masks of their own, and the model that is cut out is of them all."""
+    """At every stage: the target is met, and the model that is cut out scores what the run says. That gates are alike
+    on all ranks is COFI-17's own test."""
     run_dir = f"two-{stage}"
     arguments = ("--config", "cofi.json", "--run-dir", run_dir, "--set", f"engine.zero_stage={stage}")
     processes.script("cofi.py", *arguments, cwd=tasks, ranks=2)

@@ -159,6 +159,17 @@ def test_a_structural_run_shows_what_is_left_right_after_its_result_and_when_its
         assert all(f"<!-- {mark} -->" in drawn[words] for mark in MARKS), words
 
 
+def test_the_structure_picture_shows_which_units_are_left(structural_run):
+    """Numbers in words, and heads by place: two of equal numbers look otherwise."""
+    name = "heads and intermediate dimensions of each layer"
+    run = structural_run()
+    drawn = pictures(build_report(run).read_text())[name]
+    for words in ("attention heads: 3 of 4 are left", "intermediate dimensions: 3 of 128 are left", "gone", "layer 2"):
+        assert f"<!-- {words} -->" in drawn, words
+    edit(run / "structure.json", lambda kept: kept.update(heads=[[0, 1], [0]]))
+    assert pictures(build_report(run).read_text())[name] != drawn
+
+
 def test_an_unfinished_structural_run_has_a_page_without_marks(structural_run):
     """How many steps its epochs come to is not known yet."""
     text = build_report(structural_run(finished=False)).read_text()

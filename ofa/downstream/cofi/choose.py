@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,8 +29,10 @@ from ofa.files import write_text
 from ofa.models.adapters import adapter_for
 from ofa.models.blocks import Block, blocks_of, sizes_of
 from ofa.models.build import seeded
+from ofa.models.structure import Sizes
 from ofa.parts import DTYPES, Parts
-from ofa.run_folder import RunFolder, read_json
+from ofa.run_folder import RunFolder, hardware, read_json
+from ofa.sections.cofi import UnitsConfig
 
 LOG = logging.getLogger(__name__)
 
@@ -74,25 +77,35 @@ def costs_of(config: AnyCofiConfig, parts: Parts, folder: RunFolder) -> Costs:
         everything = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in parts.scoped.items()}
         masks = [linears_of(block, everything | parts.keep) for block in blocks_of(parts.model)]
         return NonzeroCosts(masks, sizes, hidden=asked.hidden)
-    path = folder.path / LATENCY_FILE
-
-    def measured() -> dict[str, Any]:
-        if path.is_file():
-            return read_json(path)
-        LOG.info("measuring how long sublayers of each size take on this device")
-        table = measure_latency(
-            sizes,
-            batch=asked.rows,
-            length=asked.length,
-            gated=_is_gated(parts),
-            device=dist.device(),
-            dtype=DTYPES[asked.precision],
-        )
-        write_text(path, json.dumps(asdict(table)) + "\n")
-        return asdict(table)
-
-    values = dist.on_rank_zero(measured)
+    values = dist.on_rank_zero(lambda: _latency_of(asked, sizes, folder.path / LATENCY_FILE, gated=_is_gated(parts)))
     return LatencyCosts(LatencyTable(**{name: tuple(row) for name, row in values.items()}), sizes, device=dist.device())
+
+
+def _latency_of(asked: UnitsConfig, sizes: Sizes, path: Path, *, gated: bool) -> dict[str, Any]:
+    """The table of a run, measured when it begins, and what it was measured on."""
+    here = hardware()
+    if path.is_file():
+        found = read_json(path)
+        if found["hardware"] != here:
+            LOG.warning(
+                "%s was measured on %s: the run goes on with its times, and they are not those of this machine (%s)",
+                path,
+                found["hardware"],
+                here,
+            )
+        return found["table"]
+    LOG.info("measuring how long sublayers of each size take on this device")
+    setting = {"rows": asked.rows, "length": asked.length, "precision": asked.precision}
+    table = measure_latency(
+        sizes,
+        batch=asked.rows,
+        length=asked.length,
+        gated=gated,
+        device=dist.device(),
+        dtype=DTYPES[asked.precision],
+    )
+    write_text(path, json.dumps({"table": asdict(table), "setting": setting, "hardware": here}) + "\n")
+    return asdict(table)
 
 
 def linears_of(block: Block, tensors: Mapping[str, Tensor]) -> LayerLinears:

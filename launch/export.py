@@ -4,6 +4,7 @@ python launch/export.py runs/ofa_90                          # newest checkpoint
 python launch/export.py runs/ofa_90 --checkpoint runs/ofa_90/checkpoints/step-00050000 --output at_50k
 python launch/export.py --from-reference DIR --output OUT    # a checkpoint of the published implementation
 python launch/export.py runs/tiny/qat --format onnx          # a task model -> runs/tiny/qat/onnx; or openvino
+python launch/export.py runs/tiny/cofi --format stock        # a structurally pruned one -> runs/tiny/cofi/stock
 """
 
 import argparse
@@ -33,8 +34,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="where to (default: model/, or the format's name, in the run folder)"
     )
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "openvino", "stock"),
+        help="onnx, openvino: of a finished task model, what the runtime reads; stock: of a structurally pruned model, "
+        "one of a stock class, smaller where that can be said, else padded with zeros",
+    )
     runtimes = parser.add_argument_group("for a runtime", "a finished task model, reloaded and held against torch")
-    runtimes.add_argument("--format", choices=("onnx", "openvino"), help="what the runtime reads")
     runtimes.add_argument(
         "--precision",
         choices=("fp32", "int8"),
@@ -52,10 +58,10 @@ def arguments() -> argparse.Namespace:
     if given.from_reference and (given.checkpoint or not given.output):
         parser.error("--from-reference needs --output and takes no --checkpoint")
     foreign = [name for name in OF_RUNTIMES if getattr(given, name) is not None]
-    if foreign and not given.format:
-        parser.error(f"--{foreign[0]} is for a runtime: give --format too")
+    if foreign and given.format in (None, "stock"):
+        parser.error(f"--{foreign[0]} is for a runtime: give --format onnx or openvino too")
     if given.format and (given.from_reference or given.checkpoint):
-        parser.error("--format takes a finished task model, and neither --from-reference nor --checkpoint")
+        parser.error("--format takes a finished model, and neither --from-reference nor --checkpoint")
     return given
 
 
@@ -85,15 +91,24 @@ def to_runtime() -> None:
     print(*export_lines(output, export_to_runtime(OPTIONS.folder, output, wanted)), sep="\n")
 
 
+def to_stock() -> None:
+    """Export a structurally pruned model in a stock class and say which form it has."""
+    output = OPTIONS.output or default_output(OPTIONS.folder, STOCK)
+    recipe = export_stock(OPTIONS.folder, output)
+    print(f"exported to {output}: {recipe['scope']['model_type']}, {recipe['stock_form']}")
+    print(f"check it with: python launch/verify.py {output}")
+
+
 if __name__ == "__main__":
     OPTIONS = arguments()
     common.only_first_rank()
     from ofa.export.from_reference import export_reference  # after the arguments: it takes seconds to import
     from ofa.export.from_state import export_checkpoint
     from ofa.export.stage import percent, stage_lines
+    from ofa.export.stock import STOCK, export_stock
     from ofa.runtimes.export import Wanted, default_output, export_lines, export_to_runtime
     from ofa.runtimes.formats import FORMATS
     from ofa.runtimes.sample import Rows
 
-    kind = to_runtime if OPTIONS.format else import_reference if OPTIONS.from_reference else export
-    common.main_wrapper(kind)
+    KINDS = {None: import_reference if OPTIONS.from_reference else export, STOCK: to_stock}
+    common.main_wrapper(KINDS.get(OPTIONS.format, to_runtime))

@@ -320,4 +320,6 @@ def recipe_lines(recipe: dict[str, Any]) -> list[str]:
         )
     if config.get("structure"):
         lines.append(f"* {structure_method(config['structure'])}")
+    if "stock_form" in recipe:
+        lines.append(f"* then written in a stock class: {recipe['stock_form']}")
     return [*lines, "* everything else: `recipe.json`"]

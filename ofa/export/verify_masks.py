@@ -121,10 +121,9 @@ def check_lock(lock: Lock, masks: Mapping[str, Tensor]) -> Iterator[Problem]:
     """
     for name in sorted(masks.keys() - lock.patterns.keys()):
         yield Problem("lock-disagrees", name, f"{MASKS_FILE} has a mask, {RECIPE_FILE} does not say that it was locked")
-    found = MaskSet({name: mask.shape for name, mask in masks.items()})
-    found.replace(masks)
-    if found.hash() != lock.mask_hash:
-        what = f"its masks hash to {found.hash()[:16]}, {RECIPE_FILE} says that {lock.mask_hash[:16]} were locked"
+    found = MaskSet.holding(masks).hash()
+    if found != lock.mask_hash:
+        what = f"its masks hash to {found[:16]}, {RECIPE_FILE} says that {lock.mask_hash[:16]} were locked"
         yield Problem("lock-disagrees", MASKS_FILE, what)
 
 

@@ -1,8 +1,8 @@
 """From a model and the masks of its units to a smaller model that computes the same.
 
-Comes in: a stock model and `StructureMasks`, hard or soft. Goes out: a compact model in fp32 on the CPU, or a stock
-one where the structure allows, its outputs those of the masked model. Two steps, both on the state dict
-(`ofa.models.cuts`): what masks multiply is multiplied into the weights, then what is zero is left out.
+Comes in: a stock model and `StructureMasks`, hard or soft. Goes out: a compact model in fp32 on the CPU, its outputs
+those of the masked model. Two steps, both on the state dict (`ofa.models.cuts`): what masks multiply is multiplied into
+the weights, then what is zero is left out. `ofa.models.stock_form` makes stock models of compact ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ofa.models.adapters import adapter_for, encoder_names
 from ofa.models.blocks import sizes_of
 from ofa.models.build import seeded
 from ofa.models.compact import compact_config, compact_model
-from ofa.models.cuts import DeadSublayer, folded, plan_of, put_back
+from ofa.models.cuts import DeadSublayer, folded, plan_of
 from ofa.models.structure import StructureMasks
 
 
@@ -46,69 +46,11 @@ def materialise(model: PreTrainedModel, masks: StructureMasks, dead_sublayer: De
     masks = _checked(model, masks)
     state = plan_of(model, masks, dead_sublayer).cut(folded(model, masks))
     kind = compact_model(type(model))
-    config = _config_like(model.config, compact_config(type(model.config)))
+    config = config_like(model.config, compact_config(type(model.config)))
     config.structure = structure_of(model, masks, dead_sublayer)
     if getattr(config, "tokenizer_class", None) is None:  # transformers would look it up by the model type
         config.tokenizer_class = TOKENIZER_MAPPING_NAMES.get(model.config.model_type)
     return _filled(kind, config, state, like=model)
-
-
-@torch.no_grad()
-def padded_twin(model: PreTrainedModel, masks: StructureMasks, dead_sublayer: DeadSublayer = "skip") -> PreTrainedModel:
-    """The same function as `materialise`, in the stock class at full size, with zeros for what is dead (COFI-29).
-
-    Raises:
-        MaterialiseError: hidden dimensions are dead (the norms of a stock model count them), or a sublayer of a
-            post-norm encoder is dead and skipped (a stock one normalises there).
-    """
-    masks = _checked(model, masks)
-    if masks.hidden is not None and not bool((masks.hidden > 0).all()):
-        raise MaterialiseError(
-            f"{int((masks.hidden == 0).sum())} hidden dimensions are dead, and the norms of a stock "
-            f"{type(model).__name__} would count them; prune without hidden dimensions, or export a compact model"
-        )
-    skipped = dead_sublayer == "skip" and not adapter_for(model.config.model_type).blocks.pre_norm
-    dead = int((masks.attention == 0).sum() + (masks.ffn == 0).sum())
-    if skipped and dead:
-        raise MaterialiseError(
-            f"{dead} sublayers are dead and skipped, and a stock {type(model).__name__} has a norm in each; prune with "
-            "dead_sublayer keep_norm, or export a compact model"
-        )
-    state = folded(model, masks)
-    full = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
-    plan = plan_of(model, masks, dead_sublayer)
-    for name, tensor in plan.cut(state).items():
-        full[name] = put_back(full[name], tensor, plan.cuts.get(name, ()))
-    return _filled(type(model), _config_like(model.config, type(model.config)), full, like=model)
-
-
-@torch.no_grad()
-def stock_compact(
-    model: PreTrainedModel, masks: StructureMasks, dead_sublayer: DeadSublayer = "skip"
-) -> PreTrainedModel:
-    """The same function in the stock class, with fewer layers and a smaller feed-forward size.
-
-    Raises:
-        MaterialiseError: the structure is not uniform; says what is not.
-    """
-    masks = _checked(model, masks)
-    adapter = adapter_for(model.config.model_type)
-    whole = (masks.attention > 0) & (masks.ffn > 0)
-    _check_uniform(masks, whole, pre_norm=adapter.blocks.pre_norm, dead_sublayer=dead_sublayer)
-    layers = whole.nonzero()[:, 0].tolist()
-    state = plan_of(model, masks, "skip").cut(folded(model, masks))
-    renamed = {}
-    for name, tensor in state.items():
-        number, _, rest = name.removeprefix(f"{adapter.layers}.").partition(".")
-        inside = name.startswith(f"{adapter.layers}.")
-        if not inside or int(number) in layers:
-            renamed[f"{adapter.layers}.{layers.index(int(number))}.{rest}" if inside else name] = tensor
-    config = _config_like(model.config, type(model.config))
-    config.num_hidden_layers = len(layers)
-    setattr(config, adapter.intermediate_key, int((masks.intermediate[layers[0]] > 0).sum()))
-    if adapter.windowed:
-        config.layer_types = [config.layer_types[layer] for layer in layers]
-    return _filled(type(model), config, renamed, like=model)
 
 
 def slice_masks(
@@ -128,17 +70,10 @@ def slice_masks(
     return plan_of(model, _checked(model, masks), dead_sublayer).cut(keep)
 
 
-def prunable_parameters(model: PreTrainedModel, *, biases: bool = False) -> int:
-    """Weights of the layers' Linears, counted in the tensors of a stock or compact model (COFI-9, 10).
-
-    Args:
-        biases: count theirs too. Norms, embeddings, pooler and heads never are.
-    """
+def prunable_parameters(model: PreTrainedModel) -> int:
+    """Weights of the layers' Linears, counted in the tensors of a stock or compact model (COFI-9, 10); no biases."""
     parameters = dict(model.named_parameters())
-    names = encoder_names(model)
-    if biases:
-        names += [bias for name in names if (bias := f"{name.removesuffix('weight')}bias") in parameters]
-    return sum(parameters[name].numel() for name in names)
+    return sum(parameters[name].numel() for name in encoder_names(model))
 
 
 def structure_of(model: PreTrainedModel, masks: StructureMasks, dead_sublayer: DeadSublayer) -> dict[str, Any]:
@@ -180,30 +115,7 @@ def _checked(model: PreTrainedModel, masks: StructureMasks) -> StructureMasks:
     return StructureMasks(**moved).canonical()
 
 
-def _check_uniform(masks: StructureMasks, whole: Tensor, *, pre_norm: bool, dead_sublayer: DeadSublayer) -> None:
-    def refuse(what: str) -> None:
-        raise MaterialiseError(f"no stock config can say this structure: {what}; export a compact model")
-
-    if masks.hidden is not None and not bool((masks.hidden > 0).all()):
-        refuse(f"{int((masks.hidden == 0).sum())} hidden dimensions are dead, but the head size follows from them")
-    half = (masks.alive_layers() & ~whole).nonzero()[:, 0].tolist()
-    if half:
-        refuse(f"one of two sublayers is dead in the layers {half}")
-    if not bool(whole.any()):
-        refuse("no layer lives")
-    lost = ((masks.head == 0).any(dim=1) & whole).nonzero()[:, 0].tolist()
-    if lost:
-        refuse(f"heads are dead in the living layers {lost}, but the head size follows from their number")
-    dims = sorted(set((masks.intermediate[whole] > 0).sum(dim=1).tolist()))
-    if len(dims) > 1:
-        refuse(f"living layers have {', '.join(map(str, dims))} intermediate dimensions")
-    if not bool(whole.all()) and dead_sublayer == "keep_norm" and not pre_norm:
-        refuse("dead layers keep their norms")
-    if pre_norm and not bool(whole[0]):
-        refuse("layer 0 is dead, and the next one would lose the norm that a first layer does not have")
-
-
-def _config_like(config: PreTrainedConfig, kind: type[PreTrainedConfig]) -> PreTrainedConfig:
+def config_like(config: PreTrainedConfig, kind: type[PreTrainedConfig]) -> PreTrainedConfig:
     """A config's values in a class of its kind, its attention implementation among them."""
     values = {key: value for key, value in copy.deepcopy(config.to_dict()).items() if key != "model_type"}
     made = kind.from_dict(values)

@@ -50,8 +50,7 @@ class PatternLock:
         _check_masks(keep, weights.shapes)
         _check_zeros(keep)
         self._weights = weights
-        self._masks = MaskSet({name: mask.shape for name, mask in keep.items()}, weights.device)
-        self._masks.replace(keep)
+        self._masks = MaskSet.holding(keep, weights.device)
         check_agreement(self._masks, dist.ranks(), "at the start")
         self._masks.mask_gradients(parameters)
         self.enforce()

@@ -30,6 +30,13 @@ class MaskSet:
     def __init__(self, shapes: Mapping[str, torch.Size], device: torch.device | str = "cpu"):
         self.keep = {name: torch.ones(shape, dtype=torch.bool, device=device) for name, shape in shapes.items()}
 
+    @classmethod
+    def holding(cls, keep: Mapping[str, Tensor], device: torch.device | str = "cpu") -> MaskSet:
+        """A copy of masks that are there."""
+        masks = cls({name: mask.shape for name, mask in keep.items()}, device)
+        masks.replace(keep)
+        return masks
+
     def replace(self, keep: Mapping[str, Tensor]) -> tuple[int, int]:
         """Write new masks in place and return how many weights they (dropped, revived) together; reads the device
         once."""

@@ -11,14 +11,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ofa.models.adapters import ADAPTERS, AdapterError, encoder_names, scope
 from ofa.models.blocks import blocks_of, sizes_of
-from ofa.models.materialise import (
-    MaterialiseError,
-    materialise,
-    padded_twin,
-    prunable_parameters,
-    slice_masks,
-    stock_compact,
-)
+from ofa.models.materialise import MaterialiseError, materialise, prunable_parameters, slice_masks
 from ofa.models.structure import Sizes, StructureMasks
 from tests.masked_oracle import masked, random_masks
 from tests.task_parts import KINDS, small_model
@@ -135,7 +128,8 @@ def test_bert_base_has_the_published_number_of_weights():
         model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model("bert"))
     assert sizes_of(model) == Sizes(layers=12, heads=12, head_size=64, intermediate=3072, hidden=768)
     assert prunable_parameters(model) == 84_934_656
-    assert prunable_parameters(model, biases=True) == 85_017_600
+    biases = [model.get_parameter(name.replace("weight", "bias")) for name in encoder_names(model)]
+    assert prunable_parameters(model) + sum(bias.numel() for bias in biases) == 85_017_600
     assert sum(p.numel() for p in model.bert.encoder.parameters()) == 85_054_464
 
 
@@ -154,67 +148,6 @@ def test_weight_masks_are_sliced_as_the_weights_are(model_type):
     assert set(sliced) == set(scope(compact)) and set(encoder_names(compact)) <= set(sliced)
     for name, weight in scope(compact).items():
         assert torch.equal(weight != 0, sliced[name]) and sliced[name].dtype == torch.bool
-
-
-# ---- stock models -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("model_type", EVERY_TYPE)
-def test_a_padded_twin_is_the_same_function_in_the_stock_class(tmp_path, model_type):
-    """COFI-29: loaded by the stock Auto class, soft masks too."""
-    model = awake(small_model(model_type))
-    masks = random_masks(sizes_of(model), seed=4, soft=True)
-    twin = padded_twin(model, masks, "keep_norm")
-    assert type(twin) is type(model)
-    twin.save_pretrained(tmp_path)
-    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    assert close(outputs(loaded), expected(model, masks, "keep_norm"))
-    dead = masks.canonical().intermediate[1] == 0
-    assert dead.any() and not blocks_of(loaded)[1].down.weight[:, dead].any()
-
-
-def test_what_a_stock_class_cannot_compute_is_refused():
-    model = small_model("bert")
-    masks = StructureMasks.ones(sizes_of(model), hidden=True)
-    padded_twin(model, masks)
-    masks.hidden[3] = 0
-    with pytest.raises(MaterialiseError, match="1 hidden dimensions are dead, and the norms of a stock BertFor"):
-        padded_twin(model, masks)
-    masks = StructureMasks.ones(sizes_of(model))
-    masks.ffn[0] = 0
-    with pytest.raises(MaterialiseError, match="1 sublayers are dead and skipped"):
-        padded_twin(model, masks)
-
-
-@pytest.mark.parametrize("model_type", EVERY_TYPE)
-def test_a_uniform_structure_is_a_smaller_stock_model(model_type):
-    layers = "n_layers" if model_type == "distilbert" else "num_hidden_layers"
-    model = awake(small_model(model_type, **{layers: 4}))
-    masks = StructureMasks.ones(sizes_of(model))
-    masks.attention[2] = masks.ffn[2] = 0
-    masks.intermediate[:, ::4] = 0
-    masks.intermediate[:, 1::2] *= 0.7
-    found = stock_compact(model, masks)
-    assert type(found) is type(model) and sizes_of(found) == replace(sizes_of(model), layers=3, intermediate=24)
-    assert close(outputs(found), expected(model, masks))
-
-
-def test_a_structure_that_is_not_uniform_is_refused_with_what_is_not():
-    model = small_model("bert")
-
-    def refused(words, dead_sublayer="skip", **dead):
-        masks = StructureMasks.ones(sizes_of(model), hidden="hidden" in dead)
-        for family, place in dead.items():
-            getattr(masks, family)[place] = 0
-        with pytest.raises(MaterialiseError, match=words):
-            stock_compact(model, masks, dead_sublayer)
-
-    refused("1 hidden dimensions are dead", hidden=3)
-    refused(r"one of two sublayers is dead in the layers \[1\]", ffn=1)
-    refused(r"heads are dead in the living layers \[0\]", head=(0, 1))
-    refused("living layers have 31, 32 intermediate dimensions", intermediate=(0, 5))
-    refused("dead layers keep their norms", "keep_norm", attention=0, ffn=0)
-    refused("no layer lives", attention=slice(None), ffn=slice(None))
 
 
 def test_masks_of_another_model_and_unknown_heads_are_refused():

@@ -116,7 +116,7 @@ def compact_run(
     def pruner(engine: Engine) -> StructurePruner:
         return StructurePruner(lock_of(parts, engine.weights, wanted=config.lock), None, structure)
 
-    more |= {"masks": masks, "weights": prunable_parameters(parts.model), "pruner": pruner}
+    more |= {"masks": masks, "encoder_weights": prunable_parameters(parts.model), "pruner": pruner}
     clock = CompactClock(config, frame.stages)
     return _build(subject_of(config).compact, frame, start, parts, structure, clock, teacher, layers, **more)
 

@@ -35,8 +35,8 @@ class Frame:
     stages: Stages
     costs: Costs
     """That the structure is cut by."""
-    weights: Costs
-    """Of the layers' Linears, whatever it is cut by."""
+    weight_costs: Costs
+    """Weights of the layers' Linears, whatever it is cut by."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ class CofiRun(Run):
         """What a hard structure has lost: `structural_sparsity`, the share of the dense encoder's weights, and
         `cost_sparsity`, that of the cost which the target is a share of; the zeros of a sparse base count in the second
         alone, where it counts non-zeros."""
-        both = {"structural_sparsity": self.frame.weights, "cost_sparsity": self.frame.costs}
+        both = {"structural_sparsity": self.frame.weight_costs, "cost_sparsity": self.frame.costs}
         return {name: float(costs.sparsity(costs.of(masks))) for name, costs in both.items()}
 
     def structure_numbers(self, masks: StructureMasks) -> dict[str, float]:
@@ -111,7 +111,7 @@ class CompactRun(CofiRun):
 
     masks: StructureMasks = field(kw_only=True)
     """The final structure, in the sizes of the dense model."""
-    weights: int = field(kw_only=True)
+    encoder_weights: int = field(kw_only=True)
     """Of the small encoder's Linears."""
 
     @property
@@ -133,7 +133,7 @@ class CompactRun(CofiRun):
 
     def more_for_the_row(self) -> dict[str, Any]:
         """What of the encoder is gone, and what is left."""
-        return {**self.sparsities_of(self.masks), "encoder_weights": self.weights}
+        return {**self.sparsities_of(self.masks), "encoder_weights": self.encoder_weights}
 
     def more_for_the_result(self) -> dict[str, Any]:
         """The structure."""

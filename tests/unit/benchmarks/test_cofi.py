@@ -28,12 +28,14 @@ def test_structures_have_the_published_averages_and_some_layers_are_gone(seed):
     assert whole.head.sum() == 14 and bool((whole.attention * whole.ffn == 1).all())
 
 
+COUNTS = {"weights": 5, "weights_by_masks": 5, "encoder_flops": 7, "encoder_flops_by_masks": 7}
 GOOD = {
     "speedup_batch1": 10.0,
     "speedup_batch8": 12.0,
     "sparsity": 0.945,
     "max_logit_difference": 1e-6,
-    "structures": [{"weights": 5, "weights_by_masks": 5, "encoder_flops": 7, "encoder_flops_by_masks": 7}],
+    "structures": [COUNTS],
+    "all_alive": COUNTS,
 }
 
 
@@ -45,8 +47,9 @@ GOOD = {
         ({"speedup_batch8": float("nan")}, False),
         ({"sparsity": 0.93}, False),
         ({"max_logit_difference": 2e-4}, False),
-        ({"structures": [{**GOOD["structures"][0], "weights": 6}]}, False),
-        ({"structures": [{**GOOD["structures"][0], "encoder_flops": 8}]}, False),
+        ({"structures": [{**COUNTS, "weights": 6}]}, False),
+        ({"structures": [{**COUNTS, "encoder_flops": 8}]}, False),
+        ({"all_alive": {**COUNTS, "weights": 6}}, False),
     ],
 )
 def test_a_figure_beyond_its_limit_is_wrong(change, right):

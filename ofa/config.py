@@ -11,14 +11,14 @@ An alternative was omegaconf or hydra: they bring their own command line, and De
 from __future__ import annotations
 
 import json
-import math
-import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from ofa.config_errors import ConfigError, explain, shortened
+from ofa.config_values import apply_override, decode, merged, wild_values
 from ofa.sections.base import Section, nearest
 from ofa.sections.cofi import (
     CofiConfig,
@@ -150,20 +150,6 @@ MAKERS: dict[type[Section] | None, str] = {
 """Commands that make models."""
 
 
-DEEPEST = 20
-"""Levels of objects and lists in a config; the sections have five."""
-
-LONGEST = 60
-"""Characters of a value that an error shows."""
-
-LARGEST = 2**63 - 1
-"""Largest whole number: what 64 bits hold."""
-
-
-class ConfigError(ValueError):
-    """A config that cannot be run, with the key, what was found and what would be right."""
-
-
 ConfigT = TypeVar("ConfigT", bound=Section)
 
 
@@ -235,12 +221,12 @@ def parse(kind: type[ConfigT], values: dict[str, Any], *, origin: str) -> Config
     Raises:
         ConfigError: with `origin` and every key that is wrong.
     """
-    for problem in _wild_values(values, ()):
+    for problem in wild_values(values, ()):
         raise ConfigError(f"{origin}: {problem}")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = [_explain(kind, dict(problem)) for problem in error.errors()]
+        problems = [explain(kind, dict(problem)) for problem in error.errors()]
         raise ConfigError(f"{origin}: " + "; ".join(problems)) from None
 
 
@@ -275,7 +261,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         if isinstance(before, dict) and isinstance(after, dict):
             found += differences(before, after, f"{prefix}{key}.")
         elif before != after or (key in old) != (key in new):
-            texts = (_shortened(json.dumps(side[key])) if key in side else "absent" for side in (old, new))
+            texts = (shortened(json.dumps(side[key])) if key in side else "absent" for side in (old, new))
             found.append(f"{prefix}{key} ({' -> '.join(texts)})")
     return found
 
@@ -307,7 +293,7 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise ConfigError(f"{path}: base leads back to itself")
     try:
-        values = _decode(path.read_text(encoding="utf-8"))
+        values = decode(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text") from None
     except OSError as error:
@@ -325,41 +311,7 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base_path = next((p.resolve() for p in (path.parent / str(base), CONFIGS / str(base)) if _is_file(p)), None)
     if base_path is None:
         raise ConfigError(f"{path}: its base {base} exists neither beside it nor under {CONFIGS}")
-    return _merged(_read_with_bases(base_path, (*seen, path)), values)
-
-
-def _decode(text: str) -> Any:
-    """JSON that says one thing: a key given twice, a number without end or objects without end are refused.
-
-    Raises:
-        json.JSONDecodeError: it is not JSON.
-        ValueError: it is, and is one of those.
-    """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) < len(pairs):
-            keys = [key for key, _ in pairs]
-            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)} is given twice")
-        return values
-
-    try:
-        return json.loads(text, object_pairs_hook=once)
-    except RecursionError:
-        raise ValueError(f"more than {DEEPEST} levels of objects and lists") from None
-
-
-def _wild_values(value: Any, key: tuple[str, ...]) -> Iterator[str]:
-    """What no section can take: NaN, infinities, whole numbers beyond 64 bits, objects without end."""
-    if len(key) > DEEPEST:
-        yield f"{'.'.join(key[:3])}...: more than {DEEPEST} levels of objects and lists"
-    elif isinstance(value, dict | list):
-        for inner, one in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _wild_values(one, (*key, str(inner)))
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield f"{'.'.join(key)}: expected a finite number, found {value}"
-    elif isinstance(value, int) and abs(value) > LARGEST:
-        yield f"{'.'.join(key)}: expected a whole number below 2^63, found one of {value.bit_length()} bits"
+    return merged(_read_with_bases(base_path, (*seen, path)), values)
 
 
 def _is_file(path: Path) -> bool:
@@ -368,86 +320,3 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    result = dict(below)
-    for key, value in above.items():
-        both_objects = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = _merged(result[key], value) if both_objects else value
-    return result
-
-
-def apply_override(values: dict[str, Any], override: str, dotted: Collection[str] = ()) -> None:
-    """Put one `section.key=value` into values that are already read, in place.
-
-    Args:
-        values: of the config.
-        override: as it is given to --set.
-        dotted: sections whose own keys have dots: all that stands behind the section's name is one key.
-
-    Raises:
-        ConfigError: it has another form, or leads into what is no section.
-    """
-    key, sign, text = override.partition("=")
-    if not sign or not re.fullmatch(r"\w+(\.\w+)*", key):
-        raise ConfigError(f"--set {override}: expected section.key=value")
-    try:
-        value = _decode(text)
-    except json.JSONDecodeError:
-        value = text
-    except ValueError as error:
-        raise ConfigError(f"--set {override}: {error}") from None
-    *parents, last = key.split(".")
-    if parents and parents[0] in dotted:
-        parents, last = parents[:1], key.partition(".")[2]
-    for parent in parents:
-        if values.get(parent) is None:
-            values[parent] = {}
-        values = values[parent]
-        if not isinstance(values, dict):
-            raise ConfigError(f"--set {override}: {parent} is not a section")
-    values[last] = value
-
-
-def _explain(kind: type[Section], problem: dict[str, Any]) -> str:
-    """One line for one pydantic problem: the key in dots, what is wrong, the nearest name."""
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        section = _section_at(kind, problem["loc"][:-1])
-        words = " ".join((section.__doc__ or "").split())
-        return f"unknown key {key}{nearest(str(problem['loc'][-1]), list(section.model_fields))} ({words})"
-    if problem["type"] == "missing":
-        return f"{key} is missing"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    return f"{key}: {message}, found {_shortened(json.dumps(problem['input'], default=str))}{_percent(problem)}"
-
-
-def _percent(problem: dict[str, Any]) -> str:
-    """The fraction that was meant, where someone wrote a percentage."""
-    value, limits = problem["input"], problem.get("ctx", {})
-    if 1 not in (limits.get("lt"), limits.get("le")) or type(value) not in (int, float) or not 1 < value <= 100:
-        return ""
-    return f" ({value:g} % is {value / 100:g})"
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
-
-
-def _section_at(kind: type[Section], location: tuple[Any, ...]) -> type[Section]:
-    """The section that a pydantic location leads to; numbers in it count the elements of a list."""
-    for part in location:
-        if isinstance(part, str):
-            kind = next(_sections_in(kind.model_fields[part].annotation))
-    return kind
-
-
-def _sections_in(annotation: Any) -> Iterator[type[Section]]:
-    """Sections that an annotation names: itself, or inside `| None` and `list[...]`."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _sections_in(inner)

@@ -16,7 +16,7 @@ OURS = ("ofa", "data_prep", "launch")
 SOURCES = sorted(p for package in OURS for p in (CHECKOUT / package).rglob("*.py"))
 
 FLOORS = [
-    {"config", "sections", "files"},
+    {"config", "config_errors", "config_values", "sections", "files"},
     {"recipe", "dist", "tables", "timing"},
     {"board", "metrics", "progress", "plan"},
     {"heartbeat", "stop"},

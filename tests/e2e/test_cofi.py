@@ -307,6 +307,18 @@ def test_every_way_leads_to_a_small_model_that_scores_what_the_run_says(tasks, p
 
 
 @pytest.mark.slow
+def test_a_run_whose_norms_are_kept_has_a_stock_form_of_the_same_scores(tasks, pruned):
+    """COFI-29, by the commands."""
+    folder = pruned(*WAYS["multiply-adds, norms kept"])
+    answer = command("export.py", str(folder), "--format", "stock", cwd=tasks)
+    assert answer.status == 0 and answer.out.startswith(f"exported to {folder / 'stock'}: bert, "), answer
+    assert command("verify.py", str(folder / "stock"), cwd=tasks).status == 0
+    compact, stock = (command("evaluate.py", str(folder / one), "--json", cwd=tasks) for one in ("model", "stock"))
+    ours, theirs = (json.loads(one.out)["metrics"] for one in (compact, stock))
+    assert ours["validation_loss"] == pytest.approx(theirs["validation_loss"], rel=1e-6)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["numbers", "words", "questions"])
 def test_every_kind_of_task_ends_in_the_best_of_its_small_models(tasks, kind):
     """COFI-36: regression, tokens and questions too; of the checkpoints of the small model alone, by the task's

@@ -14,6 +14,9 @@ from ofa.tables import markdown_rows, said_twice, table
 
 PLUS_MINUS = "\u00b1"
 
+LARGE = 10_000
+"""From here on a number is shown without decimals: a count of weights."""
+
 TASK = "task"
 """The grid key that says on what a run is scored."""
 
@@ -88,8 +91,9 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     """Mean and sample deviation (n - 1) as text; one value has no deviation, none is a dash."""
     if not values:
         return "-"
-    mean = f"{fmean(values):.4f}"
-    return mean if len(values) == 1 else f"{mean} {PLUS_MINUS} {stdev(values):.4f}"
+    form = ",.0f" if max(values) >= LARGE else ".4f"
+    mean = f"{fmean(values):{form}}"
+    return mean if len(values) == 1 else f"{mean} {PLUS_MINUS} {stdev(values):{form}}"
 
 
 def lines(found: Sequence[Group], metric: str | None) -> tuple[list[str], list[list[str]]]:

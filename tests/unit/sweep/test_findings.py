@@ -106,6 +106,11 @@ def test_one_value_has_no_deviation_and_none_is_a_dash():
     assert (mean_and_deviation([0.5]), mean_and_deviation([])) == ("0.5000", "-")
 
 
+def test_counts_are_whole_numbers():
+    assert mean_and_deviation([4_245_504.0]) == "4,245,504"
+    assert mean_and_deviation([10_000, 20_000, 30_000]) == "20,000 \u00b1 10,000"
+
+
 def test_the_table_averages_over_seeds_and_shows_what_is_missing(build_sweep, planned):
     values = {"cells": [{"name": "dense"}, {"name": "sparse"}], "grid": GRID}
     cells = planned(**values)

@@ -63,6 +63,24 @@ def test_both_products_are_those_of_integers(padded):
     assert (difference < 1e-5).double().mean() > 0.99
 
 
+def test_padding_that_sees_no_key_spoils_nothing():
+    """A local window beyond the end of a text is masked whole; what the text is answered is what it is alone."""
+    model = small_model("modernbert", num_hidden_layers=4)
+    assert {"full_attention", "sliding_attention"} == set(model.config.layer_types[1:])
+    quantisers = calibrated(model)
+    ids, mask = torch.full((2, 40), 7), torch.ones(2, 40, dtype=torch.int64)
+    ids[1], mask[1, 5:] = torch.arange(40) % 9 + 5, 0
+    with quantisers.calibrating(), torch.no_grad():
+        quantisers.enter(mask.bool(), training=False)
+        model(input_ids=ids, attention_mask=mask)
+    assert quantisers.ranges._seen.isfinite().all()
+    quantisers.ranges.discard()
+    found = model(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(found[1:], model(input_ids=ids[1:, :5]).logits, rtol=1e-5, atol=1e-5)
+    found.square().sum().backward()
+    assert all(one.grad.isfinite().all() for one in model.parameters() if one.grad is not None)
+
+
 def test_training_drops_probabilities_and_lets_gradients_through():
     model = small_model("bert")
     quantisers = calibrated(model)

@@ -52,7 +52,7 @@ def onnx_program(model: PreTrainedModel, inputs: Sequence[str]) -> torch.onnx.ON
         outputs = [name for name, value in model(**example).items() if value is not None]
     longest = adapter_for(model.config.model_type).longest_sequence(model.config)
     sizes = {0: torch.export.Dim(BATCH), 1: torch.export.Dim(LENGTH, max=longest)}
-    with _quiet():
+    with _quiet(), _attention_written_out(model):
         program = torch.onnx.export(
             model,
             (),
@@ -108,6 +108,19 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _attention_written_out(model: PreTrainedModel) -> Iterator[None]:
+    """Matrix products and a softmax in place of SDPA, which the exporter writes with a guard against rows without keys
+    (IsNaN and Where over all probabilities) and runtimes no longer know as attention. The masks of both are finite."""
+    config, before = model.config, model.config._attn_implementation
+    if before == "sdpa":
+        config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 def _forget_the_machine(model: Any) -> None:

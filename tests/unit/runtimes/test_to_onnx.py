@@ -3,8 +3,9 @@
 import onnxruntime
 import pytest
 import torch
+from torch import Tensor, nn
 
-from ofa.runtimes.to_onnx import onnx_program
+from ofa.runtimes.to_onnx import NotInOnnxError, onnx_program
 from tests.task_parts import save_model, small_model
 
 INPUTS = ("input_ids", "attention_mask")
@@ -32,3 +33,31 @@ def test_attention_is_written_out_without_a_guard_for_the_export_alone(tmp_path,
     (found,) = session.run(["logits"], {name: value.numpy() for name, value in rows.items()})
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(found), model(**rows).logits, rtol=1e-5, atol=1e-5)
+
+
+@torch.library.custom_op("someone::sharpen", mutates_args=())
+def sharpen(values: Tensor) -> Tensor:
+    """An op that torch knows and ONNX does not."""
+    return 2 * values
+
+
+@sharpen.register_fake
+def _(values: Tensor) -> Tensor:
+    return torch.empty_like(values)
+
+
+class Sharpen(nn.Module):
+    """An activation of that op."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return sharpen(values)
+
+
+def test_an_op_without_a_form_in_onnx_is_named_in_one_line():
+    """And the model is what it was."""
+    model = small_model("bert", num_hidden_layers=1)
+    model.bert.pooler.activation = Sharpen()
+    with pytest.raises(NotInOnnxError, match="BertForSequenceClassification computes someone.sharpen") as caught:
+        onnx_program(model, INPUTS)
+    assert "\n" not in str(caught.value) and "replace the module" in str(caught.value)
+    assert model.config._attn_implementation == "sdpa"

@@ -1,4 +1,4 @@
-"""Random structures and open probabilities for tests of structured pruning."""
+"""Structures, random and chosen, and open probabilities for tests of structured pruning."""
 
 from dataclasses import replace
 
@@ -6,7 +6,10 @@ import torch
 from hypothesis import strategies as st
 
 from ofa.downstream.cofi.gates import FAMILIES, Gates, open_probability
+from ofa.models.blocks import sizes_of
+from ofa.models.materialise import materialise
 from ofa.models.structure import Sizes, StructureMasks
+from tests.task_parts import small_model
 
 BERT_BASE = Sizes(layers=12, heads=12, head_size=64, intermediate=3072, hidden=768)
 
@@ -50,3 +53,21 @@ def random_masks(sizes, *, seed=0, hidden=False, share=0.5):
         for name, mask in vars(ones).items()
     }
     return StructureMasks(**drawn).canonical()
+
+
+def uneven(sizes):
+    """The first layer has lost its attention and the last its feed-forward network; of the other units each layer has
+    other numbers, and those that live do not stand side by side."""
+    assert sizes.layers >= 3 and sizes.heads >= 2, "a structure that is uneven needs 3 layers and 2 heads"
+    masks = StructureMasks.ones(sizes)
+    masks.attention[0] = masks.ffn[-1] = 0
+    masks.head[1, ::2] = 0
+    for layer in range(sizes.layers - 1):
+        masks.intermediate[layer, :: layer + 2] = 0
+    return masks.canonical()
+
+
+def uneven_model(model_type="bert", head="classification", **changes):
+    """A small compact model of that structure, in evaluation mode."""
+    dense = small_model(model_type, head, num_hidden_layers=3, **changes)
+    return materialise(dense, uneven(sizes_of(dense))).eval()

@@ -6,6 +6,7 @@ a runtime cannot read a file, its own words stand in an error that names the fil
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,8 +27,23 @@ WORDS_OF_OTHERS = 300
 """Characters of a runtime's message; some print a stack."""
 
 
+UNKNOWN_OPS = (
+    r"([\w.]*:\w+)\(-?\d+\) is not a registered function/op",  # ONNX Runtime, of another domain
+    r"No Op registered for (\w+)",  # of ONNX's own
+    r"Could not find an implementation for (\w+)\(",
+    r"No conversion rule found for operations: (.+?)(?: --|$)",  # OpenVINO, reading ONNX
+    r"doesn't contain the operation with type: (\w+)",  # its own format
+    r"Cannot create (\w+) layer",
+)
+"""How runtimes say which op they lack."""
+
+
 class RuntimeFileError(ValueError):
     """A file that its runtime cannot read or run."""
+
+
+class UnknownOpError(RuntimeFileError):
+    """A file with an op that its runtime lacks."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,8 @@ class Format:
     """(path, threads=None) opens the file for so many threads, None: the runtime's choice. Raises RuntimeFileError."""
     constants: Callable[[Path], Iterator[np.ndarray]]
     """Every array that the file holds. Raises RuntimeFileError."""
+    keeps_scales: bool
+    """Whether scales and zero points stand in its file as they were trained; OpenVINO's has ranges in their place."""
 
     def check_packages(self) -> None:
         """Refuse to begin without them.
@@ -87,7 +105,9 @@ def _onnx_session(path: Path, threads: int | None = None) -> Session:
 def _onnx_constants(path: Path) -> Iterator[np.ndarray]:
     onnx = load("onnx")
     with _explained(path, f"onnx {onnx.__version__}"):
-        for tensor in onnx.load(path).graph.initializer:
+        graph = onnx.load(path).graph
+        values = (node.attribute[0].t for node in graph.node if node.op_type == "Constant")
+        for tensor in (*graph.initializer, *values):
             yield onnx.numpy_helper.to_array(tensor)
 
 
@@ -96,9 +116,16 @@ def _explained(path: Path, reader: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # runtimes have classes of their own for it, and several
-        words = " ".join(str(error).split())[:WORDS_OF_OTHERS]
+        words = " ".join(str(error).split())
+        lacking = next((found[1] for pattern in UNKNOWN_OPS if (found := re.search(pattern, words))), None)
+        if lacking is not None:
+            raise UnknownOpError(
+                f"{path} needs the op {lacking}, which {reader} does not have: export the model for another runtime "
+                "(launch/export.py --format), or use a version that has it"
+            ) from None
         raise RuntimeFileError(
-            f"{path} cannot be read by {reader}: it is damaged, cut short, or needs what that version lacks: {words}"
+            f"{path} cannot be read by {reader}: it is damaged, cut short, or needs what that version lacks: "
+            f"{words[:WORDS_OF_OTHERS]}"
         ) from None
 
 
@@ -107,7 +134,9 @@ def _save_openvino(program: Any, path: Path) -> None:
     openvino = load("openvino")
     between = path.with_name("between.onnx")
     _save_onnx(program, between)
-    openvino.save_model(openvino.Core().read_model(between), path, compress_to_fp16=False)
+    with _explained(between, f"OpenVINO {version('openvino')}"):
+        model = openvino.Core().read_model(between)
+    openvino.save_model(model, path, compress_to_fp16=False)
     between.unlink()
 
 
@@ -138,7 +167,7 @@ def _openvino_constants(path: Path) -> Iterator[np.ndarray]:
 
 
 ONNX = Format(
-    "onnx", "ONNX Runtime", "model.onnx", (*PACKAGES, "onnxruntime"), _save_onnx, _onnx_session, _onnx_constants
+    "onnx", "ONNX Runtime", "model.onnx", (*PACKAGES, "onnxruntime"), _save_onnx, _onnx_session, _onnx_constants, True
 )
 OPENVINO = Format(
     "openvino",
@@ -148,6 +177,7 @@ OPENVINO = Format(
     _save_openvino,
     _openvino_session,
     _openvino_constants,
+    keeps_scales=False,
 )
 
 FORMATS = {one.name: one for one in (ONNX, OPENVINO)}

@@ -14,7 +14,6 @@ The road not taken is to search and rewrite an exported float graph: exporters n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from ofa.downstream.qat.attention import HOOK, NAME, PROBABILITY_SCALE
+from ofa.downstream.qat.attention import HOOK, NAME, PROBABILITY_SCALE, masked_scores
 from ofa.downstream.qat.fake_quant import quantise_weight
 from ofa.export.quantization_file import OPERANDS, ActivationScale, ModuleScales, Scales
 from ofa.runtimes.ops import dequantise, quantise_dequantise
@@ -154,7 +153,5 @@ class _Attention:
     ) -> Tensor:
         """[B, S, heads, d]"""
         query, key, value = (place.of(values) for place, values in zip(self._operands, operands, strict=True))
-        scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -math.inf)
-        return (self._probabilities.of(scores.softmax(dim=-1)) @ value).transpose(1, 2)
+        probabilities = masked_scores(query, key, mask, scaling).softmax(dim=-1)
+        return (self._probabilities.of(probabilities) @ value).transpose(1, 2)

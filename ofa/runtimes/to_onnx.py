@@ -8,6 +8,7 @@ beside each node (lines of code, paths of this machine) is removed, so that equa
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,14 @@ PACKAGES = ("onnx", "onnxscript")
 """What writing ONNX needs beside torch."""
 
 
+UNKNOWN_OP = r"No ONNX function found for <OpOverload\(op='([^']+)'"
+"""How the exporter says which op it lacks."""
+
+
+class NotInOnnxError(ValueError):
+    """A model that cannot be written in ONNX."""
+
+
 def onnx_program(model: PreTrainedModel, inputs: Sequence[str]) -> torch.onnx.ONNXProgram:
     """Record the model.
 
@@ -45,6 +54,7 @@ def onnx_program(model: PreTrainedModel, inputs: Sequence[str]) -> torch.onnx.ON
 
     Raises:
         MissingExtraError: onnx or onnxscript is not installed.
+        NotInOnnxError: the model has an op that ONNX has no form for, or cannot be recorded.
     """
     translations = _translations()
     example = _example(inputs, model.config.vocab_size)
@@ -52,7 +62,7 @@ def onnx_program(model: PreTrainedModel, inputs: Sequence[str]) -> torch.onnx.ON
         outputs = [name for name, value in model(**example).items() if value is not None]
     longest = adapter_for(model.config.model_type).longest_sequence(model.config)
     sizes = {0: torch.export.Dim(BATCH), 1: torch.export.Dim(LENGTH, max=longest)}
-    with _quiet():
+    with _explained(type(model).__name__), _quiet(), _attention_written_out(model):
         program = torch.onnx.export(
             model,
             (),
@@ -108,6 +118,37 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _explained(model: str) -> Iterator[None]:
+    """The exporter's reports in one line."""
+    try:
+        yield
+    except torch.onnx.errors.OnnxExporterError as error:
+        causes = [error]
+        while (cause := causes[-1].__cause__) is not None:
+            causes.append(cause)
+        found = next((found for one in causes if (found := re.search(UNKNOWN_OP, str(one)))), None)
+        if found is None:
+            raise NotInOnnxError(f"{model} cannot be written in ONNX: {' '.join(str(causes[-1]).split())}") from None
+        raise NotInOnnxError(
+            f"{model} computes {found[1]}, and torch's exporter to ONNX {OPSET} has no form for this op: replace the "
+            "module that computes it by one of stock ops, or run the model folder in torch"
+        ) from None
+
+
+@contextmanager
+def _attention_written_out(model: PreTrainedModel) -> Iterator[None]:
+    """Matrix products and a softmax in place of SDPA, which the exporter writes with a guard against rows without keys
+    (IsNaN and Where over all probabilities) and runtimes no longer know as attention. The masks of both are finite."""
+    config, before = model.config, model.config._attn_implementation
+    if before == "sdpa":
+        config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 def _forget_the_machine(model: Any) -> None:

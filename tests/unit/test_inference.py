@@ -16,8 +16,6 @@ from ofa.export.hf import ExportError
 from ofa.export.quantization_file import QUANTIZATION_FILE, QuantizationFileError
 from ofa.inference import load
 from ofa.models.adapters import AdapterError
-from ofa.models.blocks import sizes_of
-from ofa.models.materialise import materialise
 from ofa.models.place import ModelError
 from ofa.predictor import InferenceError
 from ofa.runtimes.export import Wanted, export_to_runtime
@@ -27,7 +25,7 @@ from ofa.runtimes.formats import FORMATS, RuntimeFileError
 from ofa.runtimes.sample import Rows
 from tests.commands import edit, flip
 from tests.inference_cases import CASES, LENGTH, evaluated, put_scales, write_case
-from tests.structures import random_masks
+from tests.structures import uneven_model
 from tests.task_folders import write_encoder
 from tests.task_parts import ARCHITECTURES, VOCABULARY, save_model, small_model, tokenizer
 
@@ -109,9 +107,7 @@ def test_every_runtime_says_what_torch_says(name, runtime, bits, tmp_path):
 @pytest.mark.parametrize("case_name", ["bert", "roberta", "compact", *OTHERS])
 def test_a_model_of_others_gives_the_logits_of_its_stock_class(case_name, head, tmp_path):
     """Rows, padding and inputs against transformers' own tokenizer and forward, one text at a time."""
-    model = small_model("bert" if case_name == "compact" else case_name, head)
-    if case_name == "compact":
-        model = materialise(model, random_masks(sizes_of(model), seed=2).canonical())
+    model = uneven_model(head=head) if case_name == "compact" else small_model(case_name, head)
     predictor = load(save_model(tmp_path / "model", model))
     texts = ["good red blue .", "the bad", "who is in a 1 2 3 4 5"]
     words = tokenizer()
@@ -407,9 +403,7 @@ def test_a_pipeline_reads_the_folder_and_says_the_same(case):
 
 
 def test_a_pipeline_reads_a_compact_folder_with_its_own_code(tmp_path):
-    model = small_model()
-    compact = materialise(model, random_masks(sizes_of(model), seed=2).canonical())
-    folder = save_model(tmp_path / "model", compact)
+    folder = save_model(tmp_path / "model", uneven_model())
     expected = load(folder)(["good red", "bad blue 1"])
     own = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
     words = AutoTokenizer.from_pretrained(folder)

@@ -12,7 +12,6 @@ point (prune-ofa.md section 4): then the second product has no integer form.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -86,12 +85,20 @@ class QuantisedAttention:
         """[B, S, heads, d]; `mask` is bool [B, 1, S, S], True where a query sees a key."""
         pairs = zip(self._places, operands, strict=True)
         query, key, value = (self._quantisers.activation(place, values) for place, values in pairs)
-        scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -math.inf)
+        scores = masked_scores(query, key, mask, scaling)
         probabilities = scores.softmax(dim=-1, dtype=torch.float32)
         quantised = fake_activation(probabilities, *_of_probabilities(scores.device)).to(value.dtype)
         return (functional.dropout(quantised, dropout) @ value).transpose(1, 2)
+
+
+def masked_scores(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """[B, heads, S, S], so low where a query does not see a key that its probability is 0.
+
+    In a layer with a local window padding may see no key at all. The lowest finite number gives it finite values, which
+    count for nothing; -inf would give NaN, and 0 times NaN in the next layer spoils the text itself.
+    """
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    return scores if mask is None else scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
 
 
 def _of_probabilities(device: torch.device) -> tuple[Tensor, Tensor]:

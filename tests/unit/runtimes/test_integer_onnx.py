@@ -7,14 +7,10 @@ import onnxruntime
 import pytest
 import torch
 
-from ofa.config import QuantizationConfig
-from ofa.downstream.qat.assemble import quantised
-from ofa.models.blocks import sizes_of
-from ofa.models.materialise import materialise
-from ofa.models.task_training import task_logits
 from ofa.runtimes.integer_graph import INTEGERS, to_integers
 from ofa.runtimes.to_onnx import onnx_program
-from tests.structures import random_masks
+from tests.runtime_cases import calibrated
+from tests.structures import uneven_model
 from tests.task_parts import ARCHITECTURES, batch_of, random_rows, small_model
 
 KIND = "classification"
@@ -24,13 +20,8 @@ WAYS = [{}, {"preset": "published"}, EVERYTHING]
 
 
 def model_of(case):
-    """A small model by architecture; `compact`: BERT with a dead attention and other sizes in each layer."""
-    if case != "compact":
-        return small_model(case).eval()
-    dense = small_model("bert", num_hidden_layers=3)
-    masks = random_masks(sizes_of(dense), seed=2)
-    masks.head[0] = 0
-    return materialise(dense, masks.canonical()).eval()
+    """A small model by architecture; `compact`: `uneven`."""
+    return uneven_model() if case == "compact" else small_model(case)
 
 
 def tokens(batch, length):
@@ -43,15 +34,9 @@ def tokens(batch, length):
 
 def measured(model, **settings):
     """Its scales, and the logits of two batches in 8 bits; the model is float again."""
-    quantisers = quantised(model, QuantizationConfig(**settings), "cpu")
+    quantisers = calibrated(model, BATCH, **settings)
     with torch.no_grad():
-        with quantisers.calibrating():
-            quantisers.enter(BATCH.attention_mask.bool(), training=False)
-            task_logits(model, KIND, BATCH)
-        quantisers.ranges.commit(1.0)
-        quantisers.ranges.begin()
-        batches = [tokens(1, 5), tokens(3, 17)]
-        expected = [(inputs, model(**inputs).logits) for inputs in batches]
+        expected = [(inputs, model(**inputs).logits) for inputs in (tokens(1, 5), tokens(3, 17))]
     scales = quantisers.scales()
     quantisers.remove()
     return scales, expected

@@ -4,29 +4,20 @@ import pytest
 import torch
 
 from ofa.config import QuantizationConfig
-from ofa.downstream.qat.assemble import quantised
 from ofa.downstream.qat.attention import HOOK, NAME
 from ofa.downstream.qat.fake_quant import quantise_activation
 from ofa.downstream.qat.prepare import sites_of
-from ofa.models.blocks import sizes_of
-from ofa.models.materialise import materialise
-from ofa.models.task_training import task_logits
-from tests.structures import random_masks
+from tests.runtime_cases import calibrated
+from tests.structures import uneven_model
 from tests.task_parts import ARCHITECTURES, batch_of, random_rows, save_model, small_model
 
 KIND = "classification"
 BATCH, _ = batch_of(random_rows(KIND), KIND)
 
 
-def calibrated(model, batch=BATCH):
+def in_8_bits(model, batch=BATCH):
     """Its quantisers, with ranges from a batch."""
-    quantisers = quantised(model, QuantizationConfig(attention_matmuls=True), "cpu")
-    with quantisers.calibrating(), torch.no_grad():
-        quantisers.enter(batch.attention_mask.bool(), training=False)
-        task_logits(model, KIND, batch)
-    quantisers.ranges.commit(1.0)
-    quantisers.ranges.begin()
-    return quantisers
+    return calibrated(model, batch, attention_matmuls=True)
 
 
 def integers(values, scale):
@@ -44,7 +35,7 @@ def softmax_of_integers(query, key, scales, mask, scaling):
 def test_both_products_are_those_of_integers(padded):
     """OFA-35: sums of whole numbers, rescaled once; masked keys have the probability 0 exactly."""
     model = small_model("bert")
-    quantisers = calibrated(model)
+    quantisers = in_8_bits(model)
     name, module = next(iter(quantisers.sites.attentions.items()))
     scales = quantisers.scales().attentions[name]
     draw = torch.Generator().manual_seed(1)
@@ -63,9 +54,27 @@ def test_both_products_are_those_of_integers(padded):
     assert (difference < 1e-5).double().mean() > 0.99
 
 
+def test_padding_that_sees_no_key_spoils_nothing():
+    """A local window beyond the end of a text is masked whole; what the text is answered is what it is alone."""
+    model = small_model("modernbert", num_hidden_layers=4)
+    assert {"full_attention", "sliding_attention"} == set(model.config.layer_types[1:])
+    quantisers = in_8_bits(model)
+    ids, mask = torch.full((2, 40), 7), torch.ones(2, 40, dtype=torch.int64)
+    ids[1], mask[1, 5:] = torch.arange(40) % 9 + 5, 0
+    with quantisers.calibrating(), torch.no_grad():
+        quantisers.enter(mask.bool(), training=False)
+        model(input_ids=ids, attention_mask=mask)
+    assert quantisers.ranges._seen.isfinite().all()
+    quantisers.ranges.discard()
+    found = model(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(found[1:], model(input_ids=ids[1:, :5]).logits, rtol=1e-5, atol=1e-5)
+    found.square().sum().backward()
+    assert all(one.grad.isfinite().all() for one in model.parameters() if one.grad is not None)
+
+
 def test_training_drops_probabilities_and_lets_gradients_through():
     model = small_model("bert")
-    quantisers = calibrated(model)
+    quantisers = in_8_bits(model)
     own = getattr(next(iter(quantisers.sites.attentions.values())), HOOK)
     operands = tuple(torch.randn(2, 4, 9, 8, requires_grad=True) for _ in range(3))
     kept = own.forward(operands, None, scaling=None, dropout=0.0)
@@ -78,7 +87,7 @@ def test_training_drops_probabilities_and_lets_gradients_through():
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_every_layer_has_ranges_of_three_operands_and_padding_does_not_count(model_type):
     model = small_model(model_type)
-    ranges = calibrated(model).ranges
+    ranges = in_8_bits(model).ranges
     own = [name for name in ranges.names if name.rpartition(".")[2] in ("query", "key", "value")]
     own = [name for name in own if not name.endswith((".input", ".output"))]
     assert len(own) == 3 * model.config.num_hidden_layers
@@ -86,15 +95,12 @@ def test_every_layer_has_ranges_of_three_operands_and_padding_does_not_count(mod
     other = small_model(model_type)
     batch = BATCH.to("cpu")
     batch.input_ids[batch.attention_mask == 0] = 11
-    assert torch.equal(calibrated(other, batch).ranges.values, ranges.values)
+    assert torch.equal(in_8_bits(other, batch).ranges.values, ranges.values)
 
 
 def test_layers_without_attention_have_none():
-    dense = small_model("bert", num_hidden_layers=3)
-    masks = random_masks(sizes_of(dense), seed=3)
-    masks.head[0] = 0
-    found = sites_of(materialise(dense, masks.canonical()), QuantizationConfig(attention_matmuls=True)).attentions
-    assert len(found) == int((masks.head.sum(dim=1) > 0).sum()) and not any("layer.0" in name for name in found)
+    found = sites_of(uneven_model(), QuantizationConfig(attention_matmuls=True)).attentions
+    assert list(found) == [f"bert.encoder.layer.{number}.attention.self" for number in (1, 2)]
 
 
 def test_exclusion_names_attentions_too():
@@ -107,7 +113,7 @@ def test_exclusion_names_attentions_too():
 def test_nothing_of_it_stays_in_the_model_or_in_its_files(tmp_path):
     model = small_model("bert")
     before = model.config._attn_implementation
-    quantisers = calibrated(model)
+    quantisers = in_8_bits(model)
     assert model.config._attn_implementation == NAME
     assert NAME not in (save_model(tmp_path / "model", model) / "config.json").read_text()
     quantisers.remove()

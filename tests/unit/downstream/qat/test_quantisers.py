@@ -13,28 +13,16 @@ from ofa.downstream.qat.load import load_quantized
 from ofa.downstream.qat.observers import CalibrationError
 from ofa.downstream.qat.training import QatTraining
 from ofa.export.quantization_file import QUANTIZATION_FILE, QuantizationFileError, encode_scales, read_scales
-from ofa.models.blocks import sizes_of
-from ofa.models.materialise import materialise
 from ofa.models.task_training import task_logits
 from tests.reads import Reads, seen
-from tests.structures import random_masks
+from tests.runtime_cases import calibrated
+from tests.structures import uneven_model
 from tests.task_parts import ARCHITECTURES, batch_of, random_rows, save_model, small_model
 
 KIND = "classification"
 BATCH, TOTALS = batch_of(random_rows(KIND), KIND)
 EVERYTHING = {"embeddings": True, "outputs": True, "attention_matmuls": True}
 WAYS = [{}, {"preset": "published"}, EVERYTHING]
-
-
-def calibrated(model, **settings):
-    """Its quantisers, with ranges from the batch."""
-    quantisers = quantised(model, QuantizationConfig(**settings), "cpu")
-    with quantisers.calibrating(), torch.no_grad():
-        quantisers.enter(BATCH.attention_mask.bool(), training=False)
-        task_logits(model, KIND, BATCH)
-    quantisers.ranges.commit(1.0)
-    quantisers.ranges.begin()
-    return quantisers
 
 
 def training_of(model, quantisers):
@@ -47,7 +35,7 @@ def test_names_classes_and_state_stay_and_the_stock_model_comes_back(model_type,
     model = small_model(model_type)
     names = [(name, type(module)) for name, module in model.named_modules()]
     state, stock = {name: value.clone() for name, value in model.state_dict().items()}, task_logits(model, KIND, BATCH)
-    quantisers = calibrated(model, **settings)
+    quantisers = calibrated(model, BATCH, **settings)
     found = task_logits(model, KIND, BATCH)
     assert [(name, type(module)) for name, module in model.named_modules()] == names
     assert state.keys() == model.state_dict().keys()
@@ -65,7 +53,7 @@ def test_names_classes_and_state_stay_and_the_stock_model_comes_back(model_type,
 def test_a_model_computes_with_8_bit_numbers_throughout(settings):
     """OFA-33, 35: each Linear's output is that of its integer simulation."""
     model = small_model("bert")
-    quantisers = calibrated(model, **settings)
+    quantisers = calibrated(model, BATCH, **settings)
     scales, seen_by = quantisers.scales().modules, {}
     handles = [
         site.module.register_forward_hook(lambda m, i, o, name=site.name: seen_by.__setitem__(name, (i[0], o)))
@@ -91,7 +79,7 @@ def test_a_model_computes_with_8_bit_numbers_throughout(settings):
 def test_only_training_observes_and_only_while_it_is_told_to():
     """OFA-34: no update in evaluation; frozen ranges stay."""
     model = small_model("bert")
-    quantisers = calibrated(model)
+    quantisers = calibrated(model, BATCH)
     module = training_of(model, quantisers)
     before = quantisers.ranges.values.clone()
     quantisers.ranges.values.zero_()
@@ -119,7 +107,7 @@ def test_only_training_observes_and_only_while_it_is_told_to():
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_gradients_reach_every_weight_and_nothing_waits_for_the_device(model_type, settings):
     model = small_model(model_type).train()
-    quantisers = calibrated(model, **settings)
+    quantisers = calibrated(model, BATCH, **settings)
     quantisers.learning = True
     module = training_of(model, quantisers)
     reads = seen(Reads(), lambda: module(BATCH, TOTALS)[0].backward())
@@ -133,7 +121,7 @@ def test_bf16_goes_through():
     model = small_model("bert")
     stock = task_logits(model, KIND, BATCH)
     model = model.bfloat16()
-    quantisers = calibrated(model)
+    quantisers = calibrated(model, BATCH)
     quantisers.learning = True
     module = training_of(model.train(), quantisers)
     loss, _ = module(BATCH, TOTALS)
@@ -157,7 +145,7 @@ def fresh_compiler():
 def test_a_model_under_quantisers_is_one_graph(settings, fresh_compiler):
     """Forward and backward, ranges included."""
     model = small_model("bert")
-    quantisers = calibrated(model, **settings)
+    quantisers = calibrated(model, BATCH, **settings)
     quantisers.learning = True
 
     def train(forward):
@@ -178,7 +166,7 @@ def test_a_model_under_quantisers_is_one_graph(settings, fresh_compiler):
 
 def written(folder, model, **settings):
     """(folder of a model with its scales, its quantisers)"""
-    quantisers = calibrated(model, **settings)
+    quantisers = calibrated(model, BATCH, **settings)
     data = encode_scales(quantisers.scales())
     save_model(folder, model)
     (folder / QUANTIZATION_FILE).write_bytes(data)
@@ -188,11 +176,7 @@ def written(folder, model, **settings):
 @pytest.mark.parametrize("settings", WAYS, ids=str)
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "compact"])
 def test_a_model_that_is_read_back_gives_the_same_logits(tmp_path, model_type, settings):
-    model = small_model("bert" if model_type == "compact" else model_type)
-    if model_type == "compact":
-        masks = random_masks(sizes_of(model), seed=2)
-        masks.head[0] = 0
-        model = materialise(model, masks.canonical()).eval()
+    model = uneven_model() if model_type == "compact" else small_model(model_type)
     folder, quantisers = written(tmp_path / "model", model, **settings)
     expected = task_logits(model, KIND, BATCH)
     again, loaded = load_quantized(folder)
@@ -210,7 +194,7 @@ def test_zeros_of_the_weights_are_zeros_of_the_integers():
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 functional.dropout(module.weight, 0.8, inplace=True)
-    quantisers = calibrated(model)
+    quantisers = calibrated(model, BATCH)
     zeros, total = quantisers.zeros()
     in_floats = sum(int((site.module.weight == 0).sum()) for site in quantisers.sites.linears)
     assert total > zeros >= in_floats > 0.7 * total

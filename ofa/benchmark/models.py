@@ -115,7 +115,7 @@ def places_of(arguments: Iterable[str]) -> list[Place]:
     """
     found: dict[tuple[str, str], Place] = {}
     for argument in arguments:
-        name, _, text = argument.rpartition("=") if not Path(argument).exists() else ("", "", argument)
+        name, text = _named(argument)
         for place in _of_folder(name, Path(text).expanduser()):
             before = found.setdefault(place.key, place)
             if before is not place:
@@ -124,6 +124,12 @@ def places_of(arguments: Iterable[str]) -> list[Place]:
                     "NAME=FOLDER"
                 )
     return list(found.values())
+
+
+def _named(argument: str) -> tuple[str, str]:
+    """Name, empty where none is given, and folder; folders of sweeps have = in their names."""
+    name, sign, text = argument.partition("=")
+    return ("", argument) if not sign or "/" in name or Path(argument).exists() else (name, text)
 
 
 def _of_folder(name: str, folder: Path) -> list[Place]:

@@ -56,6 +56,14 @@ def test_a_run_folder_is_its_model_and_its_exports(folders):
         places_of([f"base={project / 'dense'}", f"base={project / 'sparse' / 'model'}"])
 
 
+def test_folders_of_sweeps_have_equal_signs_in_their_names(folders, tmp_path, monkeypatch):
+    cell = tmp_path / "sweep" / "cofi-sparsity=0.6-seed=1"
+    shutil.copytree(folders.project / "dense" / "model", cell / "model")
+    assert [place.name for place in places_of([f"x={cell}/model", f"{cell}/model"])] == ["x", cell.name]
+    monkeypatch.chdir(tmp_path / "sweep")
+    assert [place.name for place in places_of([f"{cell.name}/model"])] == [cell.name]
+
+
 def test_zeros_precision_and_sizes_are_those_of_the_files(folders, known):
     """OFA-37 as the report has it: the zeros of an export are the model's at least."""
     zeros = {name: known[name, "torch"].zeros for name in ("dense", "sparse", "int8")}

@@ -51,7 +51,7 @@ qat: $(VENV)/installed runs/tiny/finetune/model/recipe.json
 	$(RUN) launch/export.py runs/tiny/qat --format onnx
 
 test: lint
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n logical --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-all: lint
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m ''

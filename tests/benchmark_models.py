@@ -21,8 +21,12 @@ class Folders:
     data: Path
 
 
-def write_models(project):
-    """All of `Folders` below `project`."""
+EVERY_FORM = {"dense": FORMATS, "sparse": ["onnx"], "int8": ["onnx"]}
+"""What each model is exported to."""
+
+
+def write_models(project, exports=EVERY_FORM):
+    """All of `Folders` below `project`, or less of the exports."""
     case = write_case(project / "case", "single")
     section = {"text_column": "review", "label_column": "label", "max_length": LENGTH}
     dense = project / "dense" / "model"
@@ -31,7 +35,7 @@ def write_models(project):
     for name in ("sparse", "int8"):
         shutil.copytree(case.model, project / name / "model")
     put_scales(Case(case.kind, project / "int8" / "model", case.data, case.texts, None, case.ids))
-    for name, forms in {"dense": FORMATS, "sparse": ["onnx"], "int8": ["onnx"]}.items():
+    for name, forms in exports.items():
         for form in forms:
             rows = Rows(4, path=str(case.data.parent))
             export_to_runtime(project / name / "model", project / name / form, Wanted(FORMATS[form], rows=rows))

@@ -7,8 +7,11 @@ import random
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+
+from tests import warm
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 TIMEOUT = 240
@@ -21,41 +24,63 @@ def environment(**extra):
     return {**clean, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT), **extra}
 
 
-def script(name, *arguments, cwd, check=True, ranks=1, **extra):
-    """Run `launch/<name>` as a user does; returns the finished process."""
+def start(program, arguments, **own):
+    """Start a Python file, with its libraries imported where that is possible."""
+    return (warm.start if warm.possible() else start_cold)(program, arguments, **own)
+
+
+def start_cold(program, arguments, **own):
+    """Start a Python file in a process that is a child of this one."""
+    command = [sys.executable, str(program), *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, **own)
+
+
+def run(program, *arguments, cwd, check=True, **extra):
+    """Run a Python file to its end, with its libraries imported where that is possible."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = start(program, arguments, cwd=cwd, env=environment(**extra), stdout=out, stderr=err)
+        try:
+            process.wait(timeout=TIMEOUT)
+        finally:
+            process.kill()
+        said = [file.seek(0) or file.read().decode() for file in (out, err)]
+    command = [sys.executable, str(program), *map(str, arguments)]
+    return checked(subprocess.CompletedProcess(command, process.returncode, *said), check)
+
+
+def script(name, *arguments, cwd, check=True, ranks=1, cold=False, **extra):
+    """Run `launch/<name>` as a user does; returns the finished process. One of several ranks, and one that is to be
+    cold, begins with nothing imported."""
+    program = CHECKOUT / "launch" / name
+    if ranks == 1 and not cold:
+        return run(program, *arguments, cwd=cwd, check=check, **extra)
     command = [sys.executable]
     if ranks > 1:
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    command += [str(CHECKOUT / "launch" / name), *map(str, arguments)]
-    return finished(command, cwd=cwd, check=check, **extra)
+    return finished([*command, str(program), *map(str, arguments)], cwd=cwd, check=check, **extra)
 
 
 def start_script(name, *arguments, cwd, output):
     """Start `launch/<name>` in a process group of its own; the caller ends it."""
-    command = [sys.executable, str(CHECKOUT / "launch" / name), *map(str, arguments)]
     with open(output, "ab") as out:
-        return subprocess.Popen(
-            command, cwd=cwd, env=environment(), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        own = {"cwd": cwd, "env": environment(), "stdout": out, "stderr": out, "process_group": 0}
+        return start(CHECKOUT / "launch" / name, arguments, **own)
 
 
-def start_ranks(program, *arguments, cwd, outputs):
+def start_ranks(program, *arguments, cwd, outputs, begin=start_cold):
     """Start a Python file on as many ranks as there are output files, without a launcher, in a process group of their
     own whose number is the first one's pid; the caller ends them."""
     port = str(free_port())
-    command = [sys.executable, str(program), *map(str, arguments)]
     world = {"WORLD_SIZE": str(len(outputs)), "LOCAL_WORLD_SIZE": str(len(outputs))}
     started = []
     try:
         for rank, output in enumerate(outputs):
             place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            own = {"env": environment(**world, **place), "process_group": started[0].pid if started else 0}
+            group = started[0].pid if started else 0
+            env = environment(**world, **place)
             with open(output, "wb") as out:
-                started.append(
-                    subprocess.Popen(
-                        command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, **own
-                    )
-                )
+                own = {"cwd": cwd, "env": env, "stdout": out, "stderr": out, "process_group": group}
+                started.append(begin(program, arguments, **own))
     except BaseException:  # above all Ctrl-C
         for process in started:
             process.kill()
@@ -74,9 +99,9 @@ def free_port():
 
 
 def ranks(program, *arguments, number, cwd):
-    """Run a Python file on `number` ranks."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
-    return finished([*command, str(program), *map(str, arguments)], cwd=cwd)
+    """Run a Python file on `number` ranks; as soon as one fails, all are ended."""
+    with Group(program, *arguments, number=number, cwd=cwd) as group:
+        group.wait_for(lambda: all(process.poll() == 0 for process in group.processes), may_end=True)
 
 
 def reports(program, *cases, number, cwd):
@@ -92,7 +117,7 @@ class Group:
 
     def __init__(self, program, *arguments, number, cwd):
         self.out = [cwd / f"rank-{rank}.out" for rank in range(number)]
-        self.processes = start_ranks(program, *arguments, cwd=cwd, outputs=self.out)
+        self.processes = start_ranks(program, *arguments, cwd=cwd, outputs=self.out, begin=start)
 
     def __enter__(self):
         return self
@@ -103,11 +128,12 @@ class Group:
             process.kill()
             process.wait()
 
-    def wait_for(self, reached):
-        """Until `reached()`; all ranks must still be there."""
+    def wait_for(self, reached, may_end=False):
+        """Until `reached()`; all ranks must still be there, or may have ended well."""
+        allowed = (None, 0) if may_end else (None,)
         began = time.monotonic()
         while not reached():
-            assert all(process.poll() is None for process in self.processes), self.said()
+            assert all(process.poll() in allowed for process in self.processes), self.said()
             assert time.monotonic() - began < TIMEOUT, self.said()
             time.sleep(0.002)
 
@@ -134,5 +160,11 @@ def finished(command, *, cwd, check=True, **extra):
     done = subprocess.run(
         command, cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=TIMEOUT, check=False
     )
-    assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+    return checked(done, check)
+
+
+def checked(done, check=True):
+    """The finished process; a failure shows its output."""
+    said = f"{' '.join(done.args)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+    assert not check or done.returncode == 0, said
     return done

@@ -1,7 +1,6 @@
 """Masks are one thing on any number of ranks, at every ZeRO stage and after a restart; ranks that differ stop."""
 
 import json
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -10,21 +9,26 @@ import pytest
 from tests import processes
 from tests.corpora import write_corpus
 from tests.e2e.conftest import TINY
+from tests.marks import asked_for, marked_slow
 
 WORKER = Path(__file__).with_name("agreement_worker.py")
 FAULTY = Path(__file__).with_name("disagreement_worker.py")
 CASES = ("0 fp32 hard", *(" ".join(case) for case in product("123", ("fp32", "bf16"), ("hard", "retain"))))
+QUICK = ("0 fp32 hard", "1 fp32 hard", "1 bf16 retain", "2 fp32 retain", "2 bf16 hard", "3 fp32 hard", "3 bf16 retain")
+"""Every stage in every precision and mode, and every precision in every mode."""
+
+each_case = pytest.mark.parametrize("case", marked_slow(CASES, but=QUICK))
 WORLDS = (2, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 4)))
 
 
 @pytest.fixture(scope="module", params=WORLDS, ids=lambda number: f"{number} ranks")
 def reports(request, tmp_path_factory):
-    """What each rank chose in each case: {case: [report of rank 0, ...]}."""
+    """What each rank chose in each case that a selected test asks for: {case: [report of rank 0, ...]}."""
     folder = tmp_path_factory.mktemp("ranks")
-    return processes.reports(WORKER, *CASES, number=request.param, cwd=folder)
+    return processes.reports(WORKER, *asked_for(request, "case", CASES), number=request.param, cwd=folder)
 
 
-@pytest.mark.parametrize("case", CASES)
+@each_case
 def test_masks_of_every_refresh_are_those_of_sorted_masters(reports, case):
     """PERF-12, OFA-10: from identical masters with ties, on 1, 2 and 4 ranks and at ZeRO 0 to 3, so all of these have
     the same masks; the hash of all bits is compared, at seven refreshes."""
@@ -33,7 +37,7 @@ def test_masks_of_every_refresh_are_those_of_sorted_masters(reports, case):
         assert len(report["sorted"]) == 7 and len(set(report["sorted"].values())) == 5, "the ramp ends at the fifth"
 
 
-@pytest.mark.parametrize("case", CASES)
+@each_case
 def test_a_continued_run_chooses_the_same_masks(reports, case):
     """PERF-12, OFA-29: an engine made from other weights, then loaded from a checkpoint of a refresh step."""
     for report in reports[case]:
@@ -48,9 +52,8 @@ def test_one_wrong_bit_on_one_rank_stops_all_of_them(tmp_path, number):
     pruning = {"sparsity": 0.9, "ramp_end": 12, "end": 18, "frequency": 3}
     config = {**TINY, "batch": {"global_size": 8, "micro_size": 2}, "pruning": pruning, "checkpoint": {"every": 4}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
-    done = processes.finished([*command, str(FAULTY), "config.json"], cwd=tmp_path, check=False)
-    assert done.returncode == 1
+    with processes.Group(FAULTY, "config.json", number=number, cwd=tmp_path) as group:
+        assert all(status != 0 for status in group.statuses()), group.said()
     words = [(tmp_path / f"words-{rank}.txt").read_text() for rank in range(number)]
     others = "rank 0" if number == 2 else "ranks 0, 1, 2"
     assert len(set(words)) == 1

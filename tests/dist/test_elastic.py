@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests import processes
+from tests.marks import asked_for, marked_slow
 
 WORKER = Path(__file__).with_name("elastic_worker.py")
 SAVED_BY = 2
@@ -14,7 +15,7 @@ SOURCES = ("fp32 retain", "bf16 hard", "bf16 lock")
 ALL = [f"{one} {kind} -> {other}" for kind in SOURCES for one in STAGES for other in STAGES]
 QUICK = ["1 fp32 retain -> 1", "1 fp32 retain -> 3", "3 fp32 retain -> 1", "3 fp32 retain -> 3", "1 bf16 hard -> 2"]
 QUICK += ["1 bf16 lock -> 3"]
-PAIRS = [pair if pair in QUICK else pytest.param(pair, marks=pytest.mark.slow) for pair in ALL]
+PAIRS = marked_slow(ALL, but=QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +30,7 @@ def saved(tmp_path_factory):
 @pytest.fixture(scope="module", params=[1, pytest.param(4, marks=pytest.mark.slow)])
 def continued(saved, request):
     """What each rank of another number of ranks reports, by pair of stages that a selected test asks for."""
-    asked = {item.callspec.params.get("pair") for item in request.session.items if hasattr(item, "callspec")}
-    processes.ranks(WORKER, "continue", *[pair for pair in ALL if pair in asked], number=request.param, cwd=saved)
+    processes.ranks(WORKER, "continue", *asked_for(request, "pair", ALL), number=request.param, cwd=saved)
     names = [saved / f"continued-on-{request.param}-rank-{rank}.json" for rank in range(request.param)]
     return [json.loads(name.read_text()) for name in names]
 

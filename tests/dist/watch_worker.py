@@ -61,5 +61,7 @@ def main(patience, event, chosen):
 if __name__ == "__main__":
     torch.distributed.init_process_group("gloo")
     main(float(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    for thread in set(threading.enumerate()) - {threading.current_thread()}:
+        thread.join(10.0)  # one that has been told to end may take a moment on a busy machine
     print("threads:", sorted(thread.name for thread in threading.enumerate()))
     end_rank()

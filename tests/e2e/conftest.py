@@ -58,7 +58,7 @@ def project(tmp_path_factory):
     write_corpus(folder / "data", rows=120)
     for name, values in (("teacher", TINY), ("sparse", SPARSE), ("hard", HARD)):
         (folder / f"{name}.json").write_text(json.dumps(values))
-    processes.script("pretrain.py", "--config", "teacher.json", cwd=folder)
+    processes.script("pretrain.py", "--config", "teacher.json", cwd=folder, cold=True)
     return folder
 
 

@@ -12,7 +12,7 @@ from tests.commands import command, refused
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Where the commands are typed."""
-    return write_models(tmp_path_factory.mktemp("project"))
+    return write_models(tmp_path_factory.mktemp("project"), {"dense": ["onnx"], "sparse": ["onnx"]})
 
 
 SMALL = ("--batch", "2", "--length", "8", "--rounds", "2")

@@ -4,17 +4,15 @@ import base64
 import html.parser
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
-from ofa.config import CHECKOUT
 from ofa.report import build_report
 from ofa.report_data import read_report_data
 from ofa.report_structure import stage_marks
 from ofa.tables import result_table
 from tests.commands import edit
+from tests.processes import script
 
 SECTIONS = ["result", "curves", "terms", "sparsity", "churn", "weights", "throughput", "config"]
 
@@ -240,7 +238,6 @@ def test_the_console_table_shows_a_dash_for_what_was_not_measured():
 
 def test_the_script_writes_the_page_and_says_where(synthetic_run, tmp_path):
     run = synthetic_run(until=20, finished=False)
-    command = [sys.executable, str(CHECKOUT / "launch" / "report.py"), str(run)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.strip() == str(run / "report.html"), done.stderr
+    done = script("report.py", run, cwd=tmp_path)
+    assert done.stdout.strip() == str(run / "report.html")
     assert (run / "report.html").stat().st_size > 10_000

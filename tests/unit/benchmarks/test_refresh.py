@@ -2,14 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from benchmarks import refresh
-from tests.processes import CHECKOUT, environment
+from tests.processes import CHECKOUT, run
 
 
 @pytest.mark.parametrize("kind", refresh.KINDS, ids=lambda kind: kind.name)
@@ -64,9 +62,8 @@ def made_up(name, slope, share):
 
 def test_a_small_run_prints_json_with_every_kind_and_its_status_follows_the_figures():
     """PERF-11: the command that measures it. At this size its figures may be anything."""
-    command = [sys.executable, str(CHECKOUT / "benchmarks" / "refresh.py"), "--json", "--rounds", "1"]
-    command += ["--max-weights", "2100000", "--sort-weights", "1100000"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    small = ("--json", "--rounds", "1", "--max-weights", "2100000", "--sort-weights", "1100000")
+    done = run(CHECKOUT / "benchmarks" / "refresh.py", *small, cwd=CHECKOUT, check=False)
     found = json.loads(done.stdout)
     assert [row["name"] for row in found["rows"]] == [kind.name for kind in refresh.KINDS]
     assert all(set(row["seconds"]) == {"1048576", "2097152"} for row in found["rows"])

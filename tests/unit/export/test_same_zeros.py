@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from transformers import DistilBertConfig, DistilBertForMaskedLM
 
 from ofa.config import CHECKOUT
 from ofa.export.same_zeros import ZerosError, compare_zeros
+from tests.processes import script
 
 QUERY = "bert.encoder.layer.1.attention.self.query.weight"
 POOLER = "bert.pooler.dense.weight"
@@ -98,8 +97,7 @@ def test_another_architecture_is_refused(exported, tmp_path):
 
 def launch(*arguments):
     """Run launch/verify.py as a user does."""
-    command = [sys.executable, str(CHECKOUT / "launch" / "verify.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return script("verify.py", *arguments, cwd=CHECKOUT, check=False)
 
 
 def test_the_script_prints_one_line_and_exits_by_what_it_found(exported, base):

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,12 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from ofa.config import CHECKOUT
 from ofa.export.masks_file import MaskFileError, encode_masks, read_masks, write_masks
 from ofa.export.verify import verify_folder
 from ofa.export.verify_masks import check_masks
 from ofa.export.verify_table import verification_table
 from ofa.models.adapters import scope
+from tests.processes import script
 from tests.selection import keep_largest
 
 QUERY = "bert.encoder.layer.1.attention.self.query.weight"
@@ -332,8 +331,7 @@ def test_real_weights_with_legacy_layer_norm_names_reload(tmp_path):
 
 def launch(cwd, *arguments):
     """Run launch/verify.py as a user does."""
-    command = [sys.executable, str(CHECKOUT / "launch" / "verify.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    return script("verify.py", *arguments, cwd=cwd, check=False)
 
 
 def test_the_script_exits_0_on_a_sound_folder_from_any_directory(exported, tmp_path):

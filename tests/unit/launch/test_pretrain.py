@@ -9,7 +9,7 @@ from tests import processes
 
 def test_the_plan_of_the_published_recipe_has_every_step(tmp_path):
     """OFA-1, OFA-11, OFA-13: through the command, from any directory, without model or data."""
-    text = processes.script("pretrain.py", "--config", "ofa_90.json", "--plan", cwd=tmp_path).stdout
+    text = processes.script("pretrain.py", "--config", "ofa_90.json", "--plan", cwd=tmp_path, cold=True).stdout
     lines = [json.loads(line) for line in text.splitlines()]
     assert [line["step"] for line in lines] == list(range(100_001))
     assert lines[0] == {"step": 0, "lr": 0.0, "sparsity": 0.0, "refresh": True}
@@ -22,7 +22,7 @@ def test_the_plan_of_the_published_recipe_has_every_step(tmp_path):
 
 def test_plan_every_thins_the_plan(tmp_path):
     arguments = ("--config", "tiny/ofa_90.json", "--plan", "--plan-every", "250", "--local_rank=0")
-    text = processes.script("pretrain.py", *arguments, cwd=tmp_path).stdout
+    text = processes.script("pretrain.py", *arguments, cwd=tmp_path, cold=True).stdout
     assert [json.loads(line)["step"] for line in text.splitlines()] == [0, 250, 500, 750, 1000]
 
 
@@ -42,7 +42,7 @@ def test_plan_every_thins_the_plan(tmp_path):
     ],
 )
 def test_what_is_wrong_or_missing_is_said_in_one_line_and_leaves_no_trace(tmp_path, arguments, status, words):
-    done = processes.script("pretrain.py", *arguments, cwd=tmp_path, check=False)
+    done = processes.script("pretrain.py", *arguments, cwd=tmp_path, check=False, cold=True)
     assert done.returncode == status
     assert words in done.stderr and "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []

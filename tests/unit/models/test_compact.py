@@ -33,7 +33,7 @@ for folder in sys.argv[1:]:
     model.save_pretrained(folder + "_again")
     with torch.no_grad():
         torch.save(model(torch.arange(5, 15)[None]).logits, folder + ".pt")
-assert "ofa" not in sys.modules
+assert not any(name.startswith("ofa") for name in sys.modules)
 """
 
 
@@ -109,6 +109,7 @@ def test_attention_can_be_changed_as_in_stock_models(model_type):
     assert torch.allclose(logits(model), with_sdpa, atol=1e-5) and not torch.equal(logits(model), 0 * with_sdpa)
 
 
+@pytest.mark.slow
 def test_the_file_that_is_copied_needs_torch_and_transformers_alone():
     code = "import sys, runpy; runpy.run_path(sys.argv[1]); assert not any(m.startswith('ofa') for m in sys.modules)"
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

@@ -172,8 +172,9 @@ def test_dropout_follows_the_seed(make, backend):
     assert loss(1) == first != loss(2)
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_compiler_is_told_so():
-    """Before any training: in a process whose PATH has no compiler."""
+    """In a process whose PATH has no compiler; the command is in tests/e2e/test_compiled_run.py."""
     program = "from ofa.models.compile import check_compiler; check_compiler('cpu')"
     clean = {key: value for key, value in os.environ.items() if key not in ("CXX", "CC")}
     cache = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}

@@ -1,6 +1,7 @@
 """The FLOP formula against what the training module runs, at full size, on the meta device."""
 
 import functools
+from itertools import product
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from ofa.models.blocks import living_shape, sizes_of
 from ofa.models.build import build_model
 from ofa.models.materialise import materialise
 from ofa.models.pretraining import MaskedLanguageModeling, Teacher
+from tests.marks import marked_slow
 from tests.structures import random_masks
 
 ARCHITECTURES = {
@@ -34,8 +36,9 @@ ARCHITECTURES = {
     },
     "modernbert-base": {"model_type": "modernbert", "vocab_size": 30522, "pad_token_id": 0},
 }
-SIZES = pytest.mark.parametrize("length", [128, 512])
-MODELS = pytest.mark.parametrize("name", ARCHITECTURES)
+QUICK = [("bert-base", 128), ("bert-base", 512), ("bert-large", 128), ("distilbert", 512), ("electra-small", 128)]
+QUICK += [("modernbert-base", 512)]
+SIZES = pytest.mark.parametrize(("name", "length"), marked_slow(list(product(ARCHITECTURES, (128, 512))), but=QUICK))
 
 
 DISTILLED = ObjectiveConfig(ce_weight=0.5, kd_weight=0.5)
@@ -72,7 +75,6 @@ def counted_plain(make, name, length):
 
 
 @SIZES
-@MODELS
 def test_training_costs_three_forwards_of_the_formula(make, name, length):
     """PERF-1: within 1 % at 15 % predicted positions."""
     found, share = counted_plain(make, name, length)
@@ -80,7 +82,6 @@ def test_training_costs_three_forwards_of_the_formula(make, name, length):
 
 
 @SIZES
-@MODELS
 def test_a_teacher_adds_one_forward(make, name, length):
     """PERF-2: plain x (1 + F_teacher / (3 F_student)), four thirds for a teacher of the same size."""
     plain, share = counted_plain(make, name, length)

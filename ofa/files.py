@@ -1,5 +1,5 @@
 """Files and folders that are whole or absent: written beside, pushed to the disk, then renamed. What is said when the
-disk is full. And text that is read through its compression."""
+disk is full. And text that is read through its compression, and what a file has packed."""
 
 from __future__ import annotations
 
@@ -271,3 +271,16 @@ class _ZstdFile(io.RawIOBase):
         """As io.RawIOBase."""
         self._file.close()
         super().close()
+
+
+ZSTD_LEVEL = 3
+"""The tool's own default. Level 19 makes a file of 80 % zeros a tenth smaller and takes 200 times as long."""
+
+
+def zstd_size(path: Path) -> int:
+    """Bytes of a file packed at ZSTD_LEVEL, without holding it."""
+    packer, size = zstandard.ZstdCompressor(level=ZSTD_LEVEL), 0
+    with path.open("rb") as file, packer.stream_reader(file) as packed:
+        while part := packed.read(1 << 20):
+            size += len(part)
+    return size

@@ -6,6 +6,7 @@ not taken is timing each variant in a block of its own: a load that comes and go
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +51,19 @@ def ratios(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
     found = sorted(a / b for a, b in zip(one, other, strict=True))
     last = len(found) - 1
     return {"median": statistics.median(found), "p10": found[round(0.1 * last)], "p90": found[round(0.9 * last)]}
+
+
+def median_interval(one: Sequence[float], other: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Between which values the median of one[i] / other[i] lies, whatever the distribution of the ratios: two of them,
+    of equal rank from both ends (the sign test's interval; of few rounds all that there is)."""
+    found = sorted(a / b for a, b in zip(one, other, strict=True))
+    number = len(found)
+    below, rank = 1.0, 0  # ways of 2^n in which at most `rank` ratios lie below the median
+    while 2 * below <= (1 - confidence) * 2**number:
+        rank += 1
+        below += math.comb(number, rank)
+    rank = max(0, rank - 1)
+    return found[rank], found[number - 1 - rank]
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:

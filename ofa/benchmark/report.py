@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ofa.benchmark.measure import Setting, size_in_words
-from ofa.benchmark.models import ZSTD_LEVEL, Model, runtime_name
+from ofa.benchmark.models import Model, runtime_name
 from ofa.benchmark.scoring import Scores
 from ofa.benchmark.speed import Measured, Speedup, missing, noise, remarks
+from ofa.files import ZSTD_LEVEL
 from ofa.run_folder import surroundings
 from ofa.runtimes.formats import FORMATS
 from ofa.tables import markdown_rows, table

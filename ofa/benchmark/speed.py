@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from ofa.benchmark.measure import Times, size_in_words
 from ofa.benchmark.models import DENSE, SIMULATED, Model, runtime_name
 from ofa.inference import TORCH
-from ofa.timing import ratios
+from ofa.timing import median_interval, ratios
 
 NOISY = 1.25
-"""Noise above which nothing is said to bring no speed."""
+"""Noise above which speed-ups are not to be trusted."""
 
-Gains = dict[tuple[int, int, int], tuple[float, float]]
-"""Size -> how many times as fast, and the noise there."""
+GAIN = 1.05
+"""Speed-up from which zeros are said to bring speed (PERF-34)."""
+
+Gains = dict[tuple[int, int, int], tuple[float, float, float]]
+"""Size -> how many times as fast, the median, and between which values the median lies."""
 
 Spread = dict[str, float]
 """`median`, `p10` and `p90`."""
@@ -106,7 +109,8 @@ def remarks(measured: Measured) -> list[str]:
 
 
 def _of_zeros(model: Model, measured: Measured) -> list[str]:
-    """PERF-34: whether a model with zeros is faster than one that differs in nothing else."""
+    """PERF-34: whether a model with zeros is faster than one that differs in nothing else: not where the interval of
+    the median ratio ends below GAIN, and nobody knows where it reaches from no gain to that."""
     place, share = model.place, f"{model.sparsity:.1%} zeros"
     twin = _twin(model, measured)
     if twin is None:
@@ -117,23 +121,21 @@ def _of_zeros(model: Model, measured: Measured) -> list[str]:
     gains: Gains = {}
     for size in measured.sizes():
         beside = measured.at(size)
-        times = beside[twin.place.key].seconds
-        gain, bar = ratios(times, beside[place.key].seconds)["median"], noise(times)
-        if gain <= bar:
-            gains[size] = gain, bar
-    clear = {size: both for size, both in gains.items() if both[1] <= NOISY}
-    unclear = {size: both for size, both in gains.items() if both[1] > NOISY}
+        both = beside[twin.place.key].seconds, beside[place.key].seconds
+        gains[size] = (ratios(*both)["median"], *median_interval(*both))
+    clear = {size: one for size, one in gains.items() if one[2] < GAIN}
+    unclear = {size: one for size, one in gains.items() if one[1] <= 1.0 and one[2] >= GAIN}
     than = f"{twin.place.name} of the same sizes in {model.precision}"
     found = []
     if clear:
         found.append(
-            f"{place.in_words()}: {share} bring no speed{_where(clear, measured)}: {_range(clear, 0)} times as fast as "
-            f"{than}, where noise alone makes up to {_range(clear, 1)}; the runtime computes zeros as any other weight"
+            f"{place.in_words()}: {share} bring no speed{_where(clear, measured)}: {_in_words(clear)} times as fast as "
+            f"{than}; the runtime computes zeros as any other weight"
         )
     if unclear:
         found.append(
             f"{place.in_words()}: whether {share} bring speed{_where(unclear, measured)} cannot be told: "
-            f"{_range(unclear, 0)} times as fast as {than}, where noise alone makes up to {_range(unclear, 1)}"
+            f"{_in_words(unclear)} times as fast as {than}"
         )
     return found
 
@@ -156,6 +158,9 @@ def _where(gains: Gains, measured: Measured) -> str:
     return " at " + "; ".join(size_in_words(*size) for size in gains)
 
 
-def _range(gains: Gains, place: int) -> str:
-    low, high = (f"{pick(both[place] for both in gains.values()):.2f}" for pick in (min, max))
-    return low if low == high else f"{low} to {high}"
+def _in_words(gains: Gains) -> str:
+    """`0.99 to 1.01 (with 95 % confidence 0.97 to 1.04)`"""
+    medians, lows, highs = zip(*gains.values(), strict=True)
+    low, high = f"{min(medians):.2f}", f"{max(medians):.2f}"
+    median = low if low == high else f"{low} to {high}"
+    return f"{median} (with 95 % confidence {min(lows):.2f} to {max(highs):.2f})"

@@ -76,14 +76,20 @@ class Scales:
 
 def encode_scales(scales: Scales) -> bytes:
     """The bytes of a file; equal scales give equal bytes."""
+    tensors = tensors_of(scales)
+    own = {name: tensors[name].clone().cpu() for name in sorted(tensors)}  # Linears of one input share its scale
+    return safetensors.torch.save(own, metadata={KEY: json.dumps(ABOUT)})
+
+
+def tensors_of(scales: Scales) -> dict[str, Tensor]:
+    """Scales in fp32 and zero points in uint8, by the names that they have in a file."""
     tensors: dict[str, Tensor] = {}
     for name, one in scales.modules.items():
         tensors[f"{name}.weight_scale"] = one.weight
         tensors |= _encoded(name, {"input": one.input, "output": one.output})
     for name, operands in scales.attentions.items():
         tensors |= _encoded(name, operands)
-    own = {name: tensors[name].clone().cpu() for name in sorted(tensors)}  # Linears of one input share its scale
-    return safetensors.torch.save(own, metadata={KEY: json.dumps(ABOUT)})
+    return tensors
 
 
 def _encoded(name: str, scales: Mapping[str, ActivationScale | None]) -> dict[str, Tensor]:

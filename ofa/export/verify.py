@@ -20,7 +20,7 @@ from ofa.export.masks_file import MASKS_FILE, MaskFileError, read_masks, read_pa
 from ofa.export.recipe_file import RECIPE_FILE, RecipeFileError, fingerprint_of_file, read_recipe
 from ofa.export.reload import read_config, reload_mismatches
 from ofa.export.stage import recorded_stage
-from ofa.export.targets import TargetError, recorded_lock, recorded_patterns
+from ofa.export.targets import Lock, TargetError, recorded_lock, recorded_patterns
 from ofa.export.units import Units
 from ofa.export.verify_masks import (
     Expectation,
@@ -107,7 +107,7 @@ def verify_folder(folder: str | Path, expect_sparsity: float | None = None) -> V
         result.problems += check_lock(lock, masks.keep) if lock else []
     if recipe is not None:
         result.problems += check_recipe(recipe, folder, counts, expect_sparsity)
-    hold_zeros(result, recipe, counts, expect_sparsity, masks)
+    hold_zeros(result, recipe, lock, counts, expect_sparsity, masks)
     result.sparsities = sparsities_of(names.base_model(tensors), counts, [n for n in names.encoder if n in counts])
     mismatches, notes = reload_mismatches(folder, config, tensors)
     result.problems += [Problem("reload", mismatch.name, mismatch.what) for mismatch in mismatches]
@@ -118,6 +118,7 @@ def verify_folder(folder: str | Path, expect_sparsity: float | None = None) -> V
 def hold_zeros(
     result: Verification,
     recipe: Mapping[str, Any] | None,
+    lock: Lock | None,
     counts: Mapping[str, TensorCount],
     expect_sparsity: float | None,
     masks: Masks | None = None,
@@ -129,12 +130,12 @@ def hold_zeros(
     Args:
         result: gets rows, notes and problems.
         recipe: of the model; None: it has none.
+        lock: what the recipe says of zeros that were kept.
         counts: of the scope, by name.
         expect_sparsity: as of `verify_folder`.
         masks: of the folder; None: it has none, and one more or less a tensor passes.
         rounded: 8 bits have made zeros besides, so that more are fine.
     """
-    lock = recorded_lock(recipe or {})
     drawn = lock.unlocked(counts) if lock else []
     result.notes += [f"not locked, because the base did not have it: {name}" for name in drawn]
     held = {name: found for name, found in counts.items() if name not in drawn}

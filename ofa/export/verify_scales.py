@@ -20,9 +20,13 @@ from ofa.export.quantization_file import (
 )
 from ofa.export.verify_masks import Problem
 
+MOST_LEVELS = 127.5 * (1 + 1e-5)
+"""Largest magnitude of a weight over its scale that a run can leave (`quantization.weight_divisor` and rounding)."""
+
 
 def check_scales(folder: Path, tensors: Mapping[str, Tensor]) -> Iterator[Problem]:
-    """Every scale is of a weight that is there, of its shape, and a positive number; nothing where there are none."""
+    """Every scale is of a weight that is there, of its shape, a positive number, and so large that int8 reaches every
+    weight; nothing where there are none."""
     path = folder / QUANTIZATION_FILE
     if not path.exists():
         return
@@ -46,8 +50,14 @@ def _of_module(name: str, scales: ModuleScales, weight: Tensor) -> Iterator[Prob
     if scales.weight.shape not in (torch.Size([]), weight.shape[:1]):
         what = f"{list(scales.weight.shape)} scales, expected one or {weight.shape[0]}, one a row of the weight"
         yield Problem("scale-shape", name, what)
-    if not _is_positive(scales.weight):
+    elif not _is_positive(scales.weight):
         yield Problem("bad-scale", name, "a scale of the weight is not a positive number")
+    else:
+        rows = weight.abs().amax(dim=1) if scales.weight.dim() else weight.abs().amax()
+        levels = float((rows.float() / scales.weight).max())
+        if levels > MOST_LEVELS:
+            what = f"its largest weight is {levels:.1f} scales, and int8 ends at 128: the scale is another weight's"
+            yield Problem("clipped-weight", name, what)
     for side, scale in (("input", scales.input), ("output", scales.output)):
         if scale is not None:
             yield from _of_activation(f"{name}.{side}", scale)

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ofa.export.count import count
 from ofa.export.hf import (
     CONFIG_FILE,
@@ -27,22 +29,21 @@ from ofa.export.hf import (
     is_run,
 )
 from ofa.export.recipe_file import RECIPE_FILE, fingerprint_of_file
-from ofa.export.weights import weight_files
-from ofa.files import check_space, explained_space, new_folder, write_text
+from ofa.files import ZSTD_LEVEL, check_space, explained_space, new_folder, write_text, zstd_size
 from ofa.models.adapters import scope
 from ofa.runtimes.compare import (
-    TOLERANCES,
     Difference,
     Tolerance,
     answers,
     difference,
     digests,
+    occurrences,
     recount,
     session_logits,
-    torch_logits,
 )
-from ofa.runtimes.export_file import EXPORT_FILE, encode_export, runtime_files
+from ofa.runtimes.export_file import EXPORT_FILE, encode_export, runtime_files, stands_beside
 from ofa.runtimes.formats import Format
+from ofa.runtimes.reference import reference
 from ofa.runtimes.sample import Rows, Sample, sample_for
 from ofa.runtimes.source import Precision, Source, open_source
 from ofa.runtimes.to_onnx import OPSET, onnx_program
@@ -95,20 +96,26 @@ def export_to_runtime(folder: Path, output: Path, wanted: Wanted) -> dict[str, A
     needed = sum(4 * parameter.numel() for parameter in source.model.parameters())
     check_space(output, "exported model", needed, OF_A_COMMAND.full)
     with explained_space(output.parent, "exported model", OF_A_COMMAND.full), new_folder(output) as building:
-        found = _write(building, source, sample, wanted.format)
+        found = _write(building, source, sample, wanted)
+        found["beside_its_model"] = stands_beside(output, source.folder)
         for name in (CONFIG_FILE, RECIPE_FILE):
             if (source.folder / name).is_file():
                 shutil.copyfile(source.folder / name, building / name)
         copy_tokenizer(source.folder, building)
         files = {path.name: fingerprint_of_file(path) for path in sorted(building.iterdir())}
         found |= {"versions": wanted.format.versions(), "files": files}
+        own = [building / name for name in runtime_files(found)]
+        size, packed = sum(path.stat().st_size for path in own), sum(map(zstd_size, own))
+        found["bytes"] = {"file": size, "zstd": packed, "level": ZSTD_LEVEL}
         write_text(building / EXPORT_FILE, encode_export(found))
     return found
 
 
-def _write(building: Path, source: Source, sample: Sample, form: Format) -> dict[str, Any]:
+def _write(building: Path, source: Source, sample: Sample, wanted: Wanted) -> dict[str, Any]:
     """The runtime's file, held against the torch model; what is to be said of it."""
-    expected, weights = answers(torch_logits(source.model, source.kind), sample), source.stored()
+    form, asked = wanted.format, wanted.rows.count
+    expected, tolerance = reference(source, sample)
+    weights, others = source.stored(), source.constants()
     zeros = sum(count(weight.detach()).zeros for weight in scope(source.model).values())
     program = onnx_program(source.for_the_exporter(), source.inputs)
     path = building / form.file
@@ -116,9 +123,10 @@ def _write(building: Path, source: Source, sample: Sample, form: Format) -> dict
     outputs = [one.name for one in program.model.graph.outputs]
     del program
     counted = recount(weights, form.constants(path))
+    constants = _constants(others, path, form)
     found = answers(session_logits(form.session(path), source.kind, source.inputs), sample)
     compared = difference(found, expected)
-    tolerance = _check(compared, source, sample, form)
+    _check(compared, tolerance, source, sample, form)
     total = sum(weight.size for weight in weights.values())
     tensors = {
         name: {"shape": list(weight.shape), "zeros": counted[name].zeros, "sha256": digests(weight)}
@@ -132,9 +140,10 @@ def _write(building: Path, source: Source, sample: Sample, form: Format) -> dict
         "kind": source.kind,
         "inputs": list(source.inputs),
         "outputs": outputs,
-        "model": {one.name: fingerprint_of_file(one) for one in weight_files(source.folder)},
+        "model": {one.name: fingerprint_of_file(one) for one in source.files()},
         "compared": {
             "rows": sample.count,
+            "asked": asked,
             "of": sample.origin,
             **asdict(compared),
             "tolerance": asdict(tolerance),
@@ -145,30 +154,43 @@ def _write(building: Path, source: Source, sample: Sample, form: Format) -> dict
             "file": sum(one.zeros for one in counted.values()),
             "tensors": tensors,
         },
+        "constants": constants,
     }
 
 
-def _check(compared: Difference, source: Source, sample: Sample, form: Format) -> Tolerance:
-    tolerance = TOLERANCES[source.precision]
-    if compared.within(tolerance):
-        return tolerance
-    raise ExportError(
-        f"{form.runtime} answers otherwise than the torch model in {source.precision}: logits on {sample.in_words()} "
-        f"differ {compared.in_words()}; allowed are {tolerance.largest:g} and {tolerance.mean:g} of that. Nothing was "
-        "exported"
-    )
+def _constants(wanted: Mapping[str, np.ndarray], path: Path, form: Format) -> dict[str, Any]:
+    """Each as export.json has it: its content, and how many arrays of the file have that.
+
+    Raises:
+        ExportError: one is not there, bit for bit.
+    """
+    sums = {name: digests(array) for name, array in wanted.items()}
+    found = occurrences(sums, form.constants(path))
+    for name, number in found.items():
+        if not number and (form.keeps_scales or not name.endswith(("_scale", "_zero_point"))):
+            raise ExportError(f"{name} is not in the exported file as it was trained, bit for bit")
+    return {name: {"sha256": sums[name], "count": number} for name, number in found.items() if number}
+
+
+def _check(compared: Difference, tolerance: Tolerance, source: Source, sample: Sample, form: Format) -> None:
+    if not compared.within(tolerance):
+        raise ExportError(
+            f"{form.runtime} answers otherwise than the torch model in {source.precision}: logits on "
+            f"{sample.in_words()} differ {compared.in_words()}; allowed are {tolerance.in_words()}. Nothing was "
+            "exported"
+        )
 
 
 def export_lines(folder: Path, found: Mapping[str, Any]) -> list[str]:
     """What was written, compared and counted, for people."""
-    size = sum((folder / name).stat().st_size for name in runtime_files(found))
-    compared, zeros = found["compared"], found["zeros"]
-    agree, more = compared["equal_decisions"], zeros["file"] - zeros["model"]
+    compared, zeros, sizes = found["compared"], found["zeros"], found["bytes"]
+    packed = f"{sizes['file'] / 1e6:.1f} MB, {sizes['zstd'] / 1e6:.1f} MB packed by zstd -{sizes['level']}"
+    fewer = f", all that there are ({compared['asked']} were asked for)" if compared["rows"] < compared["asked"] else ""
+    more = zeros["file"] - zeros["model"]
     words = Difference(**{key: compared[key] for key in ("largest", "mean", "magnitude", "equal_decisions")}).in_words()
     return [
-        f"exported to {folder}: {found['file']}, {found['precision']}, {size / 1e6:.1f} MB",
-        f"held against torch on {compared['rows']} rows of {compared['of']}: logits differ {words}"
-        + ("" if agree is None else f"; {agree:.2%} of the decisions are equal"),
+        f"exported to {folder}: {found['file']}, {found['precision']}, {packed}",
+        f"held against torch on {compared['rows']} rows of {compared['of']}{fewer}: logits differ {words}",
         f"zeros in the file: {zeros['file']:,} of {zeros['weights']:,} scoped weights, "
         + (f"the model's {zeros['model']:,} and {more:,} that int8 rounds to 0" if more else "those of the model"),
     ]

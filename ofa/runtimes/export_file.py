@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ofa.export.hf import ExportError
+from ofa.export.hf import MODEL_FOLDER, ExportError
 from ofa.export.recipe_file import fingerprint_of_file
 
 EXPORT_FILE = "export.json"
@@ -37,12 +37,43 @@ def read_export(folder: Path) -> dict[str, Any]:
     """What the file says, after the files that it names were held against their sums.
 
     Raises:
-        ExportError: none there, damaged, of another format, or a file is missing or has changed.
+        ExportError: none there, damaged, of another format, a file is missing or has changed, or the model beside it is
+            another by now.
     """
     found = parse_export(folder)
     for name, what in changed_files(folder, found):
         raise ExportError(f"{folder / name} {what}: export the model again")
+    stale = stale_because(folder, found)
+    if stale is not None:
+        raise ExportError(f"{folder} is stale: {stale}")
     return found
+
+
+def stands_beside(folder: Path, model: Path) -> bool:
+    """Whether an export stands in the run folder of the model that it is of."""
+    model = model.resolve()
+    return model.name == MODEL_FOLDER and model.parent == folder.resolve().parent
+
+
+def model_beside(folder: Path, found: Mapping[str, Any]) -> Path | None:
+    """The model that an export was made from, where it stands beside it as it was."""
+    model = folder.resolve().parent / MODEL_FOLDER
+    parts = {model / name: fingerprint for name, fingerprint in found["model"].items()}
+    same = all(path.is_file() and fingerprint_of_file(path) == fingerprint for path, fingerprint in parts.items())
+    return model if same else None
+
+
+def stale_because(folder: Path, found: Mapping[str, Any]) -> str | None:
+    """In words, that the model beside an export has changed since it was made, and what renews it; None: it has not,
+    or the export was made to stand elsewhere, or alone by now."""
+    model = folder.parent / MODEL_FOLDER
+    if not found.get("beside_its_model") or not model.is_dir() or model_beside(folder, found) is not None:
+        return None
+    form, precision = found["runtime"], found["precision"]
+    return (
+        f"{model} has changed since it was exported; renew it: python launch/export.py {model} --format {form} "
+        f"--precision {precision} --output {folder}"
+    )
 
 
 def parse_export(folder: Path) -> dict[str, Any]:

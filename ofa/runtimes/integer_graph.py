@@ -114,6 +114,8 @@ class _Linear:
         self._output = None if scales.output is None else _Activation(module, "output", scales.output)
 
     def __call__(self, input: Tensor) -> Tensor:
+        if input.dim() == 2:  # pooler and classifier: of two sizes, ONNX Runtime makes a Gemm in floats of it
+            return self(input.unsqueeze(1)).squeeze(1)
         module = self._module
         weight = dequantise(module.get_buffer(INTEGERS), module.get_buffer("weight_scale"))
         result = self._shared.of(input, self._input) @ weight

@@ -37,7 +37,7 @@ LONGEST = 128
 class Rows:
     """Which rows are wanted."""
 
-    count: int = 128
+    count: int = 200
     """If there are so many."""
     task: str | None = None
     path: str | None = None
@@ -86,7 +86,7 @@ def sample_for(source: Source, wanted: Rows) -> Sample:
     except ValueError as error:
         if wanted.given:
             raise
-        LOG.warning("drawn words take the place of rows of its task, which cannot be read: %s", error)
+        LOG.warning("drawn words take the place of rows of its task, which cannot be read here: %s", error)
     return drawn(source.model.config, source.kind, tokenizer, wanted.count)
 
 
@@ -96,6 +96,8 @@ def _of_the_task(source: Source, tokenizer: PreTrainedTokenizerFast, wanted: Row
     if wanted.task is None and "name" not in recorded:
         raise ExportError(f"{source.folder} does not say which task it was fine-tuned on; --task and --path do")
     config = task_config(name, recorded, task=wanted.task, path=wanted.path, overrides=wanted.overrides)
+    if config.path is None and not wanted.given:
+        raise ExportError(f"the rows of {config.name} are on the hub, which is asked only with --task {config.name}")
     row, _ = matched_classes(source.model.config, task_for(config), name)
     opened = OpenTask(config, row, tokenizer)
     split = opened.read("validation")

@@ -6,7 +6,8 @@ the wanted precision, until it is made ready for the exporter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +20,10 @@ from ofa.downstream.qat.fake_quant import quantise_weight
 from ofa.downstream.qat.load import with_quantisers
 from ofa.downstream.qat.quantisers import FakeQuantisers
 from ofa.export.hf import ExportError, find_model_folder
-from ofa.export.quantization_file import QUANTIZATION_FILE, Scales, read_scales
+from ofa.export.quantization_file import QUANTIZATION_FILE, Scales, read_scales, tensors_of
 from ofa.export.recipe_file import RECIPE_FILE, read_recipe
 from ofa.export.stage import recorded_stage, stage_lines
+from ofa.export.weights import weight_files
 from ofa.models.adapters import adapter_for, scope
 from ofa.models.build import read_config
 from ofa.models.task_models import kind_of, load_task_model
@@ -64,6 +66,10 @@ class Source:
         has_types = adapter_for(self.model.config.model_type).takes_token_types(self.model.config)
         return ("input_ids", "attention_mask", *(("token_type_ids",) if has_types else ()))
 
+    def files(self) -> list[Path]:
+        """What its numbers are read from: weights, and in int8 the scales."""
+        return [*weight_files(self.folder), *([self.folder / QUANTIZATION_FILE] if self.quantised else [])]
+
     def stored(self) -> dict[str, np.ndarray]:
         """The scope's weights [out, in] as the exported file has to hold them, int8 or fp32, by name."""
         modules = self.quantised.scales.modules if self.quantised else {}
@@ -73,6 +79,35 @@ class Source:
             tensor = weight.detach() if scales is None else quantise_weight(weight, scales.weight)
             found[name] = tensor.numpy()
         return found
+
+    def constants(self) -> dict[str, np.ndarray]:
+        """What else of the Linears and tables in 8 bits the file has to hold, by name: scales, zero points, biases, and
+        the int8 weights that are not of the scope. Nothing in fp32."""
+        if self.quantised is None:
+            return {}
+        found = {name: tensor.numpy() for name, tensor in tensors_of(self.quantised.scales).items()}
+        scoped = scope(self.model)
+        for name, scales in self.quantised.scales.modules.items():
+            module = self.model.get_submodule(name)
+            bias = getattr(module, "bias", None)
+            if bias is not None:
+                found[f"{name}.bias"] = bias.detach().numpy()
+            if f"{name}.weight" not in scoped:
+                found[f"{name}.weight"] = quantise_weight(module.get_parameter("weight"), scales.weight).numpy()
+        return found
+
+    @contextmanager
+    def in_floats(self) -> Iterator[None]:
+        """In here the model computes in fp32, whatever it was trained in."""
+        if self.quantised is None:
+            yield
+            return
+        quantisers = self.quantised.quantisers
+        quantisers.quantising = False
+        try:
+            yield
+        finally:
+            quantisers.quantising = True
 
     def for_the_exporter(self) -> PreTrainedModel:
         """The model as it is recorded; in int8 its fp32 weights are gone from then on."""

@@ -126,7 +126,7 @@ def _explained(model: str) -> Iterator[None]:
     try:
         yield
     except torch.onnx.errors.OnnxExporterError as error:
-        causes = [error]
+        causes: list[BaseException] = [error]
         while (cause := causes[-1].__cause__) is not None:
             causes.append(cause)
         found = next((found for one in causes if (found := re.search(UNKNOWN_OP, str(one)))), None)

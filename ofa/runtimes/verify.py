@@ -15,21 +15,22 @@ from typing import Any
 import numpy as np
 
 from ofa.export.count import TensorCount
-from ofa.export.hf import MODEL_FOLDER, ExportError
-from ofa.export.recipe_file import RECIPE_FILE, RecipeFileError, fingerprint_of_file, read_recipe
+from ofa.export.hf import ExportError
+from ofa.export.recipe_file import RECIPE_FILE, RecipeFileError, read_recipe
 from ofa.export.reload import read_config
-from ofa.export.targets import TargetError
+from ofa.export.targets import TargetError, recorded_lock
 from ofa.export.verify import Verification, hold_zeros
 from ofa.export.verify_masks import Problem
 from ofa.models.build import load_tokenizer
-from ofa.runtimes.compare import TOLERANCES, Logits, answers, difference, find_weights, session_logits, torch_logits
-from ofa.runtimes.export_file import EXPORT_FILE, changed_files, parse_export
-from ofa.runtimes.formats import FORMATS, Format, RuntimeFileError
+from ofa.runtimes.compare import Logits, answers, difference, find_weights, occurrences, session_logits
+from ofa.runtimes.export_file import EXPORT_FILE, changed_files, model_beside, parse_export, stale_because
+from ofa.runtimes.formats import FORMATS, Format, RuntimeFileError, UnknownOpError
+from ofa.runtimes.reference import reference
 from ofa.runtimes.sample import Sample, drawn
 from ofa.runtimes.source import open_source
 
-ROWS = 24
-"""That the runtime answers."""
+ROWS = {"fp32": 24, "int8": 200}
+"""That the runtime answers, by precision: in 8 bits one decision of 200 may differ."""
 
 
 def verify_export(folder: Path, expect_sparsity: float | None = None) -> Verification:
@@ -52,12 +53,16 @@ def verify_export(folder: Path, expect_sparsity: float | None = None) -> Verific
     form = FORMATS[said["runtime"]]
     form.check_packages()
     result.problems += [Problem("changed-file", name, what) for name, what in changed_files(folder, said)]
+    stale = stale_because(folder, said)
+    result.problems += [Problem("stale-export", said["file"], stale)] if stale else []
     result.notes.append(f"{said['precision']} for {form.runtime}")
     try:
         counts, missing = _counted(folder, form, said)
-        result.problems += missing
+        result.problems += [*missing, *_changed_constants(folder, form, said)]
         _hold(result, said, counts, expect_sparsity)
         result.problems += _answered(folder, form, said, result.notes)
+    except UnknownOpError as error:
+        result.problems.append(Problem("unknown-op", said["file"], str(error)))
     except RuntimeFileError as error:
         result.problems.append(Problem("damaged-weights", said["file"], str(error)))
     return result
@@ -73,6 +78,22 @@ def _counted(folder: Path, form: Format, said: Mapping[str, Any]) -> tuple[dict[
     return counts, [Problem("missing-tensor", name, what) for name in missing]
 
 
+def _changed_constants(folder: Path, form: Format, said: Mapping[str, Any]) -> Iterator[Problem]:
+    """Scales, zero points, biases and further int8 weights that stand in the file less often than they did; those with
+    one content in a single line."""
+    recorded = said.get("constants", {})
+    found = occurrences({name: one["sha256"] for name, one in recorded.items()}, form.constants(folder / form.file))
+    equal: dict[tuple[str, ...], list[str]] = {}
+    for name, one in recorded.items():
+        equal.setdefault(tuple(one["sha256"]), []).append(name)
+    for names in equal.values():
+        there, before = found[names[0]], recorded[names[0]]["count"]
+        if there < before:
+            others = f" (or one of {len(names) - 1} that were equal to it: {', '.join(names[1:])})" if names[1:] else ""
+            what = f"not in {form.file} as it was trained, bit for bit: {there} of {before} arrays are left{others}"
+            yield Problem("changed-constant", names[0], what)
+
+
 def _hold(
     result: Verification, said: Mapping[str, Any], counts: Mapping[str, TensorCount], asked: float | None
 ) -> None:
@@ -81,7 +102,7 @@ def _hold(
     try:
         if (result.folder / RECIPE_FILE).exists():
             recipe = read_recipe(result.folder)
-        hold_zeros(result, recipe, counts, asked, rounded=said["precision"] == "int8")
+        hold_zeros(result, recipe, recorded_lock(recipe or {}), counts, asked, rounded=said["precision"] == "int8")
     except (RecipeFileError, TargetError) as error:
         result.problems.append(Problem("damaged-recipe", RECIPE_FILE, str(error)))
     total = sum(one.numel for one in counts.values())
@@ -92,7 +113,7 @@ def _hold(
 def _answered(folder: Path, form: Format, said: Mapping[str, Any], notes: list[str]) -> Iterator[Problem]:
     """What the runtime says of drawn rows."""
     try:
-        sample = drawn(read_config(folder), said["kind"], load_tokenizer(str(folder)), ROWS)
+        sample = drawn(read_config(folder), said["kind"], load_tokenizer(str(folder)), ROWS[said["precision"]])
     except ValueError as error:
         yield Problem("reload", folder.name, str(error))
         return
@@ -109,14 +130,14 @@ def _compared(
     folder: Path, said: Mapping[str, Any], sample: Sample, logits: Logits, notes: list[str]
 ) -> Iterator[Problem]:
     """Beside the torch model, where it still stands in the run folder."""
-    model = folder.resolve().parent / MODEL_FOLDER
-    parts = {name: model / name for name in said["model"]}
-    if any(not path.is_file() or fingerprint_of_file(path) != said["model"][name] for name, path in parts.items()):
+    model = model_beside(folder, said)
+    if model is None:
         notes.append("the model that it was made from is not beside it: not compared again")
         return
-    source = open_source(model, said["precision"])
-    apart = difference(answers(logits, sample), answers(torch_logits(source.model, source.kind), sample))
-    if not apart.within(TOLERANCES[source.precision]):
-        yield Problem("answers-differ", said["file"], f"logits differ from those of {model} {apart.in_words()}")
+    expected, tolerance = reference(open_source(model, said["precision"]), sample)
+    apart = difference(answers(logits, sample), expected)
+    if not apart.within(tolerance):
+        what = f"logits differ from those of {model} {apart.in_words()}; allowed are {tolerance.in_words()}"
+        yield Problem("answers-differ", said["file"], what)
         return
     notes.append(f"logits differ from those of {model.name}/ beside it {apart.in_words()}")

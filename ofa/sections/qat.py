@@ -18,7 +18,9 @@ PUBLISHED: dict[str, Any] = {
     "outputs": True,
     "calibration_rows": 1,
 }
-"""What `preset: published` has in place of the defaults."""
+"""What `preset: published` has in place of the defaults. Outputs of queries and keys are quantised, as published, yet
+runtimes compute their product in fp32, because it is scaled before anything is quantised again; see
+`attention_matmuls`."""
 
 
 class QuantizationConfig(Section):

@@ -131,6 +131,34 @@ def tasks_with_contradiction(tasks):
     return tasks
 
 
+def test_a_teacher_teaches_in_8_bits_too(tasks):
+    """Alone, as published, to the run's end; the record says who taught."""
+    teacher = ('teacher={"init": "tuned/model"}', "schedule.total_steps=12", "evaluate.every=12")
+    folder = made(tasks, "qat.py", "qat.json", "taught", *teacher, "quantization.preset=published")
+    config = json.loads((folder / "config.json").read_text())["config"]
+    assert (config["objective"]["ce_weight"], config["objective"]["kd_weight"]) == (0.0, 1.0)
+    lines = [line for line in metrics(folder) if "kd" in line]
+    assert len(lines) == 12 and all(line["loss"] == line["kd"] > 0 for line in lines)
+    row = json.loads((folder / "results.jsonl").read_text())
+    assert row["distilled"] and row["teacher"] == "tuned/model" and row["bits"] == 8
+    parents = json.loads((folder / "model" / "recipe.json").read_text())["parents"]
+    assert {parent["role"] for parent in parents} == {"init", "teacher"}
+
+
+def test_8_bits_begin_where_they_are_told_to(tasks):
+    """Until then the run is a float one, bit for bit; what is exported was scored later."""
+    changes = ("schedule.total_steps=12", "evaluate.every=3", "checkpoint.every=3", "log.every=1")
+    runs = {
+        begin: made(tasks, "qat.py", "qat.json", f"from-{begin}", *changes, f"quantization.begin_step={begin}")
+        for begin in (5, 9)
+    }
+    losses = {begin: [line["loss"] for line in metrics(folder) if "loss" in line] for begin, folder in runs.items()}
+    assert losses[5][:5] == losses[9][:5] and losses[5][5] != losses[9][5]
+    assert result_of(runs[9])["best_step"] == 12
+    result = command("evaluate.py", str(runs[5]), "--json", cwd=tasks)
+    assert result.status == 0 and (runs[5] / "model" / "quantization.safetensors").is_file()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["ours", "published"])
 def test_killed_it_ends_with_the_same_bytes(tasks, quantised, preset):

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -28,6 +29,9 @@ from ofa.export.quantization_file import OPERANDS, ActivationScale, ModuleScales
 
 class WeightScales(Protocol):
     """Where the scale of a weight comes from."""
+
+    given: bool
+    """Whether it stays the same whatever the weight is: the model is finished."""
 
     def of(self, name: str, weight: Tensor, *, observing: bool) -> Tensor:
         """fp32 [] or [rows] for the live weight [rows, columns] of a module, without a gradient."""
@@ -112,6 +116,11 @@ class FakeQuantisers:
             yield
         finally:
             self.quantising, self._calibrating = before, False
+
+    @property
+    def watched(self) -> bool:
+        """Whether a forward may add to the ranges, and so has to say which tokens count."""
+        return self.learning or self._calibrating
 
     @property
     def observing(self) -> bool:
@@ -208,19 +217,33 @@ class _Linear:
 
     def __init__(self, quantisers: FakeQuantisers, name: str, module: nn.Linear, reads: _Input, output: int | None):
         self._quantisers, self._name, self._module, self._reads, self._output = quantisers, name, module, reads, output
+        self._kept: tuple[tuple[int, int], Tensor] | None = None
 
     def __call__(self, input: Tensor) -> Tensor:
-        quantisers, weight = self._quantisers, self._module.weight
+        quantisers = self._quantisers
         values = self._reads.of(input)
-        if quantisers.quantising:
-            scale = quantisers.weights.of(self._name, weight, observing=quantisers.observing)
-            weight = fake_weight(weight, scale)
+        weight = self._quantised() if quantisers.quantising else self._module.weight
         result = functional.linear(values, weight, self._module.bias)
         if self._output is None:
             return result
         if quantisers.observing:
             quantisers.observe(self._output, result)
         return quantisers.activation(self._output, result) if quantisers.quantising else result
+
+
+    def _quantised(self) -> Tensor:
+        """The weight as int8 has it; of a finished model it is kept from the first forward on, while the weight stays
+        what and where it is. In training the optimizer writes past the version counter, so nothing is kept."""
+        quantisers, weight = self._quantisers, self._module.weight
+        learns = torch.is_grad_enabled() and weight.requires_grad
+        if not quantisers.weights.given or learns or torch.compiler.is_compiling():
+            scale = quantisers.weights.of(self._name, weight, observing=quantisers.observing)
+            return fake_weight(weight, scale)
+        state = (weight.data_ptr(), weight._version)
+        if self._kept is None or self._kept[0] != state:
+            scale = quantisers.weights.of(self._name, weight, observing=False)
+            self._kept = (state, fake_weight(weight.detach(), scale))
+        return self._kept[1]
 
 
 class _Table:

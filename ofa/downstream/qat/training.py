@@ -26,5 +26,6 @@ class QatTraining(TaskTraining):
         self, batch: TaskBatch, totals: TaskTotals | None = None, targets: Tensor | None = None, scale: float = 1.0
     ) -> Any:
         """The same, with the tokens that count shown to the observers."""
-        self.quantisers.enter(batch.attention_mask.bool(), training=self.training)
+        watched = self.quantisers.watched
+        self.quantisers.enter(batch.attention_mask.bool() if watched else None, training=self.training)
         return super().forward(batch, totals, targets, scale)

@@ -21,6 +21,8 @@ from ofa.downstream.qat.prepare import Sites
 class MeasuredScales:
     """From the weights; see `ofa.downstream.qat.quantisers.WeightScales`."""
 
+    given = False
+
     def __init__(self, settings: QuantizationConfig, sites: Sites, device: torch.device | str):
         self._per_row = settings.weights == "per_channel"
         self._divisor = settings.weight_divisor
@@ -54,6 +56,8 @@ class MeasuredScales:
 
 class GivenScales:
     """From a file."""
+
+    given = True
 
     def __init__(self, scales: Mapping[str, Tensor]):
         self._scales = scales

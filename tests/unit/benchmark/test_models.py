@@ -18,7 +18,6 @@ from ofa.benchmark.models import (
     check_together,
     described,
     places_of,
-    zstd_size,
 )
 from ofa.benchmark.process import in_fresh_process
 from ofa.benchmark.rows import random_batch
@@ -26,6 +25,7 @@ from ofa.benchmark.scoring import Asked, score, sections
 from ofa.downstream.evaluate_model import evaluate_model
 from ofa.export.hf import ExportError
 from ofa.export.weights import read_weights
+from ofa.files import zstd_size
 from ofa.inference import load
 from tests.commands import flip
 from tests.inference_cases import ROWS, write_case

@@ -2,22 +2,34 @@
 
 import json
 import shutil
+import socket
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime
+import openvino
 import pytest
 
 from ofa.export.hf import ExportError
-from ofa.export.quantization_file import QUANTIZATION_FILE, QuantizationFileError
+from ofa.export.quantization_file import QUANTIZATION_FILE, QuantizationFileError, read_scales
 from ofa.models.adapters import scope
-from ofa.models.task_training import task_logits
-from ofa.runtimes.compare import TOLERANCES, Answers, answers, difference, recount, session_logits
+from ofa.runtimes.compare import (
+    IN_FLOATS,
+    Answers,
+    answers,
+    difference,
+    recount,
+    session_logits,
+    tolerance_in_8_bits,
+)
 from ofa.runtimes.export import Wanted, default_output, export_lines, export_to_runtime
 from ofa.runtimes.export_file import EXPORT_FILE, read_export
 from ofa.runtimes.extras import MissingExtraError
 from ofa.runtimes.formats import FORMATS, RuntimeFileError
+from ofa.runtimes.reference import reference
 from ofa.runtimes.sample import Rows, sample_for
 from ofa.runtimes.source import open_source
 from tests.commands import edit, flip, tree
@@ -63,12 +75,12 @@ def assert_answers_are_those_of_torch(folder, session):
     """To rounding in nine of ten logits, for in int8 a last bit may turn a rounding over; all within what is stated."""
     source = open_source(folder, None)
     sample = sample_for(source, ROWS)
-    expected = answers(lambda batch: task_logits(source.model, source.kind, batch), sample)
+    expected, tolerance = reference(source, sample)
     found = answers(session_logits(session, source.kind, source.inputs), sample)
     assert found.logits.shape == expected.logits.shape
     apart = np.abs(found.logits - expected.logits)
     assert np.quantile(apart, 0.9) <= 1e-4 < expected.logits.std()
-    assert difference(found, expected).within(TOLERANCES[source.precision])
+    assert difference(found, expected).within(tolerance)
 
 
 WAYS = [
@@ -103,7 +115,9 @@ def test_the_runtime_answers_as_torch_and_has_the_zeros(tmp_path, case, precisio
         assert said["zeros"]["file"] == said["zeros"]["model"]
     assert sorted(read_export(output)["files"]) == sorted(set(tree(output)) - {EXPORT_FILE})
     assert not (output / "model.safetensors").exists() and (output / "tokenizer.json").is_file()
-    assert f"{said['zeros']['weights']:,} scoped weights" in export_lines(output, said)[-1]
+    first, *_, last = export_lines(output, said)
+    assert f"{said['zeros']['weights']:,} scoped weights" in last and "MB packed by zstd -3" in first
+    assert 0 < said["bytes"]["zstd"] < said["bytes"]["file"]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "classification"])
@@ -128,6 +142,38 @@ def test_equal_models_give_equal_bytes_without_paths(made, name):
     assert b"site-packages" not in data and b".py" not in data and str(made).encode() not in data
 
 
+INTEGER_PRODUCTS = {"MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "DynamicQuantizeMatMul"}
+
+
+def test_onnx_runtime_has_integer_kernels_for_every_linear(whole, tmp_path):
+    """Pooler and classifier too; what is left in floats are the products of attention."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(whole / "onnx" / "model.onnx", options, providers=["CPUExecutionProvider"])
+    nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
+    linears = read_scales(whole / "model" / QUANTIZATION_FILE).modules
+    products = [node for node in nodes if node.op_type in INTEGER_PRODUCTS]
+    weights = [name for node in products for name in node.input if "weight_int8" in name]
+    assert sorted(weights) == sorted(f"{name}.weight_int8" for name in linears)
+    assert not {"Gemm", "FusedGemm", "DequantizeLinear"} & {node.op_type for node in nodes}
+
+
+def test_openvino_computes_every_linear_in_integers(whole):
+    """As it says of the compiled model; the products of attention stay in floats."""
+    core = openvino.Core()
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(whole / "openvino" / "openvino_model.xml", "CPU", options)
+    precisions = Counter(
+        op.get_rt_info()["runtimePrecision"].astype(str)
+        for op in compiled.get_runtime_model().get_ops()
+        if op.get_rt_info()["layerType"].astype(str) == "FullyConnected"
+    )
+    linears = read_scales(whole / "model" / QUANTIZATION_FILE).modules
+    assert sum(precisions.values()) == len(linears) and set(precisions) <= {"u8", "i8"}, precisions
+
+
 def test_float_weights_are_exported_by_request(folder):
     _, said = exported(folder, precision="fp32")
     assert said["precision"] == "fp32" and said["zeros"]["file"] == said["zeros"]["model"]
@@ -148,11 +194,19 @@ def test_a_weight_that_is_changed_in_the_file_is_found(made):
         recount(weights, ONNX.constants(path))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+NEAR = {
+    "fp32": lambda expected: IN_FLOATS,
+    "int8": lambda expected: tolerance_in_8_bits(
+        expected, Answers(expected.logits + np.float32(0.01), expected.decisions)
+    ),
+}
+
+
+@pytest.mark.parametrize("precision", NEAR)
 def test_tolerances_catch_what_is_off_and_what_is_no_number(precision):
     draw = np.random.default_rng(0)
     expected = Answers(draw.normal(size=100).astype(np.float32), np.zeros(50, dtype=np.int64))
-    tolerance = TOLERANCES[precision]
+    tolerance = NEAR[precision](expected)
     assert difference(expected, expected).within(tolerance)
     size = np.abs(expected.logits).max()
     for logits in (expected.logits + 1.1 * tolerance.mean * size, expected.logits * np.nan):
@@ -160,6 +214,16 @@ def test_tolerances_catch_what_is_off_and_what_is_no_number(precision):
     one = expected.logits.copy()
     one[7] += 1.1 * tolerance.largest * size
     assert not difference(Answers(one, expected.decisions), expected).within(tolerance)
+
+
+def test_8_bits_may_differ_by_a_quarter_of_their_own_noise_and_in_one_decision_of_200():
+    expected = Answers(np.linspace(-2, 2, 200, dtype=np.float32), np.zeros(200, dtype=np.int64))
+    in_floats = Answers(expected.logits + np.float32(0.04), expected.decisions)
+    tolerance = tolerance_in_8_bits(expected, in_floats)
+    assert tolerance.mean * 2.0 == pytest.approx(0.01, rel=1e-4)
+    for wrong, passes in ((1, True), (2, False)):
+        decisions = (np.arange(200) < wrong).astype(np.int64)
+        assert difference(Answers(expected.logits, decisions), expected).within(tolerance) == passes
 
 
 def test_a_runtime_that_answers_otherwise_leaves_nothing(made):
@@ -256,8 +320,19 @@ def test_rows_of_the_task_are_taken_where_they_can_be_read(folder, tmp_path, cap
     columns = ('task.text_column="text"', 'task.pair_column="pair"', 'task.label_column="label"')
     _, said = exported(folder, rows=Rows(24, "text_classification", str(tmp_path / "task"), columns))
     assert (said["compared"]["rows"], said["compared"]["of"]) == (9, "the validation split of text_classification")
+    assert "of text_classification, all that there are (24 were asked for)" in export_lines(output, said)[1]
     with pytest.raises(ValueError, match="nowhere"):
         exported(folder, rows=Rows(24, "text_classification", str(tmp_path / "nowhere"), columns))
+
+
+def test_the_hub_is_not_asked_for_rows_unless_the_caller_names_the_task(folder, caplog, monkeypatch):
+    recipe = {"format": "sparse-ofa-recipe", "version": 1, "steps": 9, "scope": {"tensors": {}}, "files": {}}
+    config = {"task": {"name": "rte", "path": None}}
+    (folder / "recipe.json").write_text(json.dumps({**recipe, "sparsity": {}, "config": config}))
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was asked"))
+    sample = sample_for(open_source(folder, None), ROWS)
+    assert sample.in_words() == "24 rows of words drawn from its vocabulary"
+    assert "the rows of rte are on the hub, which is asked only with --task rte" in caplog.text
 
 
 def test_a_run_gets_it_beside_its_model(folder, tmp_path):

@@ -10,9 +10,11 @@ import pytest
 import safetensors
 import safetensors.torch
 
+from ofa.export.hf import ExportError
 from ofa.export.quantization_file import QUANTIZATION_FILE
 from ofa.export.recipe_file import fingerprint_of_file
 from ofa.export.verify import verify_folder
+from ofa.inference import load
 from ofa.models.adapters import scope
 from ofa.runtimes.export import Wanted, export_to_runtime
 from ofa.runtimes.export_file import EXPORT_FILE
@@ -84,7 +86,7 @@ def test_one_that_stands_alone_is_counted_and_asked(made):
     found = verify_export(made / "onnx-int8")
     assert found.problems == [] and len(found.rows) == len(scope(sparse("bert")))
     assert found.notes[-2:] == [
-        "ONNX Runtime answers 24 rows of words drawn from its vocabulary",
+        "ONNX Runtime answers 200 rows of words drawn from its vocabulary",
         "the model that it was made from is not beside it: not compared again",
     ]
 
@@ -106,6 +108,23 @@ def test_a_scoped_weight_that_was_changed_is_missing(made):
 
 
 @pytest.mark.parametrize(
+    "name", ["intermediate.dense.weight_scale", "intermediate.dense.input_scale", "intermediate.dense.input_zero_point"]
+)
+def test_a_scale_or_zero_point_that_was_changed_is_named(made, name):
+    name = f"bert.encoder.layer.1.{name}"
+    damage = lambda array: array.put(0, array.flat[0] // 2 + 1)  # noqa: E731
+    rewritten(made / "onnx-int8", lambda graph: changed(graph, name, damage))
+    assert ("changed-constant", name) in kinds(made / "onnx-int8")
+
+
+@pytest.mark.parametrize("name", ["bert.encoder.layer.0.output.dense.bias", "classifier.bias", "classifier.weight"])
+def test_a_bias_or_a_weight_of_the_head_that_was_changed_is_named(made, name):
+    in_file = name.replace(".weight", ".weight_int8")
+    rewritten(made / "onnx-int8", lambda graph: changed(graph, in_file, lambda array: array.put(0, 17)))
+    assert ("changed-constant", name) in kinds(made / "onnx-int8")
+
+
+@pytest.mark.parametrize(
     ("value", "expected"), [(5.0, ("answers-differ", "model.onnx")), (np.nan, ("not-finite", "model.onnx"))]
 )
 def test_other_answers_are_found(made, value, expected):
@@ -113,6 +132,20 @@ def test_other_answers_are_found(made, value, expected):
     name = "bert.embeddings.LayerNorm.bias"
     rewritten(made / "onnx-fp32", lambda graph: changed(graph, name, lambda array: array.put(0, value)))
     assert kinds(made / "onnx-fp32") == [expected]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", QUANTIZATION_FILE])
+def test_an_export_of_an_earlier_model_is_stale(made, name):
+    """Weights, and in int8 scales; the words renew it, and nobody is served from it."""
+    flip(made / "model" / name)
+    assert kinds(made / "onnx-int8") == [("stale-export", "model.onnx")]
+    assert kinds(made / "onnx-fp32") == ([("stale-export", "model.onnx")] if name == "model.safetensors" else [])
+    words = f"launch/export.py {made / 'model'} --format onnx --precision int8 --output {made / 'onnx-int8'}"
+    with pytest.raises(ExportError, match=f"onnx-int8 is stale: .*{words}"):
+        load(made / "onnx-int8")
+    (made / "elsewhere").mkdir()
+    shutil.move(made / "onnx-int8", made / "elsewhere" / "onnx")
+    assert kinds(made / "elsewhere" / "onnx") == []
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "config.json"])
@@ -168,6 +201,7 @@ def damaged(change):
 DAMAGES = {
     "scale-without-weight": damaged(lambda tensors, name: tensors.update({"no.weight_scale": tensors[name].clone()})),
     "bad-scale": damaged(lambda tensors, name: tensors[name].fill_(0.0)),
+    "clipped-weight": damaged(lambda tensors, name: tensors[name].mul_(0.9)),
     "scale-shape": damaged(lambda tensors, name: tensors.update({name: tensors[name].repeat(2)})),
     "damaged-scales": lambda path: path.write_bytes(path.read_bytes()[:-3]),
 }

@@ -13,8 +13,8 @@ from ofa.downstream.qat.fake_quant import (
     quantise_weight,
     weight_scale,
 )
-from ofa.downstream.qat.integer import LONGEST, integer_linear
 from ofa.export.quantization_file import ActivationScale, ModuleScales
+from tests.integer_linear import LONGEST, integer_linear
 
 
 def scales_of(values, weight, per_row):

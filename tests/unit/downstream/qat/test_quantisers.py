@@ -1,19 +1,22 @@
 """A stock model under its quantisers: what it computes, and what stays as it was."""
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ofa.config import QuantizationConfig, TaskObjectiveConfig
 from ofa.downstream.qat.assemble import quantised
-from ofa.downstream.qat.integer import integer_linear
 from ofa.downstream.qat.load import load_quantized
 from ofa.downstream.qat.observers import CalibrationError
 from ofa.downstream.qat.training import QatTraining
 from ofa.export.quantization_file import QUANTIZATION_FILE, QuantizationFileError, encode_scales, read_scales
-from ofa.models.task_training import task_logits
+from ofa.models.task_training import TaskTraining, task_logits
+from tests.integer_linear import integer_linear
 from tests.reads import Reads, seen
 from tests.runtime_cases import calibrated
 from tests.structures import uneven_model
@@ -185,6 +188,69 @@ def test_a_model_that_is_read_back_gives_the_same_logits(tmp_path, model_type, s
     loaded.remove()
     quantisers.remove()
     assert torch.equal(task_logits(again, KIND, BATCH), task_logits(model, KIND, BATCH))
+
+
+class Operations(TorchDispatchMode):
+    """How often each operation is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[func] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("settings", WAYS, ids=str)
+def test_a_step_before_8_bits_begin_is_the_float_step(settings):
+    """PERF-35: what is off costs nothing, forward and backward."""
+
+    def counted(module):
+        with Operations() as operations:
+            module.train()(BATCH, TOTALS)[0].backward()
+        return operations.counts
+
+    model = small_model("bert")
+    quantisers = calibrated(model, BATCH, **settings)
+    quantisers.quantising = False
+    stock = TaskTraining(small_model("bert"), KIND, TaskObjectiveConfig(ce_weight=1.0, kd_weight=0.0))
+    assert counted(training_of(model, quantisers)) == counted(stock)
+
+
+class Roundings(TorchDispatchMode):
+    """How many tensors of two sizes with more rows than the batch has, which are weights, are rounded."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.round_.default and args[0].dim() == 2:
+            self.number += len(args[0]) > len(BATCH.input_ids)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_finished_model_quantises_its_weights_once(tmp_path):
+    """The same numbers as anew; a weight that is changed is quantised again, and gradients are those of training."""
+    model = small_model("bert")
+    folder, quantisers = written(tmp_path / "model", model)
+    expected = task_logits(model, KIND, BATCH)
+    again, loaded = load_quantized(folder)
+
+    def forward():
+        with torch.no_grad(), Roundings() as roundings:
+            return task_logits(again, KIND, BATCH), roundings.number
+
+    (first, once), (second, none) = forward(), forward()
+    assert torch.equal(first, expected) and torch.equal(second, expected)
+    assert once == len(loaded.sites.linears) - 1 and none == 0  # the head has 3 rows, fewer than the batch
+    with torch.no_grad():
+        for one in (model, again):
+            one.bert.pooler.dense.weight.mul_(0.5)
+        loaded.weights._scales = {name: scale.weight for name, scale in quantisers.scales().modules.items()}
+        assert torch.equal(task_logits(again, KIND, BATCH), task_logits(model, KIND, BATCH))
+    again.requires_grad_(True)
+    task_logits(again, KIND, BATCH).sum().backward()
+    assert again.bert.pooler.dense.weight.grad.abs().sum() > 0
 
 
 def test_zeros_of_the_weights_are_zeros_of_the_integers():

@@ -49,6 +49,7 @@ qat: $(VENV)/installed runs/tiny/finetune/model/recipe.json
 	$(RUN) launch/qat.py --config tiny/qat.json
 	$(RUN) launch/verify.py runs/tiny/qat --same-zeros-as runs/tiny/finetune
 	$(RUN) launch/export.py runs/tiny/qat --format onnx
+	$(RUN) launch/verify.py runs/tiny/qat/onnx
 
 test: lint
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder

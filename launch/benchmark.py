@@ -35,17 +35,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, metavar="DIR", help="benchmark.json, table.md and benchmark.png go here")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier benchmark wrote there")
     task = parser.add_argument_group("scores", "of the validation split, on each model's own runtime")
-    task.add_argument("--task", metavar="NAME", help="default: the one that they were fine-tuned on")
-    task.add_argument("--path", metavar="DIR", help="folder of its files (default: as when fine-tuned, if it is here)")
-    task.add_argument("--rows", type=common.positive, metavar="N", help="from the first (default: all)")
-    task.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="task.KEY=VALUE",
-        dest="overrides",
-        help="another value of the task's section; may be repeated",
+    common.task_arguments(
+        task,
+        task="default: the one that they were fine-tuned on",
+        path="folder of its files (default: as when fine-tuned, if it is here)",
     )
+    task.add_argument("--rows", type=common.positive, metavar="N", help="from the first (default: all)")
     found = parser.parse_args()
     if found.rounds < 2:
         parser.error("--rounds must be at least 2: noise is what differs between two")
@@ -63,7 +58,7 @@ def main() -> None:
     )
     if OPTIONS.output is not None:
         check_output(OPTIONS.output, overwrite=OPTIONS.overwrite)
-    asked = Asked(OPTIONS.task, OPTIONS.path, OPTIONS.rows, tuple(OPTIONS.overrides))
+    asked = Asked(OPTIONS.task, OPTIONS.path, OPTIONS.rows, tuple(OPTIONS.overrides or ()))
     found = run_benchmark(OPTIONS.models, OPTIONS.dense, setting, asked)
     print(console(found))
     if OPTIONS.output is not None:

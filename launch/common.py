@@ -14,7 +14,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -75,6 +75,35 @@ def folder_arguments(expected: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, parents=[launcher_arguments()])
     parser.add_argument("folder", type=Path, metavar="DIR", help=expected)
     return parser
+
+
+def task_arguments(
+    group: argparse._ArgumentGroup,
+    *,
+    task: str = "default: the one that it was fine-tuned on",
+    path: str = "folder of its files (default: as when fine-tuned)",
+) -> None:
+    """Options that say which rows of which task: `task`, `path` and `overrides` (None: not given).
+
+    Args:
+        group: of the script's parser.
+        task, path: what stands in the help.
+    """
+    group.add_argument("--task", metavar="NAME", help=task)
+    group.add_argument("--path", metavar="DIR", help=path)
+    group.add_argument(
+        "--set",
+        action="append",
+        metavar="task.KEY=VALUE",
+        dest="overrides",
+        help="another value of the config's task section; may be repeated",
+    )
+
+
+def foreign_option(given: argparse.Namespace, names: Iterable[str]) -> str | None:
+    """The first of some options that was given, as it is typed; by the names of their values."""
+    typed = {"overrides": "set"}
+    return next((f"--{typed.get(name, name)}" for name in names if getattr(given, name) is not None), None)
 
 
 def positive(text: str) -> int:

@@ -40,26 +40,20 @@ def arguments() -> argparse.Namespace:
         "--rows", type=common.positive, metavar="N", help="validation rows, from the first (default: all)"
     )
     task = parser.add_argument_group("scores of a task")
-    task.add_argument("--task", metavar="NAME", help="mrpc, squad_v2, ... (default: the one that it was fine-tuned on)")
-    task.add_argument("--path", metavar="DIR", help="folder of the task's files (default: as when fine-tuned, or hub)")
-    task.add_argument(
-        "--split", metavar="SPLIT", help="validation (default), test, or what else the task has: validation_mismatched"
+    common.task_arguments(
+        task,
+        task="mrpc, squad_v2, ... (default: the one that it was fine-tuned on)",
+        path="folder of the task's files (default: as when fine-tuned, or hub)",
     )
     task.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="task.KEY=VALUE",
-        dest="overrides",
-        help="another value of the config's task section; may be repeated",
+        "--split", metavar="SPLIT", help="validation (default), test, or what else the task has: validation_mismatched"
     )
     task.add_argument("--predictions", type=Path, metavar="DIR", help="write predictions below DIR/SPLIT")
     task.add_argument("--results", type=Path, metavar="FILE", help="append the scores to a results.jsonl")
     found = parser.parse_args()
-    foreign = [name for name in OF_TASKS if getattr(found, name)] if found.data else []
+    foreign = common.foreign_option(found, OF_TASKS) if found.data else None
     if foreign:
-        option = "set" if foreign[0] == "overrides" else foreign[0]
-        parser.error(f"--{option} is for the scores of a task, and --data for those of a masked LM: give one of them")
+        parser.error(f"{foreign} is for the scores of a task, and --data for those of a masked LM: give one of them")
     if found.rows and not found.data:
         parser.error("--rows needs --data; rows of a task: --set task.validation_rows=N")
     return found
@@ -83,7 +77,7 @@ def show_task() -> None:
         task=OPTIONS.task,
         path=OPTIONS.path,
         split=OPTIONS.split or "validation",
-        overrides=OPTIONS.overrides,
+        overrides=OPTIONS.overrides or (),
         predictions=OPTIONS.predictions,
         results=OPTIONS.results,
         micro_size=OPTIONS.micro_size,

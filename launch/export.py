@@ -12,7 +12,7 @@ from pathlib import Path
 
 import common
 
-OF_RUNTIMES = ("precision", "task", "path", "set", "rows")
+OF_RUNTIMES = ("precision", "task", "path", "overrides", "rows")
 """Options that say how a task model is written for a runtime."""
 
 
@@ -46,20 +46,25 @@ def arguments() -> argparse.Namespace:
         choices=("fp32", "int8"),
         help="default: int8 where the model was trained in 8 bits (launch/qat.py), else fp32",
     )
-    runtimes.add_argument("--task", help="task whose rows it is compared on (default: the one it was fine-tuned on)")
-    runtimes.add_argument("--path", metavar="DIR", help="folder of the task's files (default: as its run says)")
-    runtimes.add_argument(
-        "--set", action="append", metavar="task.KEY=VALUE", help="another value of the task's section; may be repeated"
+    common.task_arguments(
+        runtimes,
+        task="whose rows it is compared on (default: the one that it was fine-tuned on, if its files are here)",
     )
-    runtimes.add_argument("--rows", type=common.positive, metavar="N", help="rows it is compared on (default: 128)")
+    runtimes.add_argument("--rows", type=common.positive, metavar="N", help="rows it is compared on (default: 200)")
     given = parser.parse_args()
     if (given.folder is None) == (given.from_reference is None):
         parser.error("give a run folder, or a folder with --from-reference")
     if given.from_reference and (given.checkpoint or not given.output):
         parser.error("--from-reference needs --output and takes no --checkpoint")
+<<<<<<< HEAD
     foreign = [name for name in OF_RUNTIMES if getattr(given, name) is not None]
     if foreign and given.format in (None, "stock"):
         parser.error(f"--{foreign[0]} is for a runtime: give --format onnx or openvino too")
+=======
+    foreign = None if given.format else common.foreign_option(given, OF_RUNTIMES)
+    if foreign:
+        parser.error(f"{foreign} is for a runtime: give --format too")
+>>>>>>> qat
     if given.format and (given.from_reference or given.checkpoint):
         parser.error("--format takes a finished model, and neither --from-reference nor --checkpoint")
     return given
@@ -86,7 +91,7 @@ def export() -> None:
 def to_runtime() -> None:
     """Export for a runtime and say what it was held against."""
     output = OPTIONS.output or default_output(OPTIONS.folder, OPTIONS.format)
-    rows = Rows(OPTIONS.rows or Rows.count, OPTIONS.task, OPTIONS.path, OPTIONS.set or ())
+    rows = Rows(OPTIONS.rows or Rows.count, OPTIONS.task, OPTIONS.path, OPTIONS.overrides or ())
     wanted = Wanted(FORMATS[OPTIONS.format], OPTIONS.precision, rows)
     print(*export_lines(output, export_to_runtime(OPTIONS.folder, output, wanted)), sep="\n")
 

@@ -83,7 +83,7 @@ def load(
     Raises:
         ModelError: no model there, or damaged; classes without names; another tokenizer.
         InferenceError: a model without the head of a task, or a runtime that the folder was not exported to.
-        ExportError: an exported folder that is not whole.
+        ExportError: an exported folder that is not whole, or whose model has changed since.
         MissingExtraError: the runtime is not installed.
         RuntimeFileError: the runtime cannot read the file.
     """
@@ -99,8 +99,8 @@ def load(
         raise ModelError(
             f"{name} is a model of {kind}, and what it was trained on, {row.name}, is a task of {row.kind}"
         )
-    check_length(row, init)
     row, order = matched_classes(config, row, name, NAMED_IN)
+    check_length(row, init)  # a model of another task is said to be that, however long the rows
     paired = {"questions": True, "tokens": False}.get(kind, row.pair is not None if task or origin.task else None)
     opened = OpenTask(settings, row, tokenizer)
     if exported is None:

@@ -1,4 +1,4 @@
-"""A quantised Linear in integers: what a runtime for int8 computes.
+"""A quantised Linear in integers, what a runtime for int8 computes: the oracle of tests.
 
     y = (sum_k (q_x - z) q_w) s_x s_w + b        the sum in int32, exactly
 

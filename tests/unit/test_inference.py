@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from ofa.config import TaskConfig
 from ofa.data.tasks import TaskError
 from ofa.downstream.evaluate_model import EvaluationError
 from ofa.export.hf import ExportError
@@ -386,6 +387,12 @@ def test_windows_that_bring_nothing_new_are_refused(tmp_path):
     edit(one.model / "recipe.json", lambda recipe: recipe["config"]["task"].update(stride=23))
     with pytest.raises(TaskError, match="task.stride 23 leaves nothing new"):
         load(one.model)(one.texts, one.pairs)
+
+
+def test_a_model_of_another_task_is_said_to_be_that_however_long_the_rows(case):
+    with pytest.raises(ModelError, match="negative") as caught:
+        load(case("single").model, task=TaskConfig(name="sst2", path=".", max_length=4096))
+    assert "max_length" not in str(caught.value)
 
 
 # ---- transformers' own pipelines --------------------------------------------------------------------------------

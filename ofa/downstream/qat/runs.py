@@ -41,6 +41,11 @@ class QatRun(FinetuningRun):
         assert isinstance(self.config, QatConfig)
         return self.config
 
+    @property
+    def made(self) -> str:
+        """What the final table calls the model."""
+        return f"trained in {BITS} bits"
+
     def _is_eligible(self, step: int) -> bool:
         """What was scored before quantisation began is another model."""
         return super()._is_eligible(step) and step > self.asked.quantization.begin_step
@@ -73,10 +78,6 @@ class QatRun(FinetuningRun):
         """The scales."""
         assert self.exported is not None, "the model is scored before it is exported"
         return {QUANTIZATION_FILE: encode_scales(self.exported.scales())}
-
-    def more_for_the_row(self) -> dict[str, Any]:
-        """What the table calls it."""
-        return {"name": f"trained in {BITS} bits"}
 
     def more_for_the_recipe(self) -> dict[str, Any]:
         """What is in 8 bits, and how many of the integers are 0."""

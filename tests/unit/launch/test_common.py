@@ -77,3 +77,12 @@ def test_a_duration_is_read_as_people_and_slurm_write_it(tmp_path, text, seconds
 def test_what_is_no_duration_is_refused(tmp_path, text):
     done = run(f"common.duration({text!r})", tmp_path)
     assert "expected a time above 0 such as" in done.stderr
+
+
+def test_options_of_a_task_are_declared_once_and_named_as_they_are_typed(tmp_path):
+    body = """import argparse
+    parser = argparse.ArgumentParser()
+    common.task_arguments(parser.add_argument_group("task"))
+    for given in ([], ["--set", "task.stride=2"]):
+        print(common.foreign_option(parser.parse_args(given), ("task", "path", "overrides")))"""
+    assert run(body, tmp_path).stdout.split() == ["None", "--set"]

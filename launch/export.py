@@ -56,15 +56,9 @@ def arguments() -> argparse.Namespace:
         parser.error("give a run folder, or a folder with --from-reference")
     if given.from_reference and (given.checkpoint or not given.output):
         parser.error("--from-reference needs --output and takes no --checkpoint")
-<<<<<<< HEAD
-    foreign = [name for name in OF_RUNTIMES if getattr(given, name) is not None]
-    if foreign and given.format in (None, "stock"):
-        parser.error(f"--{foreign[0]} is for a runtime: give --format onnx or openvino too")
-=======
-    foreign = None if given.format else common.foreign_option(given, OF_RUNTIMES)
+    foreign = common.foreign_option(given, OF_RUNTIMES) if given.format in (None, "stock") else None
     if foreign:
-        parser.error(f"{foreign} is for a runtime: give --format too")
->>>>>>> qat
+        parser.error(f"{foreign} is for a runtime: give --format onnx or openvino too")
     if given.format and (given.from_reference or given.checkpoint):
         parser.error("--format takes a finished model, and neither --from-reference nor --checkpoint")
     return given

@@ -21,9 +21,10 @@ from ofa.export.quantization_file import QUANTIZATION_FILE
 from ofa.export.recipe_file import RECIPE_FILE, read_recipe
 from ofa.export.reload import auto_class
 from ofa.models.adapters import scope
+from ofa.models.blocks import is_compact
 from ofa.models.build import load_model, read_config
 from ofa.models.materialise import MaterialiseError
-from ofa.models.stock_form import StockForm, is_compact, padded, smaller
+from ofa.models.stock_form import StockForm, padded, smaller
 from ofa.pruning.mask_set import MaskSet
 
 STOCK = "stock"

@@ -8,7 +8,7 @@ nothing that comes later has to look again.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -58,11 +58,17 @@ class Stream:
     final_norm: nn.LayerNorm | None
 
 
+def is_compact(config: PreTrainedConfig) -> bool:
+    """Whether it is of a structurally pruned model."""
+    return getattr(config, "structure", None) is not None
+
+
 def living_shape(config: PreTrainedConfig) -> Shape:
     """Sizes that decide FLOPs of a stock model, or of what is left of it in a compact one."""
-    dense, structure = shape(config), getattr(config, "structure", None)
-    if structure is None:
+    dense = shape(config)
+    if not is_compact(config):
         return dense
+    structure: Any = config.structure
     values = vars(dense) | {"hidden": structure["hidden"] or dense.hidden, "head_size": structure["head_size"]}
     heads, dims = tuple(structure["heads"]), tuple(structure["intermediate"])
     return CompactShape(**values, living_heads=heads, living_dims=dims)

@@ -50,7 +50,7 @@ def materialise(model: PreTrainedModel, masks: StructureMasks, dead_sublayer: De
     config.structure = structure_of(model, masks, dead_sublayer)
     if getattr(config, "tokenizer_class", None) is None:  # transformers would look it up by the model type
         config.tokenizer_class = TOKENIZER_MAPPING_NAMES.get(model.config.model_type)
-    return _filled(kind, config, state, like=model)
+    return filled(kind, config, state, like=model)
 
 
 def slice_masks(
@@ -123,9 +123,17 @@ def config_like(config: PreTrainedConfig, kind: type[PreTrainedConfig]) -> PreTr
     return made
 
 
-def _filled(
+def filled(
     kind: type[PreTrainedModel], config: PreTrainedConfig, state: Mapping[str, Tensor], *, like: PreTrainedModel
 ) -> PreTrainedModel:
+    """A model of its kind in fp32 with these weights, in the mode of another.
+
+    Args:
+        kind: its class.
+        config: its sizes.
+        state: its whole state dict.
+        like: whose mode it takes.
+    """
     with seeded(0):  # what is drawn is overwritten; the caller's random state is left alone
         built = kind(config)
     built.load_state_dict(dict(state))

@@ -9,7 +9,7 @@ so the living ones come first.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,9 +18,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ofa.models.adapters import Adapter, adapter_for
 from ofa.models.blocks import sizes_of
-from ofa.models.build import seeded
 from ofa.models.cuts import plan_of, put_back
-from ofa.models.materialise import MaterialiseError, config_like
+from ofa.models.materialise import MaterialiseError, config_like, filled
 from ofa.models.structure import Sizes, StructureMasks
 
 Tensors = Mapping[str, Tensor]
@@ -33,13 +32,8 @@ class StockForm:
     model: PreTrainedModel
     place: Callable[[Tensors], dict[str, Tensor]]
     """Tensors by the compact model's names, weights or their boolean masks -> by names and sizes of the stock one."""
-    gone: frozenset[str] = frozenset()
+    gone: frozenset[str]
     """Tensors that the compact model does not have, zeros in the stock one."""
-
-
-def is_compact(config: PreTrainedConfig) -> bool:
-    """Whether a config is of a structurally pruned model."""
-    return getattr(config, "structure", None) is not None
 
 
 def smaller(compact: PreTrainedModel) -> StockForm:
@@ -49,7 +43,7 @@ def smaller(compact: PreTrainedModel) -> StockForm:
         MaterialiseError: the structure is not uniform; says what is not.
     """
     structure, adapter = compact.config.structure, adapter_for(compact.config.model_type)
-    _check_uniform(structure, adapter, sizes_of(compact).heads)
+    _check_uniform(structure, adapter, sizes_of(compact))
     layers = [layer for layer, heads in enumerate(structure["heads"]) if heads]
     config = _stock_config(compact)
     config.num_hidden_layers = len(layers)
@@ -65,7 +59,8 @@ def smaller(compact: PreTrainedModel) -> StockForm:
             found[renamed.get(old, "") + name.removeprefix(old)] = tensor
         return found
 
-    return _filled(_built(compact, config), compact, StockForm(compact, place))
+    model = filled(_stock_class(compact), config, place(compact.state_dict()), like=compact)
+    return StockForm(model, place, frozenset())
 
 
 def padded(compact: PreTrainedModel) -> StockForm:
@@ -76,25 +71,29 @@ def padded(compact: PreTrainedModel) -> StockForm:
             post-norm encoder was skipped (a stock one normalises there).
     """
     structure, adapter = compact.config.structure, adapter_for(compact.config.model_type)
-    stock = _built(compact, _stock_config(compact))
-    name, sizes = type(stock).__name__, sizes_of(stock)
-    if structure["hidden"] is not None:
-        gone = sizes.hidden - structure["hidden"]
-        raise MaterialiseError(f"{gone} hidden dimensions are gone, and the norms of a {name} would count them")
+    kind, config, sizes = _stock_class(compact), _stock_config(compact), sizes_of(compact)
+    hidden = _hidden_gone(structure, sizes)
+    if hidden:
+        what = f"{hidden} hidden dimensions are gone, and the norms of a {kind.__name__} would count them"
+        raise MaterialiseError(what)
     dead = [*structure["heads"], *structure["intermediate"]].count(0)
     if dead and structure["dead_sublayer"] == "skip" and not adapter.blocks.pre_norm:
         raise MaterialiseError(
-            f"{dead} sublayers are gone and skipped, and a {name} has a norm in each (structure.dead_sublayer "
+            f"{dead} sublayers are gone and skipped, and a {kind.__name__} has a norm in each (structure.dead_sublayer "
             "keep_norm would have kept them)"
         )
-    shapes = {name: tensor.shape for name, tensor in stock.state_dict().items()}
-    plan = plan_of(stock, _first_units(sizes, structure), structure["dead_sublayer"])
+    with torch.device("meta"):
+        sized = kind(config)
+    shapes = {name: tensor.shape for name, tensor in sized.state_dict().items()}
+    plan = plan_of(sized, _first_units(sizes, structure), structure["dead_sublayer"])
 
     def place(tensors: Tensors) -> dict[str, Tensor]:
         blank = {name: torch.zeros(shapes[name], dtype=tensor.dtype) for name, tensor in tensors.items()}
         return {name: put_back(blank[name], tensor, plan.cuts.get(name, ())) for name, tensor in tensors.items()}
 
-    return _filled(stock, compact, StockForm(compact, place, plan.gone))
+    blank = {name: torch.zeros(shapes[name]) for name in plan.gone}
+    model = filled(kind, config, blank | place(compact.state_dict()), like=compact)
+    return StockForm(model, place, plan.gone)
 
 
 def _first_units(sizes: Sizes, structure: Mapping[str, Any]) -> StructureMasks:
@@ -106,20 +105,20 @@ def _first_units(sizes: Sizes, structure: Mapping[str, Any]) -> StructureMasks:
     return masks.canonical()
 
 
-def _check_uniform(structure: Mapping[str, Any], adapter: Adapter, all_heads: int) -> None:
+def _check_uniform(structure: Mapping[str, Any], adapter: Adapter, sizes: Sizes) -> None:
     def refuse(what: str) -> None:
         raise MaterialiseError(f"no stock config can say this structure: {what}")
 
     heads, dims = structure["heads"], structure["intermediate"]
     whole = [layer for layer, (some, others) in enumerate(zip(heads, dims, strict=True)) if some and others]
-    if structure["hidden"] is not None:
+    if _hidden_gone(structure, sizes):
         refuse("hidden dimensions are gone, but the head size follows from their number")
     half = [layer for layer in range(len(heads)) if bool(heads[layer]) != bool(dims[layer])]
     if half:
         refuse(f"one of two sublayers is gone in the layers {half}")
     if not whole:
         refuse("no layer lives")
-    lost = [layer for layer in whole if heads[layer] < all_heads]
+    lost = [layer for layer in whole if heads[layer] < sizes.heads]
     if lost:
         refuse(f"heads are gone in the living layers {lost}, but the head size follows from their number")
     widths = sorted({dims[layer] for layer in whole})
@@ -134,6 +133,11 @@ def _check_uniform(structure: Mapping[str, Any], adapter: Adapter, all_heads: in
 # ---- models -------------------------------------------------------------------------------------------------------
 
 
+def _stock_class(compact: PreTrainedModel) -> type[PreTrainedModel]:
+    """The class that the compact one extends."""
+    return type(compact).__mro__[1]
+
+
 def _stock_config(compact: PreTrainedModel) -> PreTrainedConfig:
     """The config that the compact one extends."""
     config = config_like(compact.config, type(compact.config).__mro__[1])
@@ -142,13 +146,6 @@ def _stock_config(compact: PreTrainedModel) -> PreTrainedConfig:
     return config
 
 
-def _built(compact: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
-    with seeded(0):  # what is drawn is overwritten; the caller's random state is left alone
-        return type(compact).__mro__[1](config).float()
-
-
-@torch.no_grad()
-def _filled(stock: PreTrainedModel, compact: PreTrainedModel, form: StockForm) -> StockForm:
-    zeros = {name: torch.zeros_like(tensor) for name, tensor in stock.state_dict().items() if name in form.gone}
-    stock.load_state_dict(zeros | form.place(compact.state_dict()))
-    return replace(form, model=stock.train(compact.training))
+def _hidden_gone(structure: Mapping[str, Any], sizes: Sizes) -> int:
+    """Hidden dimensions that were cut."""
+    return 0 if structure["hidden"] is None else sizes.hidden - structure["hidden"]

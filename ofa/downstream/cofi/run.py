@@ -20,6 +20,7 @@ from ofa.downstream.inputs import check_inputs as check_finetuning
 from ofa.export.from_state import fill
 from ofa.finish import finish as finish_pretraining
 from ofa.inputs import check_inputs as check_pretraining
+from ofa.models.blocks import is_compact
 from ofa.models.build import read_config
 from ofa.models.structure import StructureMasks
 from ofa.train import Data, Kind, run_to_end
@@ -68,7 +69,7 @@ def check_inputs(config: AnyCofiConfig, resume: str) -> Data:
 
 def _check_is_whole(init: str | None) -> None:
     """Refuse a model out of which units were cut already."""
-    if init is not None and getattr(read_config(init), "structure", None) is not None:
+    if init is not None and is_compact(read_config(init)):
         raise ValueError(
             f"model.init {init} is a compact model already: give the dense one that it was cut out of, or train it on "
             "with launch/finetune.py"

@@ -62,6 +62,8 @@ def test_masks_of_weights_go_where_the_weights_go(model_type):
 def test_what_a_stock_class_cannot_compute_is_refused():
     model = small_model("bert")
     masks = StructureMasks.ones(sizes_of(model), hidden=True)
+    padded(materialise(model, masks))
+    smaller(materialise(model, masks))
     masks.hidden[3] = 0
     with pytest.raises(MaterialiseError, match="1 hidden dimensions are gone, and the norms of a BertFor"):
         padded(materialise(model, masks))

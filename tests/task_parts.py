@@ -16,6 +16,7 @@ from transformers import (
 from ofa.data.task_batches import TaskBatcher
 from ofa.data.task_rows import IGNORED, TaskRows
 from ofa.data.task_sources import Examples
+from ofa.models.adapters import scope
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ("red", "green", "blue", "good", "bad", "who", "is", "the", "a", "in", ".", *"0123456789")
@@ -65,6 +66,16 @@ def small_model(model_type="bert", head="classification", *, labels=("a", "b", "
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return HEADS[head].from_config(config).eval()
+
+
+def halved(model):
+    """Drop half of a model's scoped weights; returns the masks. Nowhere else is a weight 0."""
+    draw = torch.Generator().manual_seed(0)
+    keep = {name: torch.rand(weight.shape, generator=draw) > 0.5 for name, weight in scope(model).items()}
+    with torch.no_grad():
+        for name, weight in scope(model).items():
+            weight.copy_(weight.sign().add(0.5) * keep[name])
+    return keep
 
 
 def save_model(folder, model, words=VOCABULARY):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from transformers import BertConfig, BertForPreTraining
 
 from ofa.config import FinetuneConfig, RunConfig, load
@@ -47,6 +48,15 @@ def make_recipe():
         data={"name": "docstrings", "fingerprint": "cd" * 32},
         versions={"torch": torch.__version__},
     )
+
+
+@pytest.fixture
+def fresh_compiler():
+    """Counters and compiled code of one test are not those of the next."""
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
 
 
 @pytest.fixture(scope="session")

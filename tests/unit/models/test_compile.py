@@ -30,13 +30,7 @@ KINDS = {"modernbert": 2}
 REAL = pytest.param("inductor", marks=pytest.mark.slow)
 
 
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    """Counters and compiled code of one test are not those of the next."""
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 def compiled(*models, backend="aot_eager"):

@@ -14,7 +14,7 @@ from ofa.models.blocks import blocks_of, sizes_of
 from ofa.models.materialise import MaterialiseError, materialise, prunable_parameters, slice_masks
 from ofa.models.structure import Sizes, StructureMasks
 from tests.masked_oracle import masked, random_masks
-from tests.task_parts import KINDS, small_model
+from tests.task_parts import KINDS, halved, small_model
 
 EVERY_TYPE = [row.model_type for row in ADAPTERS]
 
@@ -137,11 +137,7 @@ def test_bert_base_has_the_published_number_of_weights():
 def test_weight_masks_are_sliced_as_the_weights_are(model_type):
     """A weight that lives in the smaller mask is the weight that lived in the larger one."""
     model = small_model(model_type)
-    draw = torch.Generator().manual_seed(0)
-    keep = {name: torch.rand(weight.shape, generator=draw) > 0.5 for name, weight in scope(model).items()}
-    with torch.no_grad():
-        for name, weight in scope(model).items():
-            weight.copy_(weight.sign().add(0.5) * keep[name])  # nowhere 0 but where dropped
+    keep = halved(model)
     masks = random_masks(sizes_of(model), seed=2, hidden=True)
     compact = materialise(model, masks)
     sliced = slice_masks(keep, model, masks)

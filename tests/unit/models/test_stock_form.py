@@ -12,7 +12,7 @@ from ofa.models.materialise import MaterialiseError, materialise, slice_masks
 from ofa.models.stock_form import padded, smaller
 from ofa.models.structure import StructureMasks
 from tests.masked_oracle import random_masks
-from tests.task_parts import KINDS, small_model
+from tests.task_parts import KINDS, halved, small_model
 from tests.unit.models.test_materialise import awake, close, expected, outputs
 
 EVERY_TYPE = [row.model_type for row in ADAPTERS]
@@ -45,11 +45,7 @@ def test_every_head_goes_over(kind):
 def test_masks_of_weights_go_where_the_weights_go(model_type):
     """A sparse model that was cut: what its masks keep is what is not zero in the padded model."""
     model = small_model(model_type)
-    draw = torch.Generator().manual_seed(0)
-    keep = {name: torch.rand(weight.shape, generator=draw) > 0.5 for name, weight in scope(model).items()}
-    with torch.no_grad():
-        for name, weight in scope(model).items():
-            weight.copy_(weight.sign().add(0.5) * keep[name])  # nowhere 0 but where dropped
+    keep = halved(model)
     masks = random_masks(sizes_of(model), seed=3)
     form = padded(materialise(model, masks, "keep_norm"))
     placed = form.place(slice_masks(keep, model, masks, "keep_norm"))

@@ -27,15 +27,6 @@ COMPILED = [
 """A norm behind and a norm before the sublayer; the other architectures have the same modules and take as long."""
 
 
-@pytest.fixture
-def fresh_compiler():
-    """Counters and compiled code of one test are not those of the next."""
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
-
-
 def step(model, masked, gates, forward, recorder=None):
     """One step of training the gates; its loss takes in recorded states."""
     masked.set(gates.sample())

@@ -136,14 +136,6 @@ def test_bf16_goes_through():
     assert float((found.detach() - stock.detach()).norm() / stock.detach().norm()) < 0.25
 
 
-@pytest.fixture
-def fresh_compiler():
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
-
-
 @pytest.mark.parametrize("settings", WAYS, ids=str)
 def test_a_model_under_quantisers_is_one_graph(settings, fresh_compiler):
     """Forward and backward, ranges included."""

@@ -20,7 +20,8 @@ from ofa.checkpoint import check
 from ofa.export.masks_file import MASKS_FILE, read_masks
 from ofa.export.verify import verify_folder
 from ofa.metrics import read_metrics
-from ofa.run_folder import RunFolder, read_json
+from ofa.run_files import read_json
+from ofa.run_folder import RunFolder
 from tests.run_files import metrics, model_bytes
 
 LEAST_EQUAL = 0.999

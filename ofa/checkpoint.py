@@ -23,7 +23,7 @@ from ofa import dist
 from ofa.config import CheckpointConfig
 from ofa.engine.universal import convert
 from ofa.files import beside, check_space, explained_space, new_folder, replace_folder, write_text
-from ofa.run_folder import RunFolderError, read_json, write_json
+from ofa.run_files import RunFolderError, read_json, write_json
 
 LOG = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from ofa.models.build import load_teacher
 from ofa.models.pretraining import MaskedLanguageModeling
 from ofa.models.sparsity import sparsities
 from ofa.report import build_report, show_result
-from ofa.run_folder import versions, write_json
+from ofa.run_files import write_json
+from ofa.run_folder import versions
 
 LOG = logging.getLogger(__name__)
 

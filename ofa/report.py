@@ -20,7 +20,8 @@ from ofa.export.words import pruning_method, pruning_target
 from ofa.files import write_text
 from ofa.report_data import ReportData, read_report_data
 from ofa.report_structure import is_of_structure
-from ofa.run_folder import RunFolder, read_json
+from ofa.run_files import read_json
+from ofa.run_folder import RunFolder
 from ofa.tables import Columns, result_cells, result_columns, result_table
 
 REPORT_FILE = "report.html"

@@ -21,7 +21,8 @@ from ofa.export.verify import ScopedNames
 from ofa.export.weights import WeightsError, read_weights
 from ofa.metrics import read_metrics
 from ofa.models.adapters import AdapterError, adapter_for
-from ofa.run_folder import RunFolder, read_json
+from ofa.run_files import read_json
+from ofa.run_folder import RunFolder
 
 SHOWN_TENSORS = 4
 """Tensors whose weights are shown: from the first layer, from between, and the last."""

@@ -27,7 +27,8 @@ from ofa.journal import Journal, NotFinite
 from ofa.progress import Progress
 from ofa.pruning.pruner import Pruner
 from ofa.recipe import Recipe
-from ofa.run_folder import RunFolder, hardware, read_json, versions
+from ofa.run_files import read_json
+from ofa.run_folder import RunFolder, hardware, versions
 from ofa.samples import SampleLog, cut_back
 from ofa.sections.training import division
 

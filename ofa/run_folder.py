@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import platform
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,14 +26,15 @@ import torch
 
 from ofa.config import CHECKOUT, TrainingConfig, differences, parse
 from ofa.cost import Size, checkpoint_bytes, disk_bytes
-from ofa.files import check_space, megabytes, write_text
+from ofa.files import check_space, megabytes
+from ofa.run_files import RunFolderError, is_finished, read_json, write_json
 
 RECORDED = ("torch", "triton", "deepspeed", "transformers", "tokenizers", "safetensors", "numpy", "webdataset")
 """Distributions whose versions a run records, where they are installed."""
 
-
-class RunFolderError(ValueError):
-    """A run folder that cannot be used, and what to do about it."""
+TRIES = 10
+BETWEEN_TRIES = 0.05
+"""Seconds between two tries to get the lock."""
 
 
 class RunFolder:
@@ -71,15 +72,13 @@ class RunFolder:
             raise RunFolderError(
                 f"run folder {self.path} cannot be written: {error.strerror}; choose another --run-dir"
             ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(lock):
             lock.seek(0)
             holder = lock.read().strip() or "an unknown process"
             lock.close()
             raise RunFolderError(
                 f"run folder {self.path} is in use by {holder}; stop that run or choose another --run-dir"
-            ) from None
+            )
         lock.truncate(0)
         lock.write(f"host {socket.gethostname()}, pid {os.getpid()}\n")
         lock.flush()
@@ -117,10 +116,7 @@ class RunFolder:
 
     def is_finished(self) -> bool:
         """Whether the run has written its result, and the model that it exported is all there."""
-        recipe = self.model / "recipe.json"
-        if not (self.result.is_file() and recipe.is_file()):
-            return False
-        return all((self.model / name).is_file() for name in read_json(recipe).get("files", ["unknown"]))
+        return is_finished(self.path)
 
     def has_started(self) -> bool:
         """Whether a run has written its config here."""
@@ -174,15 +170,13 @@ class RunFolder:
         )
 
 
-def is_held(folder: Path) -> bool:
-    """Whether a live process has the lock of a run folder."""
-    try:
-        with (folder / "lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
+def _locked(lock: TextIO) -> bool:
+    """Whether the lock was got; tried again, since who only looks whether a folder is held has it for a moment."""
+    for _ in range(TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(BETWEEN_TRIES)
     return False
 
 
@@ -216,28 +210,6 @@ def hardware() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of the run folder.
-
-    Raises:
-        RunFolderError: the file is missing or damaged.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunFolderError(f"{path} is missing: this is no run folder, or its run has not come that far") from None
-    except (ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path} is damaged: {error}; restore it from a copy, or start another run") from None
-    if not isinstance(value, dict):
-        raise RunFolderError(f"{path} is damaged: it holds no JSON object; restore it from a copy")
-    return value
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object atomically."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def _cpu_name() -> str:

@@ -35,7 +35,8 @@ from ofa.pruning.pruner import MaskChurn
 from ofa.recipe import Knobs
 from ofa.report import show_result
 from ofa.run import Run, Totals
-from ofa.run_folder import RunFolder, read_json
+from ofa.run_files import read_json
+from ofa.run_folder import RunFolder
 from ofa.stop import StopAgreement, StopRequest
 from ofa.watch import Watch, together
 

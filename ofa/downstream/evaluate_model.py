@@ -37,7 +37,8 @@ from ofa.models.place import ModelError, is_local
 from ofa.models.sparsity import sparsities
 from ofa.models.task_models import class_names, class_order, unnamed
 from ofa.models.task_training import TaskTeacher
-from ofa.run_folder import RunFolder, read_json, surroundings
+from ofa.run_files import read_json
+from ofa.run_folder import RunFolder, surroundings
 from ofa.tables import result_table
 
 LOG = logging.getLogger(__name__)

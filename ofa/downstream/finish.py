@@ -26,7 +26,8 @@ from ofa.models.adapters import scope
 from ofa.models.task_models import load_task_teacher
 from ofa.models.task_training import TaskTeacher, TaskTraining
 from ofa.report import build_report, show_result
-from ofa.run_folder import versions, write_json
+from ofa.run_files import write_json
+from ofa.run_folder import versions
 
 LOG = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from ofa.downstream.evaluation import Scored
 from ofa.files import write_text
 from ofa.models.sparsity import sparsities
 from ofa.models.structure import structure_statistics
-from ofa.run_folder import read_json, surroundings
+from ofa.run_files import read_json
+from ofa.run_folder import surroundings
 
 RESULTS_FILE = "results.jsonl"
 

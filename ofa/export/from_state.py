@@ -19,7 +19,8 @@ from ofa.export.recipe_file import Parent, describe_run
 from ofa.models.build import like_student
 from ofa.pruning.mask_set import unpack
 from ofa.recipe import Recipe
-from ofa.run_folder import RunFolder, RunFolderError
+from ofa.run_files import RunFolderError
+from ofa.run_folder import RunFolder
 
 
 def fill(like: PreTrainedModel, state: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> PreTrainedModel:

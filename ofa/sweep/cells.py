@@ -27,7 +27,8 @@ from ofa.config import (
 from ofa.data.task_files import check_files
 from ofa.data.tasks import task_for
 from ofa.models.place import check_place
-from ofa.run_folder import RunFolder, read_json
+from ofa.run_files import read_json
+from ofa.run_folder import RunFolder
 from ofa.sweep.axes import SweepError
 
 KINDS: dict[str, tuple[type[TrainingConfig], ...]] = {

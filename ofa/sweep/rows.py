@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ofa.files import write_text
-from ofa.run_folder import RunFolderError, read_json
+from ofa.run_files import RunFolderError, read_json
 from ofa.sweep.cells import Cell
 
 SPARSITIES = ("encoder_sparsity", "scope_sparsity", "model_sparsity")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ofa.config import TrainingConfig
-from ofa.run_folder import is_held
+from ofa.run_files import is_held
 from ofa.stop import INTERRUPTED, SIGNALS
 from ofa.sweep.cells import Cell
 from ofa.sweep.output import output_path, why_it_failed

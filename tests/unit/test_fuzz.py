@@ -27,7 +27,8 @@ from ofa.data.rows import RowReader
 from ofa.data.shards import Corpus, ShardError, read_record
 from ofa.engine.settings import deepspeed_config
 from ofa.recipe import Recipe
-from ofa.run_folder import RunFolder, RunFolderError
+from ofa.run_files import RunFolderError
+from ofa.run_folder import RunFolder
 from tests.corpora import build_run_config, write_corpus
 from tests.unit.mutations import at, damaged, mutated, places, values
 

@@ -1,15 +1,18 @@
 """One owner of a run folder, one config in it."""
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from ofa.config import RunConfig, load
 from ofa.cost import Size
 from ofa.files import DiskFull
-from ofa.run_folder import RunFolder, RunFolderError, read_json
+from ofa.run_files import RunFolderError, is_held, read_json
+from ofa.run_folder import RunFolder
 from tests.processes import environment
 
 HOLDER = """
@@ -34,6 +37,18 @@ def test_a_second_run_is_refused_while_the_first_lives_and_not_after_it_was_kill
     holder.kill()
     holder.wait()
     RunFolder(tmp_path).acquire()
+
+
+def test_who_only_looks_whether_a_folder_is_held_keeps_no_run_from_it(tmp_path):
+    """A look has the lock for a moment, which here is long."""
+    with (tmp_path / "lock").open("a") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        threading.Timer(0.15, look.close).start()
+        folder = RunFolder(tmp_path)
+        folder.acquire()
+    assert is_held(tmp_path)
+    folder.release()
+    assert not is_held(tmp_path)
 
 
 def test_what_decides_the_result_may_not_change_and_the_rest_may(tmp_path):

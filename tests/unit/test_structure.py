@@ -17,13 +17,14 @@ SOURCES = sorted(p for package in OURS for p in (CHECKOUT / package).rglob("*.py
 
 FLOORS = [
     {"config", "config_errors", "config_values", "sections", "files"},
-    {"recipe", "dist", "tables", "timing"},
+    {"recipe", "dist", "tables", "timing", "run_files"},
     {"board", "metrics", "progress", "plan"},
     {"heartbeat", "stop"},
     {"watch"},
     {"data", "models", "pruning", "objectives", "flops"},
     {"cost", "inputs", "guard", "journal", "samples"},
     {"engine", "run_folder"},
+    {"cluster"},
     {"checkpoint"},
     {"export"},
     {"evaluate", "report_data", "report_figures", "report_structure", "report"},

@@ -33,7 +33,8 @@ from ofa.models.materialise import materialise, prunable_parameters, slice_masks
 from ofa.models.structure import Sizes, StructureMasks
 from ofa.parts import Parts, lock_of
 from ofa.run import Teaches
-from ofa.run_folder import RunFolder, read_json
+from ofa.run_files import read_json
+from ofa.run_folder import RunFolder
 
 LOG = logging.getLogger(__name__)
 

@@ -31,7 +31,8 @@ from ofa.models.blocks import Block, blocks_of, sizes_of
 from ofa.models.build import seeded
 from ofa.models.structure import Sizes
 from ofa.parts import DTYPES, Parts
-from ofa.run_folder import RunFolder, hardware, read_json
+from ofa.run_files import read_json
+from ofa.run_folder import RunFolder, hardware
 from ofa.sections.cofi import UnitsConfig
 
 LOG = logging.getLogger(__name__)

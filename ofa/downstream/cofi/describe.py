@@ -11,7 +11,7 @@ import torch
 
 from ofa.files import write_text
 from ofa.models.structure import DIMS, HEADS, Sizes, StructureMasks
-from ofa.run_folder import read_json
+from ofa.run_files import read_json
 
 
 def in_numbers(masks: StructureMasks) -> dict[str, float]:

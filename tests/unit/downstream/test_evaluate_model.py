@@ -10,7 +10,7 @@ from ofa.config import ConfigError, TaskConfig, apply_override
 from ofa.data.tasks import task_for
 from ofa.downstream.evaluate_model import EvaluationError, matched_classes, origin_of, task_config
 from ofa.models.place import ModelError
-from ofa.run_folder import RunFolderError
+from ofa.run_files import RunFolderError
 from tests.task_folders import write_task_model, write_tokenizer
 
 RECORDED = {"name": "mrpc", "path": None, "dataset": "a/copy", "max_length": 64, "labels": None}

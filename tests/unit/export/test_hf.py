@@ -31,7 +31,7 @@ from ofa.export.recipe_file import parameters_fingerprint, read_recipe
 from ofa.export.verify import verify_folder
 from ofa.models.adapters import encoder_names, scope
 from ofa.models.sparsity import base_parameters, sparsities_of
-from ofa.run_folder import RunFolderError
+from ofa.run_files import RunFolderError
 
 STOCK = [
     AutoModelForPreTraining,

@@ -1,0 +1,87 @@
+"""What can be told of a run folder from its files alone, without torch: whether it is held, finished, how far it is
+saved. Commands that only look at runs start in a second through it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ofa.files import write_text
+
+
+class RunFolderError(ValueError):
+    """A run folder that cannot be used, and what to do about it."""
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a live process has the lock of a run folder."""
+    try:
+        with (folder / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has written its result, and the model that it exported is all there."""
+    recipe = folder / "model" / "recipe.json"
+    if not ((folder / "result.json").is_file() and recipe.is_file()):
+        return False
+    return all((folder / "model" / name).is_file() for name in read_json(recipe).get("files", ["unknown"]))
+
+
+def saved_step(folder: Path) -> int:
+    """Updates that the newest checkpoint of a run holds; 0 where there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        return int((folder / "checkpoints" / "latest").read_text().strip().removeprefix("step-"))
+    return 0
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of the run folder.
+
+    Raises:
+        RunFolderError: the file is missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunFolderError(f"{path} is missing: this is no run folder, or its run has not come that far") from None
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{path} is damaged: {error}; restore it from a copy, or start another run") from None
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path} is damaged: it holds no JSON object; restore it from a copy")
+    return value
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object atomically."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def json_lines(text: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file that is written a line at a time, or of its end; what a kill, or a beginning in the
+    middle, has broken is left out."""
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(line)
+            if isinstance(value, dict):
+                yield value
+
+
+def read_tail(path: Path, most: int) -> str:
+    """At most that many bytes from the end of a text file that may be growing; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - most))
+            return file.read(most).decode(errors="replace")
+    except FileNotFoundError:
+        return ""

@@ -41,8 +41,7 @@ from data_prep import sources
 from data_prep.clean import clean, fingerprint
 from data_prep.sentences import splitter
 from data_prep.tokenizer import build, encoder
-from ofa.config import CleanConfig, SourceConfig, TokenizerConfig
-from ofa.run_folder import CHECKOUT
+from ofa.config import CHECKOUT, CleanConfig, SourceConfig, TokenizerConfig
 from ofa.tables import table
 from ofa.timing import interleaved, ratios
 

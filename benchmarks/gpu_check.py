@@ -23,7 +23,7 @@ from torch.nn import functional
 from benchmarks.gpu_common import Found, Settings, eager_loss, pretrain, python, write_data
 from benchmarks.stages import CASES, is_right
 from benchmarks.step_batches import make_batches, synthetic_text
-from ofa.config import ModelConfig, ObjectiveConfig, PruningConfig
+from ofa.config import CHECKOUT, ModelConfig, ObjectiveConfig, PruningConfig
 from ofa.models.adapters import adapter_for
 from ofa.models.build import build_model
 from ofa.models.pretraining import MaskedLanguageModeling, Teacher, encode
@@ -31,7 +31,6 @@ from ofa.objectives import TeacherRows, chunked_loss
 from ofa.pruning.allocation import ranking_groups
 from ofa.pruning.pruner import Span
 from ofa.pruning.ranking import Ranking
-from ofa.run_folder import CHECKOUT
 from tests.corpora import write_corpus
 
 

@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from benchmarks.made_by import made_by
 from benchmarks.step_batches import synthetic_text
+from ofa.config import CHECKOUT
 from ofa.data.shards import SPECIAL, Segment, ShardWriter, token_dtype, tokenizer_fingerprint, write_manifest
-from ofa.run_folder import CHECKOUT
 from ofa.tables import table
 from ofa.timing import timed
 

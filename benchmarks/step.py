@@ -32,8 +32,7 @@ from benchmarks.step_counts import count
 from benchmarks.step_data import loader_tokens_per_second, run_config, text_of
 from benchmarks.step_report import overheads, report, rows_of, speedups
 from benchmarks.step_variants import Models, Step, Variant, build_models, ladder
-from ofa.config import RunConfig
-from ofa.run_folder import CHECKOUT
+from ofa.config import CHECKOUT, RunConfig
 from ofa.timing import interleaved, timed
 
 BATCHES = 4

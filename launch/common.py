@@ -67,6 +67,11 @@ def run_arguments() -> argparse.ArgumentParser:
         metavar="TIME",
         help="save and end with status 75 after this time: seconds, or 90m, 3h30m, or HH:MM:SS",
     )
+    parser.add_argument(
+        "--check",
+        choices=("all", "config"),
+        help="say what is wrong and stop; config: without looking for data and models, which may yet be made",
+    )
     return parser
 
 

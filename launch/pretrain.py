@@ -8,6 +8,7 @@ python launch/pretrain.py --config ofa_90.json --plan --summary  # tokens, FLOPs
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import common
@@ -60,8 +61,13 @@ if __name__ == "__main__":
     with common.explained_errors(once=True):
         FOLDER = config.run_folder(OPTIONS.config)
         RUN_DIR = Path(OPTIONS.run_dir or FOLDER)
-        if not (RUN_DIR / "result.json").is_file():  # a finished run needs its inputs no more
+        if OPTIONS.check:
+            inputs.check_beforehand(CONFIG, RUN_DIR, OPTIONS.resume)
+        finished = (RUN_DIR / "result.json").is_file()  # it needs its inputs no more
+        if OPTIONS.check != "config" and not finished:
             inputs.check_inputs(CONFIG, OPTIONS.resume)
+    if OPTIONS.check:
+        sys.exit(common.DONE)
     from ofa.pretrain import pretrain  # after the checks: it takes seconds to import
 
     common.main_wrapper(run)

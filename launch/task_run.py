@@ -4,6 +4,7 @@ imported, and a teacher that is made first."""
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,19 +64,24 @@ class TaskRun:
 
 def prepare(description: str | None, kind: type[config.FinetuneConfig], *others: type[config.CofiMlmConfig]) -> TaskRun:
     """Read the command line and its config, of `kind` or one of the `others`, and look for what the run needs; ends the
-    process where something is wrong."""
+    process where something is wrong, or that was all."""
     options = _arguments(description)
     with common.explained_errors(once=True):
         settings = config.load_one_of((kind, *others), options.config, options.overrides)
         folder = config.run_folder(options.config)
         run_dir = Path(options.run_dir or folder)
         teacher = None
-        if not (run_dir / "result.json").is_file():  # a finished run needs its inputs no more
+        if options.check:
+            inputs.check_beforehand(settings, run_dir, options.resume)
+        finished = (run_dir / "result.json").is_file()  # it needs its inputs no more
+        if options.check != "config" and not finished:
             teacher = _maker_of_the_teacher(options, settings)
             own = settings if teacher is None else settings.model_copy(update={"teacher": None})
             if teacher is not None:
                 inputs.check_task_inputs(teacher_config(options, teacher), "auto")
             _check_inputs(own, options.resume)
+    if options.check:
+        sys.exit(common.DONE)
     return TaskRun(options, settings, folder, run_dir, teacher)
 
 

@@ -13,6 +13,7 @@ from ofa.data.shards import Corpus
 from ofa.data.task_files import check_files
 from ofa.data.tasks import task_for
 from ofa.models.place import check_place
+from ofa.run_files import check_config
 
 RESUME_WORDS = ("auto", "never")
 """Values of --resume that name no folder."""
@@ -47,6 +48,21 @@ def check_task_inputs(config: FinetuneConfig, resume: str) -> None:
     check_files(task_for(config.task), config.task)
     check_place(config.model.init)
     check_place(config.teacher.init if config.teacher else None)
+
+
+def check_beforehand(config: TrainingConfig, run_dir: Path, resume: str) -> None:
+    """What of a run can be checked long before it begins, when its data and models may not have been made.
+
+    Args:
+        config, resume: as those of `check_inputs`.
+        run_dir: its folder; may hold the run's beginning.
+
+    Raises:
+        ValueError: a batch that the ranks cannot share, no such checkpoint folder, or a run with another config.
+    """
+    _check_start(config, resume)
+    if (run_dir / "config.json").is_file():
+        check_config(run_dir, config)
 
 
 def _check_start(config: TrainingConfig, resume: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ofa.config import TrainingConfig, differences, parse
 from ofa.files import write_text
 
 
@@ -35,6 +36,37 @@ def is_finished(folder: Path) -> bool:
     if not ((folder / "result.json").is_file() and recipe.is_file()):
         return False
     return all((folder / "model" / name).is_file() for name in read_json(recipe).get("files", ["unknown"]))
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a run wrote down as it began: its config.json.
+
+    Raises:
+        RunFolderError: it is missing, damaged, or another config.json.
+    """
+    path = folder / "config.json"
+    found = read_json(path)
+    missing = {"config", "data_fingerprint", "versions"} - found.keys()
+    if missing:
+        raise RunFolderError(f"{path} is no run's record: it lacks {', '.join(sorted(missing))}")
+    return found
+
+
+def check_config(folder: Path, config: TrainingConfig) -> dict[str, Any]:
+    """Refuse to continue a run with another config; returns its record.
+
+    Raises:
+        RunFolderError: naming the keys that differ.
+    """
+    record = read_record(folder)
+    old = parse(type(config), record["config"], origin=str(folder / "config.json"))
+    changed = differences(old.decisive(), config.decisive())
+    if changed:
+        raise RunFolderError(
+            f"{folder} was started with another config: {'; '.join(changed)}. "
+            "Continue with the old values, or choose another --run-dir"
+        )
+    return record
 
 
 def saved_step(folder: Path) -> int:

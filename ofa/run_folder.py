@@ -15,7 +15,6 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from importlib import metadata
@@ -24,10 +23,11 @@ from typing import Any, TextIO
 
 import torch
 
-from ofa.config import CHECKOUT, TrainingConfig, differences, parse
+from ofa.code_version import commit
+from ofa.config import TrainingConfig
 from ofa.cost import Size, checkpoint_bytes, disk_bytes
 from ofa.files import check_space, megabytes
-from ofa.run_files import RunFolderError, is_finished, read_json, write_json
+from ofa.run_files import RunFolderError, check_config, is_finished, read_record, write_json
 
 RECORDED = ("torch", "triton", "deepspeed", "transformers", "tokenizers", "safetensors", "numpy", "webdataset")
 """Distributions whose versions a run records, where they are installed."""
@@ -128,14 +128,7 @@ class RunFolder:
         Raises:
             RunFolderError: naming the keys that differ.
         """
-        recorded = self.recorded()
-        old = parse(type(config), recorded["config"], origin=str(self.config))
-        changed = differences(old.decisive(), config.decisive())
-        if changed:
-            raise RunFolderError(
-                f"{self.path} was started with another config: {'; '.join(changed)}. "
-                "Continue with the old values, or choose another --run-dir"
-            )
+        recorded = check_config(self.path, config)
         if data_fingerprint is not None and recorded["data_fingerprint"] != data_fingerprint:
             raise RunFolderError(
                 f"{self.path} was started on other data: fingerprint {str(recorded['data_fingerprint'])[:12]}, "
@@ -148,11 +141,7 @@ class RunFolder:
         Raises:
             RunFolderError: it is missing, damaged, or another config.json.
         """
-        found = read_json(self.config)
-        missing = {"config", "data_fingerprint", "versions"} - found.keys()
-        if missing:
-            raise RunFolderError(f"{self.config} is no run's record: it lacks {', '.join(sorted(missing))}")
-        return found
+        return read_record(self.path)
 
     def record(self, config: TrainingConfig, data_fingerprint: str, world_size: int, total_steps: int) -> None:
         """Write config.json: what was asked for, with what, on what."""
@@ -192,15 +181,6 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):  # no triton without a GPU
             found[name] = metadata.version(name)
     return found
-
-
-def commit() -> str | None:
-    """The checkout's commit, marked if files differ from it; None outside a git checkout."""
-    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def hardware() -> dict[str, Any]:

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ofa.code_version import commit
 from ofa.config import SweepConfig, TrainingConfig
 from ofa.run_files import write_json
-from ofa.run_folder import RunFolder, commit
+from ofa.run_folder import RunFolder
 from ofa.sweep.axes import SweepError
 from ofa.sweep.cells import Cell, check, check_places, chosen
 from ofa.sweep.findings import show, write_findings

@@ -16,6 +16,7 @@ from tests import processes
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel")
 NODES = ("n1", "n2")
+LIVE = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
 PATIENCE = 60.0
 """Seconds in which daemons come up, on a machine that has other work too."""
 
@@ -175,8 +176,7 @@ class Cluster:
         """Until a job is in one of the states; what Slurm says of it then."""
         until = time.monotonic() + patience
         while (job := self.job(number))["JobState"] not in states:
-            assert job["JobState"] in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED"), (job, self.said())
-            assert time.monotonic() < until, (job, self.said())
+            assert job["JobState"] in LIVE and time.monotonic() < until, (job, self.said())
             time.sleep(0.3)
         return job
 

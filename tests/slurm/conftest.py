@@ -1,8 +1,28 @@
-"""The cluster that the tests of a file share."""
+"""The cluster that the tests of a file share, and a project on its shared disk."""
+
+import json
+import os
+import sys
 
 import pytest
 
+from tests import processes
+from tests.corpora import write_corpus
+from tests.e2e.conftest import SPARSE, TINY
 from tests.slurm.cluster import Cluster, missing
+
+STEPS = 200
+"""Some seconds of training, in which a cluster can change its mind."""
+
+LONG = {
+    "base": "sparse.json",
+    "schedule": {"total_steps": STEPS, "rewind": {"start": 0, "end": 140, "frequency": 20}},
+    "pruning": {"sparsity": 0.9, "ramp_end": 140, "end": 170, "frequency": 10},
+    "log": {"every": 5, "samples": True},
+    "checkpoint": {"every": 100000, "keep_last": 2},
+    "evaluate": {"every": 100},
+}
+"""No checkpoint but those of stops."""
 
 
 @pytest.fixture(scope="module")
@@ -17,3 +37,39 @@ def cluster(tmp_path_factory):
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    """A folder with data, configs and a trained teacher."""
+    folder = tmp_path_factory.mktemp("project")
+    write_corpus(folder / "data", rows=120)
+    for name, values in (("teacher", TINY), ("sparse", SPARSE), ("long", LONG)):
+        (folder / f"{name}.json").write_text(json.dumps(values))
+    processes.script("pretrain.py", "--config", "teacher.json", cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(project):
+    """Run folder of the long run on two local ranks, left alone from start to end."""
+    program = processes.CHECKOUT / "launch" / "pretrain.py"
+    arguments = ("--config", "long.json", "--run-dir", "undisturbed")
+    with processes.Group(program, *arguments, number=2, cwd=project) as group:
+        assert group.statuses() == [0, 0], group.said()
+    return project / "undisturbed"
+
+
+@pytest.fixture
+def submit(cluster, project):
+    """Calls launch/submit.py as a user does, in the project; the finished process and the jobs that it queued."""
+
+    def call(*arguments, check=True, cwd=project):
+        script = processes.CHECKOUT / "launch" / "submit.py"
+        done = cluster.call(sys.executable, script, "--uncommitted", "--time", "30m", *arguments, cwd=cwd, check=check)
+        jobs = [line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("job ")]
+        return done, jobs
+
+    yield call
+    cluster.call("scancel", "--user", str(os.getuid()), check=False)
+    cluster.until("the queue", lambda: cluster.queue() == [])

@@ -17,7 +17,7 @@ SOURCES = sorted(p for package in OURS for p in (CHECKOUT / package).rglob("*.py
 
 FLOORS = [
     {"config", "config_errors", "config_values", "sections", "files"},
-    {"recipe", "dist", "tables", "timing", "run_files"},
+    {"recipe", "dist", "tables", "timing", "run_files", "code_version"},
     {"board", "metrics", "progress", "plan"},
     {"heartbeat", "stop"},
     {"watch"},

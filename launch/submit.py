@@ -1,0 +1,172 @@
+"""Submit a script to Slurm: it survives preemption, time limits and lost nodes until it is done.
+
+    python launch/submit.py --nodes 4 --gpus-per-node 8 --partition gpu --time 12h \\
+        launch/pretrain.py --config ofa_90.json
+    python launch/submit.py --nodes 1-4 ... launch/pretrain.py ...       goes on with what is left of lost nodes
+    python launch/submit.py ... launch/pretrain.py --config teacher.json \\
+        --then launch/pretrain.py --config ofa_90.json \\
+        --then --nodes 1 launch/sweep.py --config downstream/sweep.json  each after the success of the one before
+    python launch/submit.py --each seed=1,2,3 ... launch/finetune.py --config downstream/mrpc.json          an array
+    python launch/submit.py --dry-run ...                                the batch scripts; nothing is queued
+    python launch/submit.py --cluster local --tasks-per-node 2 ...       without Slurm, on this machine
+
+Options come before the script, its own arguments behind it. After --then, options that are not given again hold on.
+Scripts that do not train (data_prep, sweep, report, ...) get one process on one node. The code is that of the commit.
+Stopped before its limit, a run saves, is queued again and continues; `touch RUN/stop` ends it without that.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import common
+
+from ofa import config
+from ofa.cluster.command import SCRIPTS, expanded, read_call
+from ofa.cluster.errors import SubmitError
+from ofa.cluster.resources import Resources, check_options, minutes, node_range
+
+
+def arguments() -> list[argparse.Namespace]:
+    """The command line: one namespace for each link of the chain."""
+    parser = _parser()
+    links: list[argparse.Namespace] = []
+    words = [[]]
+    for word in sys.argv[1:]:
+        if word == "--then":
+            words.append([])
+        else:
+            words[-1].append(word)
+    for part in words:
+        before = vars(links[-1]) if links else {}
+        start = {key: value for key, value in before.items() if key not in ("each", "name", "script", "arguments")}
+        links.append(parser.parse_args(part, namespace=argparse.Namespace(**start)))
+    if links[0].cluster == "slurm" and any(link.time is None for link in links):
+        parser.error("--time says how long one attempt may take, such as 12h: it saves before that and is queued again")
+    return links
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [options] SCRIPT [its arguments] [--then [options] SCRIPT [its arguments]] ...",
+    )
+    asked = parser.add_argument_group("what is asked of Slurm")
+    asked.add_argument("--nodes", default="1", metavar="N|N-M", help="or as many of a range as there are (default: 1)")
+    asked.add_argument("--gpus-per-node", type=common.positive, metavar="N", help="each with a process")
+    asked.add_argument("--tasks-per-node", type=common.positive, metavar="N", help="processes, where there are no GPUs")
+    asked.add_argument("--cpus-per-task", type=common.positive, metavar="N")
+    asked.add_argument("--mem", type=float, metavar="GB", help="of a node; 0: all")
+    asked.add_argument("--time", type=common.duration, metavar="TIME", help="of one attempt: 12h, 1d12h, HH:MM:SS")
+    asked.add_argument("--grace", type=common.duration, default=120.0, metavar="TIME", help="to save in (default: 2m)")
+    for name in ("partition", "account", "qos", "constraint", "exclude"):
+        asked.add_argument(f"--{name}", metavar=name.upper())
+    asked.add_argument("--setup", action="append", default=[], metavar="COMMAND", help="of the shell, before it starts")
+    asked.add_argument("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="any other option of sbatch")
+    jobs = parser.add_argument_group("jobs")
+    jobs.add_argument("--each", action="append", default=[], metavar="KEY=A,B", help="an array over a key, or config")
+    jobs.add_argument("--at-a-time", type=common.positive, default=100, metavar="N", help="jobs of an array")
+    jobs.add_argument("--max-requeues", type=common.positive, default=100, metavar="N", help="in all (default: 100)")
+    jobs.add_argument("--max-crashes", type=int, default=2, metavar="N", help="in a row, no step saved (default: 2)")
+    jobs.add_argument("--jobs", type=Path, default=Path("runs", ".jobs"), metavar="DIR", help="for logs; shared")
+    jobs.add_argument("--cluster", choices=("slurm", "local", "debug"), default="slurm")
+    jobs.add_argument("--uncommitted", action="store_true", help="run the checkout's files as they are now")
+    jobs.add_argument("--dry-run", action="store_true", help="check all, print the batch scripts, queue nothing")
+    jobs.add_argument("--follow", action="store_true", help="print the log until the end; Ctrl-C leaves the job alone")
+    parser.add_argument("script", metavar="SCRIPT", help=f"launch/pretrain.py or another: {', '.join(SCRIPTS)}")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def _link(options: argparse.Namespace) -> "Link":
+    """One link of the chain."""
+    call = read_call([options.script, *options.arguments])
+    calls = tuple(expanded(call, options.each)) if options.each else (call,)
+    if options.gpus_per_node and options.tasks_per_node:
+        raise SubmitError("--tasks-per-node is for nodes without GPUs: each GPU has one process")
+    if options.max_crashes < 0:
+        raise SubmitError("--max-crashes must be at least 0")
+    check_options(options.sbatch)
+    resources = Resources(
+        nodes=node_range(options.nodes) if call.trains else (1, 1),
+        gpus_per_node=options.gpus_per_node or 0,
+        tasks_per_node=options.tasks_per_node if call.trains else 1,
+        cpus_per_task=options.cpus_per_task,
+        mem_gb=options.mem,
+        minutes=minutes(options.time or 365 * 86400),
+        grace=int(options.grace),
+        **{name: getattr(options, name) for name in ("partition", "account", "qos", "constraint", "exclude")},
+        setup=tuple(options.setup),
+        other=tuple(options.sbatch),
+    )
+    return Link(calls, resources, Limits(options.max_requeues, options.max_crashes), options.at_a_time)
+
+
+def main() -> int:
+    """Check, then print or submit."""
+    first, folder = LINKS[0], LINKS[0].jobs.absolute()
+    slurm = first.cluster == "slurm"
+    chain = [_link(options) for options in LINKS]
+    check_chain(chain, slurm=slurm)
+    if not slurm:
+        return _here(chain, folder, first)
+    code = snapshot(config.CHECKOUT, folder / "code", uncommitted=first.uncommitted)
+    if code.commit is None:
+        print(f"note: {code.path} is no git checkout: jobs run the files as they are when they start", file=sys.stderr)
+    ask_slurm(chain, folder, code)
+    if first.dry_run:
+        for link, script in zip(chain, scripts(chain, folder, code), strict=True):
+            _show_script(link, script, code.path)
+        return common.DONE
+    submitted = submit(chain, folder, code)
+    _show(submitted, chain)
+    return _follow(submitted) if first.follow else common.DONE
+
+
+def _here(chain: "list[Link]", folder: Path, options: argparse.Namespace) -> int:
+    if options.dry_run:
+        for link in chain:
+            for call in link.calls:
+                print("python", *call.program(config.CHECKOUT))
+        return common.DONE
+    for one in run_here(chain, options.cluster, folder, watch=options.follow):
+        print(f"{one.call.name}: process {one.job}, log {one.log}")
+    return common.DONE
+
+
+def _show_script(link: "Link", script: str, code: Path) -> None:
+    print(f"# {link.resources.in_words()}:")
+    for call in link.calls:
+        print("#   python", *call.program(code))
+    print(script)
+
+
+def _show(submitted: "list[Submitted]", chain: "list[Link]") -> None:
+    what = {call: link for link in chain for call in link.calls}
+    for one in submitted:
+        place = "" if one.call.run_dir is None else f" -> {one.call.run_dir}"
+        print(f"job {one.job}: {one.call.name}{place}, {what[one.call].resources.in_words()}; log {one.log}")
+    jobs = list(dict.fromkeys(one.job.split("_")[0] for one in submitted))
+    print(f"watch: python launch/status.py --watch; cancel: scancel {' '.join(jobs)}")
+
+
+def _follow(submitted: "list[Submitted]") -> int:
+    """One job after the other."""
+    try:
+        ended = [follow(one.job, one.log) for one in submitted]
+    except KeyboardInterrupt:
+        print("no longer following; the jobs go on", file=sys.stderr)
+        return common.DONE
+    return common.DONE if all(ended) else common.ERROR
+
+
+if __name__ == "__main__":
+    LINKS = arguments()
+    from ofa.cluster.follow import follow  # after the arguments: submitit takes a while to import
+    from ofa.cluster.here import run_here
+    from ofa.cluster.snapshot import snapshot
+    from ofa.cluster.submit import Link, Submitted, ask_slurm, check_chain, scripts, submit
+    from ofa.cluster.verdict import Limits
+
+    common.main_wrapper(main)

@@ -1,0 +1,195 @@
+"""What submitit starts in every task of a job: one attempt of the run, and on rank 0 the decision about the next.
+
+submitit's own handlers would have rank 0 alone queue the job again at once, while the ranks still agree on the step to
+save; here every task passes the signal on to its process, and the job goes back into the queue when that has saved.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from ofa.cluster.attempts import read_attempts, write_end, write_start
+from ofa.cluster.child import Child, signal_name
+from ofa.cluster.place import Place, export, own_place, slurm
+from ofa.cluster.verdict import DONE, Ended, Limits, Verdict, judge, refusal
+from ofa.code_version import commit
+from ofa.config import CHECKOUT
+from ofa.run_files import saved_step
+
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+BETWEEN_LOOKS = 0.2
+"""Seconds between two looks at the process."""
+
+RESERVE = 15.0
+"""Seconds before the end of the grace, or a quarter of it, that going back into the queue may take."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a task does."""
+
+    program: tuple[str, ...]
+    """Python's arguments."""
+
+    cwd: Path
+    trains: bool
+    """Its processes are ranks that find each other."""
+
+    record: Path | None
+    """The run folder; None: it has none, and its attempts are noted beside its log."""
+
+
+class JobTask:
+    """The callable that is pickled with a job."""
+
+    def __init__(self, command: Command, *, folder: Path, grace: float, limits: Limits):
+        """
+        Args:
+            command: what to do.
+            folder: of submitit's own files.
+            grace: seconds between Slurm's signal and the end.
+            limits: of restarts.
+        """
+        self._command = command
+        self._folder = folder
+        self._grace = grace
+        self._limits = limits
+
+    def __call__(self) -> int:
+        """Do one attempt; returns where it ended well, and ends this process where it did not."""
+        watch = Signals()
+        place = own_place()
+        if self._command.trains:
+            export(place)
+        if place.rank != 0:
+            status, _ = self._work(watch, ())
+            sys.stdout.flush()
+            return status if status == DONE else sys.exit(DONE)  # what it means is for rank 0 to say
+        return self._lead(watch, place)
+
+    def _lead(self, watch: Signals, place: Place) -> int:
+        """Rank 0: note the attempt, and decide what becomes of the job."""
+        folder = self._command.record or self._folder / f"{place.job}_attempts"
+        earlier = [attempt for attempt in read_attempts(folder) if attempt.job == place.job]
+        step = saved_step(folder)
+        refused = refusal(earlier, step, self._limits)
+        if refused is not None:
+            _say(f"error: {refused}; its last error: {_last_error(folder)}")
+            sys.exit(1)
+        number = write_start(
+            folder,
+            job=place.job,
+            restart=place.restart,
+            nodes=place.nodes,
+            ranks=place.ranks if self._command.trains else 1,
+            step=step,
+            commit=commit(),
+        )
+        began = f"attempt {number} of {folder}, job {place.job}, {place.ranks} ranks on {', '.join(place.nodes)}"
+        _say(f"{began}, from step {step}" if step else began)
+        status, ended = self._work(watch, ("--resume", "auto") if earlier and self._refuses_to_resume() else ())
+        attempts = [attempt for attempt in read_attempts(folder) if attempt.job == place.job]
+        step = saved_step(folder)
+        verdict = judge(ended, attempts, step, self._limits)
+        write_end(folder, number, status=status, step=step, reason=verdict.reason, error=verdict.error)
+        return self._follow(verdict, status, place)
+
+    def _work(self, watch: Signals, more: Sequence[str]) -> tuple[int, Ended]:
+        """Run the process to its end, or until the time is nearly up."""
+        command = self._command
+        child = Child([sys.executable, *command.program, *more], cwd=command.cwd, environment=self._environment())
+        watch.pass_on_to(child)
+        stop = None if command.record is None else command.record / "stop"
+        by_file = False
+        while (status := child.poll()) is None:
+            by_file = by_file or (stop is not None and stop.exists())
+            if watch.asked_at is not None and time.monotonic() > watch.asked_at + self._enough():
+                child.send(signal.SIGKILL)
+                error = f"not saved within {self._enough():.0f} s of {watch.asked}: choose a longer --grace"
+                return -signal.SIGKILL, Ended(-signal.SIGKILL, watch.asked, in_time=False, error=error)
+            time.sleep(BETWEEN_LOOKS)
+        error = None if status == DONE else child.error(status)
+        return status, Ended(status, watch.asked, by_file, error=error)
+
+    def _follow(self, verdict: Verdict, status: int, place: Place) -> int:
+        """Do what was decided; returns if the run is done."""
+        if verdict.error is not None:
+            _say(f"{verdict.reason}: {verdict.error}")
+        if status == DONE:
+            return DONE
+        if verdict.requeue and place.can_requeue:
+            try:
+                if not _is_running(place.job):  # cancelled, or queued again by Slurm
+                    _say(f"{verdict.reason}; job {place.job} was taken back")
+                    sys.exit(DONE)
+                _say(f"{verdict.reason}: queueing job {place.job} again")
+                slurm("requeue", place.job)
+            except OSError as error:
+                _say(f"error: job {place.job} cannot be queued again: {error}")
+                sys.exit(status if status > 0 else 1)
+            sys.exit(DONE)
+        sys.exit(status if status > 0 else 1)
+
+    def _enough(self) -> float:
+        """Seconds after the signal in which the run has to save."""
+        return self._grace - min(RESERVE, self._grace / 4)
+
+    def _environment(self) -> dict[str, str]:
+        """This one, in which `ofa` is the code that this file is of, and not what the working directory has."""
+        paths = [str(CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        own = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+        if self._command.program[0] == "-m":
+            own["PYTHONSAFEPATH"] = "1"
+        return {**os.environ, **own}
+
+    def _refuses_to_resume(self) -> bool:
+        """A second attempt must continue what `--resume never` made sure was a new run."""
+        program = self._command.program
+        return "--resume=never" in program or ("--resume", "never") in zip(program, program[1:], strict=False)
+
+
+class Signals:
+    """Those that ask to save; replaces submitit's handlers in this process."""
+
+    def __init__(self):
+        self.asked: str | None = None
+        """The first that came."""
+        self.asked_at: float | None = None
+        """When, in seconds of a clock that never goes back."""
+        self._child: Child | None = None
+        for number in SIGNALS:
+            signal.signal(number, self._receive)
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
+
+    def pass_on_to(self, child: Child) -> None:
+        """Give a process what comes, and what came before it was there."""
+        self._child = child
+        if self.asked is not None:
+            child.send(signal.Signals[self.asked])
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.asked is None:
+            self.asked, self.asked_at = signal_name(number), time.monotonic()
+        if self._child is not None:
+            self._child.send(number)
+
+
+def _is_running(job: str) -> bool:
+    """Whether Slurm has let a job run so far, and has not ended it in the meantime."""
+    return "JobState=RUNNING" in slurm("show", "job", "-o", job).split()
+
+
+def _last_error(folder: Path) -> str:
+    errors = [attempt.end.error for attempt in read_attempts(folder) if attempt.end and attempt.end.error]
+    return errors[-1] if errors else "none was written, it was killed"
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)

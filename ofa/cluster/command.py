@@ -1,0 +1,207 @@
+"""The command that a job does: which script with which arguments, where its run folder is, and whether it would start.
+
+A script of `launch/`, or `data_prep`. What is wrong with it is found out here, on the login node: the script looks at
+its own arguments, config and inputs (`--check`), for every number of ranks that the job may get.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from ofa.cluster.errors import SubmitError
+from ofa.config import CHECKOUT, CONFIGS, DataPrepConfig, SweepConfig, find, load, run_folder
+from ofa.run_files import is_held
+from ofa.sections.base import nearest
+
+TRAINING = ("pretrain", "finetune", "cofi", "qat")
+"""Scripts whose processes are ranks."""
+
+OTHERS = ("sweep", "export", "verify", "evaluate", "predict", "benchmark", "report")
+"""Scripts of one process."""
+
+DATA_PREP = "data_prep"
+SCRIPTS = (DATA_PREP, *TRAINING, *OTHERS)
+
+MOST_CHECKS = 8
+"""Numbers of ranks that are tried; of more, the fewest and the most."""
+
+
+@dataclass(frozen=True)
+class ScriptCall:
+    """One script with its arguments."""
+
+    script: str
+    config: str | None
+    """As given; None for scripts that have none."""
+
+    run_dir: Path | None
+    """Relative to the working directory, if it is not absolute; None: it has no run folder."""
+
+    arguments: tuple[str, ...]
+    """All others."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is done by several ranks."""
+        return self.script in TRAINING
+
+    @property
+    def name(self) -> str:
+        """For people, and Slurm."""
+        if self.run_dir is not None:
+            return f"{self.script}:{self.run_dir.name}"
+        return self.script if self.config is None else f"{self.script}:{Path(self.config).stem}"
+
+    def program(self, code: Path) -> tuple[str, ...]:
+        """Python's arguments, where the code is in a folder."""
+        start = ("-m", DATA_PREP) if self.script == DATA_PREP else (str(code / "launch" / f"{self.script}.py"),)
+        config = () if self.config is None else ("--config", str(_in_code(find(self.config), code)))
+        folder = () if self.run_dir is None else ("--run-dir", str(self.run_dir))
+        return (*start, *config, *folder, *self.arguments)
+
+    def overrides(self) -> list[str]:
+        """What `--set` says."""
+        return _known().parse_known_args(self.arguments)[0].set
+
+
+def read_call(words: Sequence[str]) -> ScriptCall:
+    """A script's name or path and its arguments.
+
+    Raises:
+        SubmitError: there is no such script, or it lacks its config.
+        ConfigError: there is no such config.
+    """
+    if not words:
+        raise SubmitError(f"no script to run: give launch/pretrain.py or another of {', '.join(SCRIPTS)}")
+    first, *arguments = words
+    script = Path(first).stem if first.endswith(".py") else first
+    if script not in SCRIPTS:
+        raise SubmitError(f"{first} is no script that can be submitted{nearest(script, list(SCRIPTS))}")
+    if Path(first).is_file() and Path(first).resolve() != CHECKOUT / "launch" / f"{script}.py":
+        raise SubmitError(f"{first}: only scripts of {CHECKOUT / 'launch'} can be submitted")
+    given, rest = _known().parse_known_args(arguments)
+    sets = [part for one in given.set for part in ("--set", one)]
+    has_config = script in (DATA_PREP, "sweep", *TRAINING)
+    if has_config and given.config is None:
+        raise SubmitError(f"{first} needs --config FILE")
+    if not has_config:
+        return ScriptCall(script, None, None, tuple(arguments))
+    folder = None if script == DATA_PREP else Path(given.run_dir or run_folder(given.config))
+    find(given.config)
+    return ScriptCall(script, given.config, folder, (*rest, *sets))
+
+
+def expanded(call: ScriptCall, each: Sequence[str]) -> list[ScriptCall]:
+    """The calls of an array: one for every combination of values.
+
+    Args:
+        call: what they share.
+        each: `KEY=A,B,C` with a key of the config, or `config`.
+
+    Raises:
+        SubmitError: a key has no values.
+        ConfigError: there is no such config.
+    """
+    axes = []
+    for one in each:
+        key, _, values = one.partition("=")
+        if not key or not all(values.split(",")):
+            raise SubmitError(f"--each {one}: expected KEY=VALUE,VALUE such as seed=1,2,3 or config=a.json,b.json")
+        if call.run_dir is None:
+            raise SubmitError(f"--each {one}: {call.script} has no run folder, each run of an array needs its own")
+        axes.append([(key, value) for value in dict.fromkeys(values.split(","))])
+    return [_with(call, point) for point in product(*axes)]
+
+
+def check(call: ScriptCall, rank_counts: Sequence[int], *, first: bool) -> None:
+    """Refuse a call that would not start.
+
+    Args:
+        call: what is to be done.
+        rank_counts: each number of ranks that the job may get.
+        first: of its chain; what later ones need is made by those before them.
+
+    Raises:
+        SubmitError: in the script's own words.
+        ConfigError: of a config.
+    """
+    if call.run_dir is not None:
+        check_folder(call.run_dir)
+    if call.script == DATA_PREP:
+        load(DataPrepConfig, call.config or "", call.overrides())
+    elif call.script == "sweep" and not first:
+        load(SweepConfig, call.config or "", call.overrides())
+    elif call.script == "sweep":
+        _ask(call, [1], "--dry-run")
+    elif call.trains:
+        few = rank_counts if len(rank_counts) <= MOST_CHECKS else [rank_counts[0], rank_counts[-1]]
+        _ask(call, few, "--check", "all" if first else "config")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a run folder that cannot be made or written, or that a live run holds.
+
+    Raises:
+        SubmitError: why.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise SubmitError(
+            f"run folder {folder} cannot be written: {there}: {error.strerror}; choose another --run-dir"
+        ) from None
+    if is_held(folder):
+        raise SubmitError(f"run folder {folder} is in use by a run; stop that, or choose another --run-dir")
+
+
+def _ask(call: ScriptCall, rank_counts: Sequence[int], *more: str) -> None:
+    """Have the script look itself, for all numbers of ranks side by side."""
+    command = [sys.executable, *call.program(CHECKOUT), *more]
+    asked = []
+    for ranks in rank_counts:
+        world = {"WORLD_SIZE": str(ranks), "RANK": "0", "LOCAL_RANK": "0"}
+        own = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        asked.append((ranks, subprocess.Popen(command, env={**os.environ, **world}, **own)))
+    answers = [(ranks, process.communicate()[1], process.returncode) for ranks, process in asked]
+    for ranks, said, status in answers:
+        if status:
+            errors = [line for line in said.splitlines() if "error: " in line] or said.splitlines()
+            of_ranks = f" on {ranks} ranks" if len(answers) > 1 else ""
+            raise SubmitError(f"{call.name}{of_ranks}: {errors[-1].partition('error: ')[2] or errors[-1]}")
+
+
+def _with(call: ScriptCall, point: Sequence[tuple[str, str]]) -> ScriptCall:
+    name = "" if call.run_dir is None else call.run_dir.name
+    for key, value in point:
+        if key == "config":
+            own = call.run_dir == run_folder(call.config or "")
+            call = replace(call, config=value, run_dir=run_folder(value) if own else call.run_dir)
+            name = call.run_dir.name if own and call.run_dir else f"{name}-{Path(value).stem}"
+        else:
+            call = replace(call, arguments=(*call.arguments, "--set", f"{key}={value}"))
+            name = f"{name}-{key}={value.replace('/', '_')}"
+    return replace(call, run_dir=call.run_dir.with_name(name) if call.run_dir else None)
+
+
+def _known() -> argparse.ArgumentParser:
+    """What is to be known of a script's arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    parser.add_argument("--run-dir")
+    parser.add_argument("--set", action="append", default=[])
+    return parser
+
+
+def _in_code(config: Path, code: Path) -> Path:
+    """A config of the checkout, where it is in a copy of that; others stay where they are."""
+    return code / "configs" / config.relative_to(CONFIGS) if config.is_relative_to(CONFIGS) else config

@@ -1,0 +1,144 @@
+"""What is asked of Slurm for a job, and the words in which submitit takes it."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ofa.cluster.errors import SubmitError
+
+SRUN = ("--kill-on-bad-exit=0", "--no-kill", "--wait=0", "--open-mode=append")
+"""The task of rank 0 outlives the others, to decide what becomes of the job, also when a node is lost; logs grow over
+restarts."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Of one job, or of each job of an array."""
+
+    nodes: tuple[int, int] = (1, 1)
+    """Fewest and most: with fewer than the most, a run goes on with those that are left of lost ones."""
+
+    gpus_per_node: int = 0
+    tasks_per_node: int | None = None
+    """Processes; None: one for each GPU, or one."""
+
+    cpus_per_task: int | None = None
+    mem_gb: float | None = None
+    """Of a node; 0: all of it."""
+
+    minutes: int = 60
+    """Limit of one attempt."""
+
+    grace: int = 120
+    """Seconds before the limit at which Slurm asks to save."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    setup: tuple[str, ...] = ()
+    """Commands of the shell that come first."""
+
+    other: tuple[str, ...] = ()
+    """Further `KEY=VALUE` of sbatch."""
+
+    @property
+    def processes(self) -> int:
+        """On each node."""
+        return self.tasks_per_node or max(1, self.gpus_per_node)
+
+    def rank_counts(self) -> list[int]:
+        """How many ranks there may be, fewest first."""
+        return [nodes * self.processes for nodes in range(self.nodes[0], self.nodes[1] + 1)]
+
+    def in_words(self) -> str:
+        """For people."""
+        low, high = self.nodes
+        nodes = f"{low} node{'s' * (low > 1)}" if low == high else f"{low} to {high} nodes"
+        each = f"{self.processes} {'GPU' if self.gpus_per_node else 'process'}"
+        plural = ("s" if self.gpus_per_node else "es") if self.processes > 1 else ""
+        return f"{nodes} of {each}{plural}"
+
+    def parameters(self, name: str, code: Path, dependency: str | None) -> dict[str, Any]:
+        """For submitit's SlurmExecutor.
+
+        Args:
+            name: of the job.
+            code: folder whose `ofa` the job imports.
+            dependency: in Slurm's words.
+        """
+        srun = [*SRUN, *([f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else [])]  # not inherited
+        found: dict[str, Any] = {
+            "job_name": name,
+            "nodes": self.nodes[0],
+            "ntasks_per_node": self.processes,
+            "gpus_per_node": self.gpus_per_node or None,
+            "cpus_per_task": self.cpus_per_task,
+            "mem": None if self.mem_gb is None else _memory(self.mem_gb),
+            "time": self.minutes,
+            "signal_delay_s": self.grace,
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+            "exclude": self.exclude,
+            "setup": [*self.setup, f"cd {shlex.quote(str(code))}"],
+            "dependency": dependency,
+            "stderr_to_stdout": True,
+            "srun_args": srun,
+        }
+        more: dict[str, Any] = {"requeue": True}
+        if self.nodes[0] < self.nodes[1]:
+            more["nodes"] = f"{self.nodes[0]}-{self.nodes[1]}"
+        if dependency is not None:
+            more["kill-on-invalid-dep"] = "yes"
+        more |= dict(_pair(one) for one in self.other)
+        found["additional_parameters"] = more
+        return {key: value for key, value in found.items() if value is not None}
+
+
+def node_range(text: str) -> tuple[int, int]:
+    """`4` or `1-4` as (fewest, most).
+
+    Raises:
+        SubmitError: neither.
+    """
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= low <= high:
+        raise SubmitError(f"--nodes {text}: expected a number such as 4, or a range such as 1-4")
+    return low, high
+
+
+def minutes(seconds: float) -> int:
+    """Slurm counts limits in minutes, the part of one as a whole one."""
+    return math.ceil(seconds / 60)
+
+
+def check_options(options: Sequence[str]) -> None:
+    """Refuse what is no option of sbatch.
+
+    Raises:
+        SubmitError: it has not the form KEY=VALUE.
+    """
+    for one in options:
+        _pair(one)
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, equals, value = text.removeprefix("--").partition("=")
+    if not re.fullmatch(r"[a-z][a-z-]*", key):
+        raise SubmitError(f"--sbatch {text}: expected an option of sbatch, KEY or KEY=VALUE such as reservation=night")
+    return key, value if equals else True
+
+
+def _memory(gigabytes: float) -> str:
+    return "0" if gigabytes == 0 else f"{math.ceil(gigabytes * 1024)}M"
+

@@ -1,0 +1,103 @@
+"""The code that a job runs: a copy of the commit that was checked out when it was submitted, so that work may go on in
+the checkout while the job waits, and every attempt runs the same.
+
+    <jobs>/code/<commit>/  ofa/  launch/  configs/  data_prep/  .commit
+
+Changes that are not committed are refused, since nobody could find that code again; `--uncommitted` copies them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from ofa.cluster.errors import SubmitError
+from ofa.code_version import COMMIT_FILE
+from ofa.files import new_folder
+
+CODE = ("ofa", "launch", "configs", "data_prep")
+"""Folders of a checkout that commands run from."""
+
+NAMED = 5
+"""Changed files that an error names."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """Code that jobs are to run."""
+
+    path: Path
+    """Where it is, or will be."""
+
+    commit: str | None
+    """None: it is the checkout itself, which is none of git."""
+
+    packed: bytes = b""
+    """What is to be there, as a tar file."""
+
+    def make(self) -> None:
+        """Copy it, unless it is there."""
+        if self.commit is None or self.path.is_dir():
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with new_folder(self.path) as building, tarfile.open(fileobj=BytesIO(self.packed)) as archive:
+            archive.extractall(building, filter="data")
+            (building / COMMIT_FILE).write_text(self.commit + "\n", encoding="utf-8")
+
+
+def snapshot(checkout: Path, folder: Path, *, uncommitted: bool = False) -> Code:
+    """The code of a checkout as it is now; nothing is written yet.
+
+    Args:
+        checkout: holds `ofa/` and the other folders of `CODE`.
+        folder: the copies', on a disk that all nodes see.
+        uncommitted: copy the files as they are.
+
+    Raises:
+        SubmitError: files differ from the commit.
+    """
+    commit = _commit(checkout)
+    if commit is None:
+        return Code(checkout, None)
+    changed = _git(checkout, "status", "--porcelain", "--untracked-files=all", "--", *CODE).decode().splitlines()
+    if not changed:
+        existing = [name for name in CODE if (checkout / name).is_dir()]
+        return Code(folder / commit, commit, _git(checkout, "archive", commit, "--", *existing))
+    names = [line[3:] for line in changed]
+    if not uncommitted:
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        raise SubmitError(
+            f"{checkout} has changes that are not committed: {', '.join(names[:NAMED])}{more}. Jobs run a commit's "
+            "code: commit them, or say --uncommitted to run the files as they are now"
+        )
+    packed = _packed(checkout)
+    return Code(folder / f"{commit}-{hashlib.sha256(packed).hexdigest()[:12]}", f"{commit}-dirty", packed)
+
+
+def _commit(checkout: Path) -> str | None:
+    try:
+        return _git(checkout, "rev-parse", "HEAD").decode().strip()
+    except (SubmitError, FileNotFoundError):
+        return None
+
+
+def _packed(checkout: Path) -> bytes:
+    """The files that git knows, or would take, as they are."""
+    listed = _git(checkout, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *CODE)
+    packed = BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name in sorted(set(filter(None, listed.decode().split("\0")))):
+            if (checkout / name).is_file():  # git lists deleted ones too
+                archive.add(checkout / name, name)
+    return packed.getvalue()
+
+
+def _git(checkout: Path, *arguments: str) -> bytes:
+    done = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, check=False)
+    if done.returncode:
+        raise SubmitError(f"git {arguments[0]} in {checkout} says: {done.stderr.decode().strip()}")
+    return done.stdout

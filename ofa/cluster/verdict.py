@@ -1,0 +1,127 @@
+"""What becomes of a job when its run has ended: done, back into the queue, or failed.
+
+Two limits: a run that crashes again and again without getting further is stopped, since the next start would crash too;
+and no job is queued for ever. What Slurm queues again by itself (a lost node, preemption without grace) leaves an
+attempt without an end, which counts as a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ofa.cluster.attempts import Attempt
+
+DONE, USAGE, STOPPED_AND_SAVED = 0, 2, 75
+"""Exit statuses of the scripts."""
+
+SAVED = "stopped and saved"
+UNSAVED = "stopped before it could save"
+CRASHED = "crashed"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How often a job is started again."""
+
+    requeues: int = 100
+    """In all."""
+
+    crashes: int = 2
+    """In a row, without a step that was saved between them."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the process of rank 0 has ended."""
+
+    status: int
+    asked: str | None = None
+    """The signal by which Slurm, or a user through Slurm, asked to save; None: nobody did."""
+
+    by_file: bool = False
+    """A user asked for it by the stop file."""
+
+    in_time: bool = True
+    """False: it had not saved when the time was nearly up."""
+
+    error: str | None = None
+    """Its last error line."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do, and why."""
+
+    reason: str
+    requeue: bool = False
+    error: str | None = None
+    """Also why the job is not queued again, if it is not."""
+
+
+def judge(ended: Ended, attempts: Sequence[Attempt], step: int, limits: Limits) -> Verdict:
+    """What becomes of the job.
+
+    Args:
+        ended: the process.
+        attempts: of this job, the one that has just ended last.
+        step: that the last checkpoint holds now.
+        limits: of restarts.
+    """
+    if ended.status == DONE:
+        return Verdict("done")
+    if ended.status == STOPPED_AND_SAVED and ended.by_file:
+        return Verdict(SAVED)
+    if ended.status == STOPPED_AND_SAVED:
+        return _again(Verdict(SAVED, requeue=True), attempts, limits)
+    if ended.asked is not None and ended.in_time:
+        return _again(Verdict(UNSAVED, requeue=True, error=ended.error), attempts, limits)
+    if ended.status == USAGE:
+        return Verdict(CRASHED, error=ended.error)
+    count = crashes_in_a_row(attempts[:-1], step_now=attempts[-1].step)
+    count = 0 if step > attempts[-1].step else count + 1
+    if count > limits.crashes:
+        return Verdict(CRASHED, error=f"{ended.error} ({_in_a_row(count, step)})")
+    return _again(Verdict(CRASHED, requeue=True, error=ended.error), attempts, limits)
+
+
+def refusal(attempts: Sequence[Attempt], step: int, limits: Limits) -> str | None:
+    """Why a job that Slurm has started again is not to go on; None: it is.
+
+    Args:
+        attempts: of this job, those before.
+        step: that the last checkpoint holds.
+        limits: of restarts.
+    """
+    count = crashes_in_a_row(attempts, step_now=step)
+    if count > limits.crashes:
+        return f"killed or crashed {_in_a_row(count, step)}"
+    return None
+
+
+def crashes_in_a_row(attempts: Sequence[Attempt], *, step_now: int) -> int:
+    """Crashes since a step was last saved.
+
+    Args:
+        attempts: of one job, all ended.
+        step_now: that the last checkpoint holds after them.
+    """
+    count = 0
+    for number, attempt in enumerate(attempts):
+        after = attempts[number + 1].step if number + 1 < len(attempts) else step_now
+        if max(after, attempt.end.step if attempt.end else 0) > attempt.step:
+            count = 0
+        elif attempt.end is None or attempt.end.reason == CRASHED:
+            count += 1
+    return count
+
+
+def _again(verdict: Verdict, attempts: Sequence[Attempt], limits: Limits) -> Verdict:
+    if len(attempts) <= limits.requeues:
+        return verdict
+    why = f"not queued again: it was {limits.requeues} times (--max-requeues)"
+    return Verdict(verdict.reason, error=f"{verdict.error}; {why}" if verdict.error else why)
+
+
+def _in_a_row(count: int, step: int) -> str:
+    return f"{count} times in a row at step {step}, with no step saved between (--max-crashes)"

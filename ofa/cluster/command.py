@@ -177,7 +177,9 @@ def _ask(call: ScriptCall, rank_counts: Sequence[int], *more: str) -> None:
         if status:
             errors = [line for line in said.splitlines() if "error: " in line] or said.splitlines()
             of_ranks = f" on {ranks} ranks" if len(answers) > 1 else ""
-            raise SubmitError(f"{call.name}{of_ranks}: {errors[-1].partition('error: ')[2] or errors[-1]}")
+            error = errors[-1].partition("error: ")[2] or errors[-1]
+            hint = "; options of submit.py stand before the script" if "unrecognized arguments" in error else ""
+            raise SubmitError(f"{call.name}{of_ranks}: {error}{hint}")
 
 
 def _with(call: ScriptCall, point: Sequence[tuple[str, str]]) -> ScriptCall:

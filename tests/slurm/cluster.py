@@ -127,22 +127,11 @@ class Cluster:
     def below(self, name, process):
         """What descends from a daemon, the steps that it has let go of included."""
         marks = (f"SLURMD_NODENAME={name}\0".encode(), f"SLURM_CONF={self.config}\0".encode())
-        found = set()
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                if entry.name.isdigit() and self._is_of(entry, name, marks):
-                    found.add(int(entry.name))
-        return sorted(found - {process.pid, os.getpid()})
-
-    def _is_of(self, entry, name, marks):
-        environ = (entry / "environ").read_bytes()
-        if all(mark in environ for mark in marks):
-            return True
-        step = "slurmstepd" in (entry / "comm").read_text() and marks[1] in environ
-        if not step:
-            return False
+        found = [pid for pid in _processes() if all(mark in _read(pid, "environ") for mark in marks)]
+        steps = [pid for pid in _processes() if b"slurmstepd" in _read(pid, "comm")]
         log = f"{self.folder}/slurmd-{name}.log"
-        return any(os.readlink(file) == log for file in (entry / "fd").iterdir())
+        found += [pid for pid in steps if log in _open_files(pid)]
+        return sorted(set(found) - {process.pid, os.getpid()})
 
     def states(self):
         """State of each node."""
@@ -180,6 +169,18 @@ class Cluster:
             time.sleep(0.3)
         return job
 
+    def ranks(self, job):
+        """Processes that train for a job."""
+        marks = (f"SLURM_JOB_ID={job}\0".encode(), b"\0SLURM_CONF=" + str(self.config).encode() + b"\0", b"\0RANK=")
+        of_job = [pid for pid in _processes() if all(mark in _read(pid, "environ") for mark in marks)]
+        return [pid for pid in of_job if b"launch/pretrain.py" in _read(pid, "cmdline")]
+
+    def seconds(self, job):
+        """For how long it has run."""
+        days, _, clock = self.job(job)["RunTime"].rpartition("-")
+        hours, minutes, seconds = map(int, clock.split(":"))
+        return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds
+
     def queue(self):
         """Numbers of all jobs that wait or run."""
         return self.call("squeue", "-h", "-o", "%i").stdout.split()
@@ -201,6 +202,27 @@ class Cluster:
             alive = all(process.poll() is None for process in self._daemons.values())
             assert alive and time.monotonic() < last, f"{what} did not come up: {outs}\n{self.said()}"
             time.sleep(0.2)
+
+
+def _processes():
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _read(pid, what):
+    """A file of the kernel on a process; empty if that has ended."""
+    try:
+        return Path(f"/proc/{pid}/{what}").read_bytes()
+    except OSError:
+        return b""
+
+
+def _open_files(pid):
+    found = set()
+    with contextlib.suppress(OSError):
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(file))
+    return found
 
 
 def _kill(pid, number=signal.SIGKILL):

@@ -1,7 +1,12 @@
 """A run submitted to two nodes, which is taken back, limited and robbed of its nodes, and ends as if left alone."""
 
+import contextlib
 import json
+import os
+import re
+import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +60,104 @@ def test_a_run_on_two_nodes_is_the_run_of_two_local_ranks(cluster, project, subm
     (attempt,) = read_attempts(folder)
     assert (attempt.job, attempt.restart, attempt.nodes, attempt.ranks) == (job, 0, ("n1", "n2"), 2)
     assert attempt.end.status == 0 and attempt.end.step == STEPS
+
+
+def check_continued(folder, undisturbed, attempts=2):
+    """The attempts of a run of several, none of which did again what another had done; its end is the undisturbed
+    one's."""
+    found = read_attempts(folder)
+    assert len(found) == attempts
+    for before, after in zip(found, found[1:], strict=False):
+        assert before.end.reason == SAVED and before.end.status == 75
+        assert before.end.step == after.step > before.step
+        assert after.job == before.job and after.restart > before.restart
+    assert found[-1].end.status == 0 and found[-1].end.step == STEPS
+    assert model_bytes(folder) == model_bytes(undisturbed)
+    assert metrics(folder) == metrics(undisturbed)
+    return found
+
+
+def high_job(cluster, seconds=5):
+    """Submit a job that takes both nodes from whoever has them."""
+    script = f"--wrap=sleep {seconds}"
+    said = cluster.call("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", script).stdout
+    return said.split()[-1]
+
+
+@contextlib.contextmanager
+def held(cluster, project, job, folder, step):
+    """The ranks of a run, standing still from some step on until Slurm has asked them to save: what a cluster takes
+    seconds for must not come after the end."""
+    wait_for(cluster, project, job, lambda: last_step(folder) >= step)
+    ranks = cluster.ranks(job)
+    assert len(ranks) == 2
+    try:
+        for pid in ranks:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+        wait_for(cluster, project, job, lambda: all(map(asked, ranks)))
+    finally:
+        for pid in ranks:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def asked(pid):
+    """Whether SIGUSR2 waits for a process that stands still."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    pending = int(re.search(r"ShdPnd:\s*(\w+)", status)[1], 16)
+    return bool(pending >> (signal.SIGUSR2 - 1) & 1)
+
+
+def test_a_run_that_is_preempted_saves_waits_and_ends_as_if_left_alone(cluster, project, submit, undisturbed):
+    """By a job of higher priority in the middle of the ramp: no step is done twice, and none is left out."""
+    folder = project / "runs" / "preempted"
+    _, (job,) = submit(*ON_TWO, "--run-dir", "runs/preempted")
+    with held(cluster, project, job, folder, 20):
+        high = high_job(cluster)
+    wait_for(cluster, project, job, lambda: read_attempts(folder)[0].end is not None)
+    saved = read_attempts(folder)[0].end.step
+    assert last_step(folder) < saved < 140, "stopped in the ramp, and nothing is newer than what was saved"
+    cluster.wait(high, "COMPLETED")
+    assert f"from step {saved}" in ended(cluster, project, job)
+    first, second = check_continued(folder, undisturbed)
+    assert first.job == job and second.restart == 1
+    steps = [line["step"] for line in metrics(folder) if "lr" in line]
+    assert steps == sorted(set(steps))
+
+
+def test_a_run_saves_before_its_limit_and_goes_on(cluster, project, submit, undisturbed):
+    """The limit is moved near as soon as the run is on its way; Slurm looks at limits every half minute."""
+    folder = project / "runs" / "limited"
+    _, (job,) = submit(*ON_TWO, "--run-dir", "runs/limited")
+    with held(cluster, project, job, folder, 20):
+        minutes = int(cluster.seconds(job) / 60) + 2
+        cluster.call("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+    wait_for(cluster, project, job, lambda: cluster.job(job)["JobState"] == "PENDING")
+    cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=30")
+    ended(cluster, project, job)
+    check_continued(folder, undisturbed)
+
+
+@pytest.mark.parametrize("nodes", ["2", "1-2"])
+def test_a_run_whose_node_is_lost_is_queued_again_and_ends(cluster, project, submit, nodes):
+    """With fewer nodes at once where that is allowed, else when the node is back."""
+    folder = project / "runs" / f"lost-{nodes}"
+    options = ["--run-dir", f"runs/lost-{nodes}", "--set", "checkpoint.every=20"]
+    _, (job,) = submit("--nodes", nodes, *ON_TWO[2:], *options)
+    wait_for(cluster, project, job, lambda: last_step(folder) >= 25)
+    cluster.kill_node("n2")
+    if nodes == "2":
+        wait_for(cluster, project, job, lambda: cluster.job(job)["JobState"] == "PENDING")
+        cluster.until("the loss", lambda: cluster.states()["n2"].startswith("DOWN"))
+        cluster.start_node("n2")
+    try:
+        ended(cluster, project, job)
+    finally:
+        if nodes == "1-2":
+            cluster.start_node("n2")
+    cluster.until("the node", lambda: cluster.states()["n2"] == "IDLE")
+    first, *_, last = read_attempts(folder)
+    assert first.nodes == ("n1", "n2") and last.nodes == (("n1", "n2") if nodes == "2" else ("n1",))
+    assert last.step >= 20 and last.end.status == 0
+    assert metrics(folder)[-1]["step"] == STEPS

@@ -1,0 +1,78 @@
+"""What is asked for, against what a Slurm says that it has."""
+
+from dataclasses import replace
+
+import pytest
+
+from ofa.cluster.errors import SubmitError
+from ofa.cluster.partitions import check, parse
+from ofa.cluster.resources import Resources, check_options, minutes, node_range
+
+SINFO = """\
+cpu*|up|10|64|257000|(null)|1-00:00:00
+gpu|up|3|96+|1030000+|gpu:a100:4(S:0-1)|12:00:00
+gpu|up|2|128|2060000|gpu:h100:8(S:0-1),gpu:h100_mig:1|12:00:00
+night|down|2|64|257000|gpu:2|infinite
+"""
+
+
+def test_lines_of_sinfo_are_read():
+    groups = parse(SINFO)
+    assert [group.partition for group in groups] == ["cpu", "gpu", "gpu", "night"]
+    assert [group.is_default for group in groups] == [True, False, False, False]
+    assert [group.gpus for group in groups] == [0, 4, 9, 2]
+    assert [group.minutes for group in groups] == [1440, 720, 720, float("inf")]
+    assert (groups[1].cpus, groups[1].megabytes) == (96, 1030000)
+
+
+FITS = Resources(nodes=(2, 5), gpus_per_node=4, partition="gpu", minutes=700, cpus_per_task=12, mem_gb=1000)
+
+
+@pytest.mark.parametrize("asked", [Resources(), Resources(nodes=(10, 20)), FITS, replace(FITS, gpus_per_node=8)])
+def test_what_there_is_is_granted(asked):
+    check(asked, parse(SINFO))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"partition": "gpus"}, ["--partition gpus", "did you mean gpu?"]),
+        ({"partition": "xyz"}, ["known: cpu, gpu, night"]),
+        ({"partition": "night"}, ["partition night is down"]),
+        ({"gpus_per_node": 16}, ["--gpus-per-node 16", "partition gpu has at most 9 GPUs"]),
+        ({"partition": None}, ["partition cpu has at most 0 GPUs"]),
+        ({"nodes": (6, 9)}, ["--nodes 6", "5 nodes"]),
+        ({"nodes": (3, 9), "gpus_per_node": 8}, ["--nodes 3", "2 nodes with what is asked for"]),
+        ({"cpus_per_task": 40}, ["4 processes of 40 CPUs", "at most 128 CPUs"]),
+        ({"mem_gb": 3000}, ["--mem 3000", "2011.7 GB"]),
+        ({"minutes": 800}, ["800 minutes", "720 of partition gpu"]),
+    ],
+)
+def test_what_there_is_not_is_refused_with_what_there_is(change, words):
+    with pytest.raises(SubmitError) as caught:
+        check(replace(FITS, **change), parse(SINFO))
+    assert not [word for word in words if word not in str(caught.value)], caught.value
+
+
+def test_a_slurm_without_a_default_partition_asks_for_one():
+    with pytest.raises(SubmitError, match="no default partition: say --partition, one of cpu, gpu, night"):
+        check(Resources(), parse(SINFO.replace("*", "")))
+
+
+def test_numbers_of_nodes_and_what_they_mean_for_ranks():
+    assert node_range("4") == (4, 4) and node_range("1-4") == (1, 4)
+    assert Resources(nodes=(1, 3), gpus_per_node=8).rank_counts() == [8, 16, 24]
+    assert Resources(nodes=(2, 2), tasks_per_node=3).rank_counts() == [6]
+    for wrong in ("0", "4-2", "0-2", "two", "1-", "-1", ""):
+        with pytest.raises(SubmitError, match="--nodes"):
+            node_range(wrong)
+
+
+def test_limits_are_whole_minutes():
+    assert [minutes(seconds) for seconds in (1, 60, 61, 3600)] == [1, 1, 2, 60]
+
+
+@pytest.mark.parametrize("wrong", ["=x", "", "--", "a b", "X=1"])
+def test_what_is_no_option_of_sbatch_is_refused(wrong):
+    with pytest.raises(SubmitError, match="expected an option of sbatch"):
+        check_options([wrong])

@@ -1,0 +1,90 @@
+"""When a job goes on and when it is given up."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ofa.cluster.attempts import Attempt, End
+from ofa.cluster.verdict import CRASHED, SAVED, UNSAVED, Ended, Limits, crashes_in_a_row, judge, refusal
+
+
+def attempt(number, step, end=None, status=1, reason=CRASHED):
+    """One that began at `step` and ended at `end`; None: it was killed."""
+    ended = None if end is None else End("", status, end, reason, None)
+    return Attempt(number, "", "17", number - 1, ("n1",), 1, step, None, ended)
+
+
+NOW = attempt(1, 5)
+"""The one that has just ended; its end is not written yet."""
+
+
+@pytest.mark.parametrize(
+    ("ended", "reason", "requeue"),
+    [
+        (Ended(0), "done", False),
+        (Ended(0, asked="SIGUSR2"), "done", False),
+        (Ended(75, asked="SIGUSR2"), SAVED, True),
+        (Ended(75), SAVED, True),  # the signal came to another rank, or it has a time limit of its own
+        (Ended(75, by_file=True), SAVED, False),
+        (Ended(-12, asked="SIGUSR2"), UNSAVED, True),  # it was still starting
+        (Ended(1, asked="SIGTERM"), UNSAVED, True),
+        (Ended(2), CRASHED, False),
+        (Ended(1), CRASHED, True),
+        (Ended(-9), CRASHED, True),
+        (Ended(-9, asked="SIGUSR2", in_time=False), CRASHED, True),
+    ],
+)
+def test_how_it_ended_says_whether_it_goes_on(ended, reason, requeue):
+    verdict = judge(ended, [NOW], 5, Limits())
+    assert (verdict.reason, verdict.requeue) == (reason, requeue)
+
+
+def test_a_run_that_crashes_at_one_step_is_given_up_with_its_error():
+    attempts, verdicts = [], []
+    for number in (1, 2, 3):
+        attempts.append(attempt(number, 40))
+        verdicts.append(judge(Ended(1, error="error: loss is nan"), attempts, 40, Limits(crashes=2)))
+        attempts[-1] = attempt(number, 40, 40)
+    assert [verdict.requeue for verdict in verdicts] == [True, True, False]
+    assert "loss is nan" in verdicts[-1].error and "3 times in a row at step 40" in verdicts[-1].error
+
+
+def test_one_that_gets_further_each_time_is_not():
+    attempts = [attempt(number, number * 10, number * 10 + 10) for number in range(20)]
+    assert judge(Ended(1), [*attempts, attempt(20, 200)], 210, Limits(crashes=0)).requeue
+    assert not judge(Ended(1), [*attempts, attempt(20, 200)], 200, Limits(crashes=0)).requeue
+
+
+def test_attempts_that_were_killed_count_by_what_the_next_one_finds():
+    killed = [attempt(1, 0), attempt(2, 0), attempt(3, 30)]
+    assert crashes_in_a_row(killed, step_now=30) == 1, "the second saved step 30 before it was killed"
+    assert crashes_in_a_row(killed, step_now=60) == 0
+    assert refusal(killed[:2] + [attempt(3, 0)], 0, Limits(crashes=2)).startswith("killed or crashed 3 times")
+    assert refusal(killed[:2], 0, Limits(crashes=2)) is None
+
+
+def test_stops_are_no_crashes_and_do_not_hide_them():
+    stopped = attempt(2, 0, 0, 75, SAVED)
+    assert crashes_in_a_row([attempt(1, 0, 0), stopped, attempt(3, 0, 0)], step_now=0) == 2
+    assert crashes_in_a_row([stopped] * 9, step_now=0) == 0
+
+
+def test_no_job_is_queued_for_ever():
+    attempts = [attempt(number, number, number + 1, 75, SAVED) for number in range(3)]
+    assert judge(Ended(75), attempts, 3, Limits(requeues=3)).requeue
+    last = judge(Ended(75), attempts, 3, Limits(requeues=2))
+    assert not last.requeue and "it was 2 times (--max-requeues)" in last.error
+
+
+@given(st.lists(st.booleans(), max_size=12), st.integers(0, 3))
+def test_no_more_crashes_than_the_limit_follow_each_other_without_a_step(progress, limit):
+    """Whatever the order, the job is given up at the crash that is one too many, and at no other."""
+    attempts, step, barren = [], 0, 0
+    for number, gets_further in enumerate(progress, 1):
+        attempts.append(attempt(number, step))
+        before, step = step, step + gets_further
+        barren = 0 if gets_further else barren + 1
+        assert judge(Ended(1, error="x"), attempts, step, Limits(crashes=limit)).requeue == (barren <= limit)
+        if barren > limit:
+            return
+        attempts[-1] = attempt(number, before, step)

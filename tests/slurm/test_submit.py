@@ -103,8 +103,13 @@ def held(cluster, project, job, folder, step):
 
 
 def asked(pid):
-    """Whether SIGUSR2 waits for a process that stands still."""
-    status = Path(f"/proc/{pid}/status").read_text()
+    """Whether SIGUSR2 waits for a process that stands still; Slurm may have let it go on to hear of it."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    if re.search(r"State:\s*T", status) is None:
+        return True
     pending = int(re.search(r"ShdPnd:\s*(\w+)", status)[1], 16)
     return bool(pending >> (signal.SIGUSR2 - 1) & 1)
 

@@ -1,0 +1,113 @@
+"""Chains and arrays of jobs, crashes that repeat, and mistakes that are found before anything is queued."""
+
+import json
+
+import pytest
+
+from ofa.cluster.attempts import read_attempts
+from tests.run_files import model_bytes
+from tests.slurm.test_submit import ended, log
+
+pytestmark = pytest.mark.slurm
+
+SHORT = ("--set", "schedule.total_steps=20", "--set", "schedule.rewind=null", "--set", "pruning=null")
+ON_ONE = ("launch/pretrain.py", "--config", "long.json", *SHORT)
+
+
+def test_a_crash_that_repeats_is_stopped_with_its_error_shown(cluster, project, submit):
+    """The third time that it comes no further: here at once, since what it needs was taken away while it waited."""
+    (project / "gone").symlink_to("data")
+    hold = ("--sbatch", "hold")
+    _, (job,) = submit(*hold, *ON_ONE, "--run-dir", "runs/crashing", "--set", "data.path=gone")
+    (project / "gone").unlink()
+    cluster.call("scontrol", "release", job)
+    said = ended(cluster, project, job, "FAILED")
+    attempts = read_attempts(project / "runs" / "crashing")
+    assert [attempt.restart for attempt in attempts] == [0, 1, 2]
+    assert {attempt.end.reason for attempt in attempts} == {"crashed"}
+    assert "3 times in a row at step 0" in attempts[-1].end.error and "gone" in attempts[-1].end.error
+    assert said.count("queueing job") == 2 and attempts[-1].end.error in said
+
+
+def test_a_chain_goes_on_where_one_job_has_succeeded(cluster, project, submit):
+    """The second run starts from the model that the first one makes; the third job is of one process."""
+    model = "runs/first/model"
+    first = ("--nodes", "2", *ON_ONE, "--run-dir", "runs/first")
+    second = ("--nodes", "1", *ON_ONE, "--run-dir", "runs/second", "--set", f"model.init={model}")
+    third = ("launch/verify.py", "runs/second")
+    done, jobs = submit(*first, "--then", *second, "--then", *third)
+    assert len(jobs) == 3
+    waiting = cluster.job(jobs[1])
+    assert waiting["Dependency"].startswith(f"afterok:{jobs[0]}")
+    for job in jobs:
+        ended(cluster, project, job)
+    record = json.loads((project / "runs" / "second" / "config.json").read_text())
+    assert record["config"]["model"]["init"] == model and record["world_size"] == 1
+    assert [attempt.ranks for attempt in read_attempts(project / "runs" / "first")] == [2]
+    assert "is what it says it is" in log(project, jobs[2])
+    assert json.loads((project / "runs" / "second" / "jobs.json").read_text())["jobs"][0]["job"] == jobs[1]
+
+
+def test_what_follows_a_failure_is_taken_out_of_the_queue(cluster, project, submit):
+    second = (*ON_ONE, "--run-dir", "runs/never", "--set", "model.init=runs/no/model")
+    _, jobs = submit("--max-crashes", "0", "launch/verify.py", "runs/no", "--then", *second)
+    ended(cluster, project, jobs[0], "FAILED")
+    cluster.until("the end of the second", lambda: jobs[1] not in cluster.queue())
+    assert cluster.job(jobs[1])["JobState"] == "CANCELLED"
+
+
+def test_an_array_has_a_run_for_each_value(cluster, project, submit):
+    _, jobs = submit("--each", "seed=1,2", *ON_ONE, "--run-dir", "runs/array")
+    assert [job.partition("_")[2] for job in jobs] == ["0", "1"]
+    for job in jobs:
+        ended(cluster, project, job)
+    folders = [project / "runs" / f"array-seed={seed}" for seed in (1, 2)]
+    for folder, seed, job in zip(folders, (1, 2), jobs, strict=True):
+        assert json.loads((folder / "config.json").read_text())["config"]["seed"] == seed
+        assert read_attempts(folder)[0].job == job
+    assert model_bytes(folders[0]) != model_bytes(folders[1])
+
+
+def test_following_prints_the_log_to_the_end(cluster, project, submit):
+    done, (job,) = submit("--follow", *ON_ONE, "--run-dir", "runs/followed")
+    assert log(project, job) in done.stdout and f"job {job}: COMPLETED" in done.stderr
+    done, _ = submit("--follow", "--max-crashes", "0", "launch/verify.py", "runs/no", check=False)
+    assert done.returncode == 1 and "runs/no" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--partition", "debog", *ON_ONE), ["--partition debog", "did you mean debug?"]),
+        (("--gpus-per-node", "8", *ON_ONE), ["--gpus-per-node 8", "partition debug has at most 0 GPUs"]),
+        (("--nodes", "3", *ON_ONE), ["--nodes 3", "partition debug has 2 nodes"]),
+        (("--partition", "high", "--time", "2h", *ON_ONE), ["120 minutes", "60 of partition high"]),
+        (("--constraint", "fast", *ON_ONE), ["sbatch says", "feature"]),
+        ((*ON_ONE, "--run-dir", "long.json/x"), ["run folder long.json/x cannot be written"]),
+        ((*ON_ONE, "--set", "optimizer.lr=-1"), ["optimizer.lr"]),
+        (("--nodes", "1-2", *ON_ONE, "--set", "batch.micro_size=8"), ["on 2 ranks", "batch.global_size 8"]),
+        ((*ON_ONE, "--then", *ON_ONE), ["two jobs would have the run folder runs/long"]),
+        ((*ON_ONE, "--then", "launch/pretrain.py", "--config", "none.json"), ["none.json not found"]),
+    ],
+)
+def test_mistakes_are_refused_before_anything_is_queued(cluster, project, submit, arguments, words):
+    before = sorted(path.name for path in (project / "runs").iterdir())
+    done, jobs = submit(*arguments, check=False)
+    assert done.returncode == 1 and jobs == [] and cluster.queue() == []
+    (error,) = [line for line in done.stderr.splitlines() if line]
+    assert error.startswith("error: ") and not [word for word in words if word not in error], error
+    assert sorted(path.name for path in (project / "runs").iterdir()) == before
+
+
+def test_a_dry_run_prints_what_would_be_queued(cluster, project, submit):
+    before = sorted(path.name for path in (project / "runs").iterdir())
+    done, _ = submit("--dry-run", "--nodes", "1-2", "--grace", "3m", *ON_ONE, "--then", *ON_ONE, "--run-dir", "runs/b")
+    for line in ("--nodes=1-2", "--signal=USR2@180", "--requeue", "--time=30", "--open-mode=append"):
+        assert f"#SBATCH {line}" in done.stdout, line
+    assert "#SBATCH --dependency=afterok:JOB_1" in done.stdout
+    assert cluster.queue() == [] and sorted(path.name for path in (project / "runs").iterdir()) == before
+    scripts = done.stdout.split("#!/bin/bash")[1:]
+    assert len(scripts) == 2
+    (project / "job.sh").write_text("#!/bin/bash" + scripts[0].split("\n# ")[0])
+    cluster.call("sbatch", "--test-only", project / "job.sh")
+

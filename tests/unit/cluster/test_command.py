@@ -1,0 +1,143 @@
+"""Which script a job runs, where, and whether it would start."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ofa.cluster.command import check, expanded, read_call
+from ofa.cluster.errors import SubmitError
+from ofa.config import CONFIGS, ConfigError
+from tests.corpora import write_corpus
+from tests.e2e.conftest import TINY
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working directory with a config and its data."""
+    monkeypatch.chdir(tmp_path)
+    write_corpus(tmp_path / "data", rows=30)
+    (tmp_path / "mine.json").write_text(json.dumps(TINY))
+    return tmp_path
+
+
+TINY_CALL = ("launch/pretrain.py", "--config", "tiny/ofa_90.json")
+
+
+def test_a_call_runs_the_code_that_it_is_given(place):
+    """Configs of the checkout come from the copy too, others from where they are."""
+    code = Path("/jobs/code/abc")
+    call = read_call([*TINY_CALL, "--set", "seed=3", "--resume", "never"])
+    assert (call.script, call.run_dir, call.name) == ("pretrain", Path("runs/tiny/ofa_90"), "pretrain:ofa_90")
+    program = call.program(code)
+    assert program[:5] == (
+        "/jobs/code/abc/launch/pretrain.py",
+        *("--config", "/jobs/code/abc/configs/tiny/ofa_90.json"),
+        *("--run-dir", "runs/tiny/ofa_90"),
+    )
+    assert sorted(program[5:]) == ["--resume", "--set", "never", "seed=3"]
+    own = read_call(["pretrain", "--config", "mine.json", "--run-dir", "here"])
+    assert own.program(code)[1:] == ("--config", str(place / "mine.json"), "--run-dir", "here")
+    data = read_call(["data_prep", "--config", "tiny/docstrings.json", "--workers", "3"])
+    assert data.program(code)[:2] == ("-m", "data_prep") and not data.trains
+    assert read_call(["launch/report.py", "runs/x"]).program(code) == ("/jobs/code/abc/launch/report.py", "runs/x")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "no script to run"),
+        (["launch/pretrian.py", "--config", "mine.json"], "did you mean pretrain?"),
+        (["launch/submit.py"], "no script that can be submitted"),
+        (["launch/pretrain.py"], "launch/pretrain.py needs --config FILE"),
+        (["pretrain.py", "--config", "mine.json"], "only scripts of"),
+    ],
+)
+def test_what_is_no_call_is_refused(place, words, said):
+    (place / "pretrain.py").touch()
+    with pytest.raises(SubmitError, match=said):
+        read_call(words)
+
+
+def test_a_config_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match=r"tiny/ofa_9.json not found.*did you mean tiny/ofa_90.json"):
+        read_call(["launch/pretrain.py", "--config", "tiny/ofa_9.json"])
+
+
+def test_an_array_has_a_folder_for_every_combination():
+    calls = expanded(read_call(TINY_CALL), ["seed=1,2", "optimizer.lr=1e-3,5e-4"])
+    assert [call.run_dir.name for call in calls] == [
+        f"ofa_90-seed={seed}-optimizer.lr={lr}" for seed in (1, 2) for lr in ("1e-3", "5e-4")
+    ]
+    assert calls[1].overrides() == ["seed=1", "optimizer.lr=5e-4"]
+    paths = expanded(read_call(TINY_CALL), ["model.init=runs/a/model,runs/b/model"])
+    assert [call.run_dir.name for call in paths] == [f"ofa_90-model.init=runs_{name}_model" for name in "ab"]
+
+
+def test_an_array_over_configs_has_their_folders():
+    calls = expanded(read_call(TINY_CALL), ["config=tiny/ofa_90.json,tiny/imp_90.json", "seed=1"])
+    assert [str(call.run_dir) for call in calls] == ["runs/tiny/ofa_90-seed=1", "runs/tiny/imp_90-seed=1"]
+    assert [call.config for call in calls] == ["tiny/ofa_90.json", "tiny/imp_90.json"]
+    named = expanded(read_call([*TINY_CALL, "--run-dir", "x/y"]), ["config=tiny/ofa_90.json,tiny/imp_90.json"])
+    assert [str(call.run_dir) for call in named] == ["x/y-ofa_90", "x/y-imp_90"]
+
+
+@pytest.mark.parametrize("each", ["seed", "seed=", "=1", "seed=1,,2"])
+def test_an_array_without_values_is_refused(each):
+    with pytest.raises(SubmitError, match="expected KEY=VALUE,VALUE"):
+        expanded(read_call(TINY_CALL), [each])
+
+
+def test_an_array_of_what_has_no_run_folder_is_refused():
+    with pytest.raises(SubmitError, match="data_prep has no run folder"):
+        expanded(read_call(["data_prep", "--config", "tiny/docstrings.json"]), ["sequence_length=1,2"])
+
+
+def test_a_call_that_would_start_is_not_refused(place):
+    check(read_call(["pretrain", "--config", "mine.json"]), [1, 2], first=True)
+    assert not (place / "runs").exists(), "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    ("words", "ranks", "said"),
+    [
+        (("--set", "optimizer.lr=-1"), [2], "optimizer.lr"),
+        (("--set", "optimiser.lr=1"), [2], "did you mean optimizer"),
+        (("--set", "data.path=nowhere"), [2], "nowhere"),
+        (("--set", "model.init=runs/none/model"), [2], "runs/none/model"),
+        (("--lr", "3"), [2], "unrecognized arguments: --lr 3; options of submit.py stand before the script"),
+        ((), [2, 3], "on 3 ranks: batch.global_size 8 is not a multiple"),
+        (("--run-dir", "mine.json/run"), [2], "run folder mine.json/run cannot be written"),
+        (("--run-dir", "/proc/run"), [2], "run folder /proc/run cannot be written"),
+    ],
+)
+def test_a_call_that_would_not_start_is_refused_in_the_scripts_words(place, words, ranks, said):
+    with pytest.raises(SubmitError) as caught:
+        check(read_call(["pretrain", "--config", "mine.json", *words]), ranks, first=True)
+    assert said in str(caught.value)
+    assert not (place / "runs").exists()
+
+
+def test_what_others_make_is_not_looked_for_yet(place):
+    call = read_call(["pretrain", "--config", "mine.json", "--set", "model.init=runs/none/model"])
+    check(call, [2], first=False)
+    with pytest.raises(SubmitError, match="not a multiple"):
+        check(call, [3], first=False)
+
+
+def test_a_run_that_has_begun_with_another_config_is_refused(place):
+    (place / "runs" / "mine").mkdir(parents=True)
+    record = {"config": {**TINY, "seed": 5}, "data_fingerprint": "", "versions": {}}
+    (place / "runs" / "mine" / "config.json").write_text(json.dumps(record))
+    with pytest.raises(SubmitError, match=r"started with another config: seed \(5 -> "):
+        check(read_call(["pretrain", "--config", "mine.json"]), [1], first=False)
+
+
+def test_configs_of_other_scripts_are_refused(place):
+    assert (CONFIGS / "tiny" / "docstrings.json").is_file()
+    with pytest.raises(SubmitError, match="prepares data"):
+        check(read_call(["pretrain", "--config", "tiny/docstrings.json"]), [1], first=False)
+    with pytest.raises(ConfigError, match="pre-trains a model"):
+        check(read_call(["data_prep", "--config", "tiny/ofa_90.json"]), [1], first=True)
+    with pytest.raises(ConfigError, match="pre-trains a model"):
+        check(read_call(["sweep", "--config", "tiny/ofa_90.json"]), [1], first=False)

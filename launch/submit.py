@@ -88,6 +88,10 @@ def _link(options: argparse.Namespace) -> "Link":
     if options.max_crashes < 0:
         raise SubmitError("--max-crashes must be at least 0")
     check_options(options.sbatch)
+    if options.time is not None and options.grace >= options.time:
+        raise SubmitError(
+            f"--grace {options.grace:.0f} s is as long as --time {options.time:.0f} s: it would be asked to save at once"
+        )
     resources = Resources(
         nodes=node_range(options.nodes) if call.trains else (1, 1),
         gpus_per_node=options.gpus_per_node or 0,

@@ -1,0 +1,65 @@
+"""The command line of a chain of jobs, and its mistakes; what needs a Slurm stands in tests/slurm."""
+
+import json
+
+import pytest
+
+from tests.commands import command, refused
+from tests.corpora import write_corpus
+from tests.e2e.conftest import TINY
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with a config and its data."""
+    write_corpus(tmp_path / "data", rows=30)
+    (tmp_path / "mine.json").write_text(json.dumps(TINY))
+    return tmp_path
+
+
+RUN = ("launch/pretrain.py", "--config", "mine.json")
+LOCAL = ("--cluster", "local")
+
+
+def test_a_dry_run_shows_every_command_of_the_chain_and_writes_nothing(project):
+    """What one link says of itself alone does not reach the next: its array, its script and arguments."""
+    first = ("--tasks-per-node", "2", "--each", "seed=1,2", *RUN, "--set", "optimizer.lr=1e-4")
+    then = ("--then", *RUN, "--run-dir", "runs/b", "--then", "data_prep", "--config", "tiny/docstrings.json")
+    answer = command("submit.py", *LOCAL, "--dry-run", *first, *then, cwd=project)
+    assert answer.status == 0, answer
+    lines = answer.out.splitlines()
+    assert len(lines) == 4
+    assert [part in lines[0] for part in ("--run-dir runs/mine-seed=1", "seed=1", "optimizer.lr=1e-4")] == [True] * 3
+    assert "--run-dir runs/b" in lines[2] and "seed" not in lines[2]
+    assert lines[3].startswith("python -m data_prep --config ")
+    assert not (project / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("launch/nothing.py",), ["launch/nothing.py", "no script"]),
+        (("--nodes", "4-2", *RUN), ["--nodes 4-2", "a range such as 1-4"]),
+        (("--gpus-per-node", "2", "--tasks-per-node", "2", *RUN), ["--tasks-per-node is for nodes without GPUs"]),
+        (("--max-crashes", "-1", *RUN), ["--max-crashes must be at least 0"]),
+        (("--sbatch", "Reservation", *RUN), ["--sbatch Reservation"]),
+        (("--time", "2m", "--grace", "2m", *RUN), ["--grace 120 s", "--time 120 s"]),
+        (("--each", "seed", *RUN), ["--each seed: expected"]),
+        ((*RUN, "--then", *RUN), ["two jobs would have the run folder runs/mine"]),
+        ((*RUN, "--set", "optimizer.lr=-1"), ["optimizer.lr"]),
+        (("--nodes", "2", *RUN), ["--cluster local has one node"]),
+    ],
+)
+def test_mistakes_are_refused_and_leave_nothing(project, arguments, words):
+    refused(project, *LOCAL, *arguments, words=words, script_name="submit.py")
+
+
+def test_slurm_is_told_how_long(project):
+    answer = command("submit.py", *RUN, cwd=project)
+    assert answer.status == 2 and "--time says how long" in answer.err
+
+
+def test_without_a_script_there_is_no_job(project):
+    for arguments in ((), (*RUN, "--then")):
+        answer = command("submit.py", *LOCAL, *arguments, cwd=project)
+        assert answer.status == 2 and "required: SCRIPT" in answer.err

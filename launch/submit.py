@@ -90,7 +90,7 @@ def _link(options: argparse.Namespace) -> "Link":
     check_options(options.sbatch)
     if options.time is not None and options.grace >= options.time:
         raise SubmitError(
-            f"--grace {options.grace:.0f} s is as long as --time {options.time:.0f} s: it would be asked to save at once"
+            f"--grace {options.grace:.0f} s is as long as --time {options.time:.0f} s: choose a shorter one"
         )
     resources = Resources(
         nodes=node_range(options.nodes) if call.trains else (1, 1),

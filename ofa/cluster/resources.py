@@ -74,11 +74,14 @@ class Resources:
             code: folder whose `ofa` the job imports.
             dependency: in Slurm's words.
         """
-        srun = [*SRUN, *([f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else [])]  # not inherited
+        srun = [*SRUN, f"--ntasks-per-node={self.processes}"]
+        srun += [f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else []  # not inherited
+        is_range = self.nodes[0] < self.nodes[1]
         found: dict[str, Any] = {
             "job_name": name,
             "nodes": self.nodes[0],
-            "ntasks_per_node": self.processes,
+            # Told that one task is on each node of a range, Slurm takes the fewest.
+            "ntasks_per_node": None if is_range and self.processes == 1 else self.processes,
             "gpus_per_node": self.gpus_per_node or None,
             "cpus_per_task": self.cpus_per_task,
             "mem": None if self.mem_gb is None else _memory(self.mem_gb),
@@ -95,7 +98,7 @@ class Resources:
             "srun_args": srun,
         }
         more: dict[str, Any] = {"requeue": True}
-        if self.nodes[0] < self.nodes[1]:
+        if is_range:
             more["nodes"] = f"{self.nodes[0]}-{self.nodes[1]}"
         if dependency is not None:
             more["kill-on-invalid-dep"] = "yes"

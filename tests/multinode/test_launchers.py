@@ -74,11 +74,17 @@ def check(folder, local):
 
 
 def test_deepspeed_with_a_hostfile_over_pdsh_and_ssh(prepared, pair, ssh_folder, local):
-    """One command on one host starts both."""
+    """One command on one host starts both; a stop file ends both, pdsh hands the status on, and the command continues
+    the run."""
     command = [BIN / "deepspeed", "--hostfile", "hostfile", *run("pdsh")]
     path = f"{ssh_folder}:{processes.environment()['PATH']}"
-    started = on(pair[0], *command, cwd=prepared, PATH=path)
-    assert statuses([started], prepared, pair) == [0], said(prepared, pair)
+    stop = prepared / "runs" / "pdsh" / "stop"
+    stop.parent.mkdir()
+    stop.touch()
+    for expected in (75, 0):
+        started = on(pair[0], *command, cwd=prepared, PATH=path)
+        assert statuses([started], prepared, pair) == [expected], said(prepared, pair)
+        assert not stop.exists()
     check(prepared / "runs" / "pdsh", local)
 
 

@@ -35,7 +35,7 @@ class Size:
 def summary(config: RunConfig, *, ranks: int, tokens_per_second: float | None) -> str:
     """A table of the run's cost on `ranks` ranks; hours are given for a rate in tokens per second over all ranks."""
     tokens = config.schedule.total_steps * config.batch.global_size * config.data.sequence_length
-    operations = tokens * _flops_per_token(config)
+    operations = tokens * flops_per_token(config)
     model = _on_meta(config.model)
     size = size_of(model)
     rows = [
@@ -75,6 +75,16 @@ def rank_memory(config: RunConfig, size: Size, ranks: int) -> float:
     return 2 * live * size.parameters + masters * size.parameters / shares + masks + teacher
 
 
+def wire_bytes(config: RunConfig, size: Size, ranks: int) -> float | None:
+    """Bytes that a rank sends in a step at ZeRO 1, whatever the accumulation: an all-reduce of gradients and an
+    all-gather of live weights (`tests/dist/test_wire.py`); None for another stage."""
+    if config.engine.zero_stage != 1:
+        return None
+    live = 2 if config.engine.precision == "bf16" else 4
+    gradient = 2 if config.engine.deepspeed.get("communication_data_type") == "bf16" else 4
+    return (2 * gradient + live) * size.parameters * (ranks - 1) / ranks
+
+
 def checkpoint_bytes(config: TrainingConfig, size: Size) -> float:
     """Bytes on disk of one checkpoint, over all ranks: live weights, optimizer state, one bit a mask."""
     live = 2 if config.engine.precision == "bf16" else 4
@@ -86,6 +96,18 @@ def disk_bytes(config: TrainingConfig, size: Size) -> float:
     """Bytes that a run folder needs at least: the newest checkpoints, one that is being written, and the fp32 model."""
     masks = size.scoped / 8 if config.has_masks else 0
     return config.most_checkpoints * checkpoint_bytes(config, size) + 4 * size.parameters + masks
+
+
+def flops_per_token(config: RunConfig) -> float:
+    """Of training one token, its row taken as one segment; the teacher as large as the student, which its config file
+    may tell better."""
+    student = shape(build_config(config.model.model_copy(update={"init": None})))
+    length = config.data.sequence_length
+    predicted = config.data.predictions_limit() / length
+    kind = config.objective.kd_positions
+    shares = {"masked": predicted, "all": 1.0}
+    distilled = shares[kind] if kind in shares else float(kind.removeprefix("sample:"))
+    return flops.train_flops(student, length, predicted, student if config.teacher else None, distilled)
 
 
 def _on_meta(model: ModelConfig) -> PreTrainedModel:
@@ -118,17 +140,6 @@ def _counts(groups: Iterable[RankingGroup], shapes: Mapping[str, torch.Size]) ->
     live = weights - sum(group.zeros(shapes, group.final) for group in groups)
     tensors = sum(len(group.names) for group in groups)
     return f"{live:,} of {weights:,} in {tensors} tensors ({live / weights:.4%})"
-
-
-def _flops_per_token(config: RunConfig) -> float:
-    """A row taken as one segment; the teacher as large as the student, which its config file may tell better."""
-    student = shape(build_config(config.model.model_copy(update={"init": None})))
-    length = config.data.sequence_length
-    predicted = config.data.predictions_limit() / length
-    kind = config.objective.kd_positions
-    shares = {"masked": predicted, "all": 1.0}
-    distilled = shares[kind] if kind in shares else float(kind.removeprefix("sample:"))
-    return flops.train_flops(student, length, predicted, student if config.teacher else None, distilled)
 
 
 def _batch(config: RunConfig, ranks: int) -> str:

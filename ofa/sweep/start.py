@@ -57,7 +57,7 @@ def sweep(
     try:
         starter = JobStarter(folder / "jobs", config.slurm, workers or ALL_AT_ONCE) if slurm else None
         check_places(todo, configs)
-        write_json(own.config, _record(config))
+        write_json(own.config, _record(config, cells))
         arguments = [] if limit is None else ["--time-limit", str(max(1, round(limit)))]
         running = Sweep(
             todo,
@@ -99,7 +99,8 @@ def _checked(config: SweepConfig, folder: Path, origin: str) -> tuple[Sequence[C
         raise SweepError(f"{origin}: {error}" if origin else str(error)) from None
 
 
-def _record(config: SweepConfig) -> dict[str, object]:
+def _record(config: SweepConfig, cells: Sequence[Cell]) -> dict[str, object]:
     """What was asked for last; a sweep may grow, so it is no promise."""
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    return {"config": config.model_dump(mode="json"), "command": command, "commit": commit()}
+    names = [cell.name for cell in cells]
+    return {"config": config.model_dump(mode="json"), "command": command, "commit": commit(), "cells": names}

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from ofa.config import CONFIGS, RunConfig, kind_of, load
-from ofa.cost import checkpoint_bytes, model_size, rank_memory, summary
+from ofa.cost import checkpoint_bytes, model_size, rank_memory, summary, wire_bytes
+from ofa.cost_table import cost_lines
+from ofa.data.plan import PlanError
 from ofa.recipe import Recipe
 
 RUNS = [p for p in sorted(CONFIGS.rglob("*.json")) if p.name != "schema.json" and kind_of(p) is RunConfig]
@@ -81,3 +83,25 @@ def test_a_plan_refuses_a_pattern_that_the_model_does_not_fill_and_an_override_t
     ):
         with pytest.raises(ValueError, match=message):
             summary(load(RunConfig, "ofa_90.json", [change]), ranks=1, tokens_per_second=None)
+
+
+def test_a_rank_sends_what_the_formula_of_the_wire_says():
+    """PERF-25: 10 P (N - 1) / N in bf16 with fp32 sums, 6 with bf16 sums; nothing alone."""
+    config = load(RunConfig, "ofa_90.json")
+    size = model_size(config.model)
+    assert wire_bytes(config, size, 1) == 0
+    assert wire_bytes(config, size, 8) == 10 * size.parameters * 7 / 8
+    sums = load(RunConfig, "ofa_90.json", ['engine.deepspeed={"communication_data_type": "bf16"}'])
+    assert wire_bytes(sums, size, 8) == 6 * size.parameters * 7 / 8
+    assert wire_bytes(load(RunConfig, "ofa_90.json", ["engine.zero_stage=2"]), size, 8) is None
+
+
+def test_the_table_divides_a_step_by_any_number_of_ranks_that_can_share_it():
+    config = load(RunConfig, "ofa_90.json")
+    lines = cost_lines([("base", config)], [1, 8, 64, 256], tflops=250.0)
+    assert [line[3] for line in lines] == ["1 x 32 x 8", "8 x 32 x 1", "64 x 4 x 1", "256 x 1 x 1"]
+    assert [line[4] for line in lines[:2]] == ["2.07 GB", "0.91 GB"]
+    assert float(lines[0][-1]) == pytest.approx(1.24e19 / 250e12 / 3600, rel=0.01)
+    for ranks in (3, 512):
+        with pytest.raises(PlanError, match="cannot be shared"):
+            cost_lines([("base", config)], [ranks], tflops=250.0)

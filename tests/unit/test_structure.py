@@ -23,6 +23,7 @@ FLOORS = [
     {"watch"},
     {"data", "models", "pruning", "objectives", "flops"},
     {"cost", "inputs", "guard", "journal", "samples"},
+    {"cost_table"},
     {"engine", "run_folder"},
     {"cluster"},
     {"checkpoint"},

@@ -1,0 +1,80 @@
+"""Which folders below a place are runs, and which are sweeps, from what lies in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ofa.cluster.attempts import ATTEMPTS_FILE
+from ofa.run_files import RunFolderError, read_json
+
+SIGNS = frozenset({"lock", "metrics.jsonl", "output.txt", ATTEMPTS_FILE, "jobs.json"})
+"""Files of which a run folder has at least one, however early its run ended."""
+
+INNER = frozenset({"checkpoints", "model", "tensorboard", "samples", "predictions", "onnx", "openvino", "jobs", "code"})
+"""Folders of a run, in which there are no others."""
+
+DEEPEST = 6
+"""Folders below one that is looked through; links may lead round in a circle."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder that holds a run or a sweep."""
+
+    path: Path
+    record: dict[str, Any] | None
+    """Its config.json; None: there is none yet."""
+
+    damage: str | None = None
+    """What is wrong with that."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run or sweep has written its config.json here."""
+        return self.record is not None or self.damage is not None
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether its runs lie in folders below."""
+        asked = (self.record or {}).get("config")
+        return isinstance(asked, dict) and "script" in asked
+
+    @property
+    def planned(self) -> int | None:
+        """Runs that a sweep is to have; None: its record, an older one, does not say."""
+        cells = (self.record or {}).get("cells")
+        return len(cells) if isinstance(cells, list) else None
+
+
+def look_at(folder: Path) -> Place | None:
+    """What a folder holds; None: neither a run nor a sweep."""
+    record, damage = None, None
+    try:
+        record = read_json(folder / "config.json")
+    except RunFolderError as error:
+        damage = str(error) if (folder / "config.json").exists() else None
+    place = Place(folder, record, damage)
+    is_run = record is not None and {"config", "data_fingerprint"} <= record.keys()
+    if is_run or place.is_sweep:
+        return place
+    if not any((folder / name).exists() for name in SIGNS):
+        return None
+    return Place(folder, None, damage)
+
+
+def runs_below(folder: Path, *, depth: int = DEEPEST) -> Iterator[Place]:
+    """Runs and sweeps in a folder and below it, by name; the runs of a sweep stand behind it."""
+    try:
+        place = look_at(folder)
+        inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    except OSError:  # removed since, or of somebody else
+        return
+    if place is not None:
+        yield place
+    for name in inside:
+        if depth and name not in INNER and not name.startswith("."):
+            yield from runs_below(folder / name, depth=depth - 1)

@@ -1,0 +1,183 @@
+"""The table of runs: folders come in; text, JSON, or a table that is drawn anew goes out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ofa.cluster.find import Place, runs_below
+from ofa.cluster.queue import QueuedJob, QueueError, has_slurm, queued
+from ofa.cluster.status import Row, State, jobs_to_ask_for, row, sweep_row
+
+COLOURS = {
+    State.FINISHED: "green",
+    State.RUNNING: "cyan",
+    State.FAILED: "red",
+    State.KILLED: "red",
+    State.UNREADABLE: "red",
+    State.STOPPED: "yellow",
+    State.UNFINISHED: "yellow",
+}
+
+UNLIMITED = 10_000
+"""Columns of a table that is not for a terminal."""
+
+HEADINGS = ("run", "state", "attempts", "step", "sparsity", "loss", "tokens/s", "ETA", "last error")
+
+TO_THE_LEFT = ("run", "state", "last error")
+
+
+def status_rows(folders: Sequence[Path]) -> tuple[list[Row], str | None]:
+    """The rows of all runs in some folders and below; a sweep below a folder has one row, one that is named itself has
+    rows of its runs too.
+
+    Returns:
+        The rows, and what is wrong with Slurm's queue if it cannot be read.
+
+    Raises:
+        ValueError: a folder is not there.
+    """
+    places = _places(folders)
+    jobs, trouble = _jobs(places)
+    rows: list[Row] = []
+    for folder in folders:
+        rows += _rows_below(folder, places, jobs)
+    return list({one.run: one for one in rows}.values()), trouble
+
+
+def drawn_table(rows: Sequence[Row], trouble: str | None = None) -> Group:
+    """For a console: the table, and below it how many runs are in which state."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in HEADINGS:
+        right = heading not in TO_THE_LEFT
+        drawn.add_column(heading, justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for one in rows:
+        name, state, *others = map(Text, _cells(one))
+        state.stylize(COLOURS.get(one.state, ""))
+        drawn.add_row(name, state, *others)
+    below = [_counts(rows)] + ([trouble] if trouble else [])
+    return Group(drawn, "", *map(Text, below))
+
+
+def console() -> Console:
+    """The terminal, or as wide as a line needs."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=UNLIMITED)
+
+
+def print_once(folders: Sequence[Path], *, as_json: bool) -> None:
+    """Print the table.
+
+    Raises:
+        ValueError: a folder is not there.
+    """
+    rows, trouble = status_rows(folders)
+    if as_json:
+        print(json.dumps([one.as_json() for one in rows], indent=1))
+        return
+    to = console()
+    if to.is_terminal:
+        to.print(drawn_table(rows, trouble))
+        return
+    with to.capture() as plain:
+        to.print(drawn_table(rows, trouble))
+    print("\n".join(line.rstrip() for line in plain.get().splitlines()), flush=True)
+
+
+def watch(folders: Sequence[Path], *, every: float) -> None:
+    """Draw the table anew every so many seconds, until Ctrl-C; without a terminal, one below the other.
+
+    Raises:
+        ValueError: a folder is not there.
+    """
+    to = console()
+    if not to.is_terminal:
+        while True:
+            print_once(folders, as_json=False)
+            time.sleep(every)
+    with Live(console=to, auto_refresh=False) as live:
+        while True:
+            live.update(drawn_table(*status_rows(folders)), refresh=True)
+            time.sleep(every)
+
+
+def _places(folders: Iterable[Path]) -> dict[Path, Place]:
+    found = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is no folder: name run folders, or folders with runs below them")
+        found |= {place.path: place for place in runs_below(folder)}
+    return found
+
+
+def _jobs(places: dict[Path, Place]) -> tuple[dict[str, QueuedJob], str | None]:
+    """Jobs of all places, in one question."""
+    if not has_slurm():
+        return {}, None
+    asked = set().union(*(jobs_to_ask_for(place) for place in places.values() if not place.is_sweep))
+    try:
+        return queued(asked), None
+    except QueueError as error:
+        return {}, f"without Slurm's queue: {error}"
+
+
+def _rows_below(folder: Path, places: dict[Path, Place], jobs: dict[str, QueuedJob]) -> list[Row]:
+    """Rows of what lies in a folder, in the order of `places`."""
+    of_sweeps = {path: [] for path, place in places.items() if place.is_sweep}
+    rows: list[Row] = []
+    for path, place in places.items():
+        if not path.is_relative_to(folder):
+            continue
+        if place.is_sweep:
+            rows.append(Row(str(path), State.NEVER_STARTED, is_sweep=True))
+            continue
+        own = row(place, jobs)
+        if path.parent in of_sweeps:
+            of_sweeps[path.parent].append(own)
+        if path.parent not in of_sweeps or path.parent == folder:
+            rows.append(own)
+    return [sweep_row(places[Path(one.run)], of_sweeps[Path(one.run)]) if one.is_sweep else one for one in rows]
+
+
+def _cells(one: Row) -> list[str]:
+    state = f"{one.state}: {one.waits_for}" if one.waits_for else str(one.state)
+    unit = " cells" if one.is_sweep else ""
+    done = "-" if one.step is None else f"{one.step:,}"
+    return [
+        one.run,
+        state,
+        _or_dash(one.attempts, "{}"),
+        f"{done}/{one.total:,}{unit}" if one.total is not None else done,
+        _or_dash(one.sparsity, "{:.1%}"),
+        one.loss if isinstance(one.loss, str) else _or_dash(one.loss, "{:.3f}"),
+        _or_dash(one.tokens_per_second, "{:,.0f}"),
+        "-" if one.eta is None else _duration(one.eta),
+        one.error or "",
+    ]
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _duration(seconds: float) -> str:
+    """`3d 04h`, `4h 05m`, `5m 06s`."""
+    whole = round(seconds)
+    for size, unit, smaller, name in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{unit} {whole % size // smaller:02}{name}"
+    return f"{whole}s"
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    """`12 runs: 3 running, 9 finished`"""
+    counted = {state: sum(one.state == state for one in rows) for state in State}
+    parts = ", ".join(f"{number} {state}" for state, number in counted.items() if number)
+    return f"{len(rows)} runs{': ' if rows else ''}{parts}"

@@ -1,0 +1,24 @@
+"""What docs/cluster.md shows is what the commands print."""
+
+import re
+import shlex
+
+from ofa.cluster.status import State
+from tests.commands import command
+from tests.processes import CHECKOUT
+
+PAGE = (CHECKOUT / "docs" / "cluster.md").read_text()
+
+
+def test_the_table_of_costs_is_what_its_command_prints():
+    (typed,) = re.findall(r"^    python launch/(cost\.py .*)$", PAGE, re.MULTILINE)
+    answer = command(*shlex.split(typed), cwd=CHECKOUT)
+    assert answer.status == 0, answer.err
+    assert answer.out in PAGE, f"put this in place of the old table:\n{answer.out}"
+
+
+def test_every_state_is_explained():
+    section = PAGE.partition("## Seeing what runs do")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([a-z, ]+) \|", section, re.MULTILINE)
+    explained = {name.strip() for row in rows for name in row.split(",")}
+    assert explained - {"state"} == {str(state) for state in State}

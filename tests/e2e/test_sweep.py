@@ -135,7 +135,7 @@ def test_a_dry_run_shows_all_runs_and_what_another_sweep_has_to_make_first(proje
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--config", "tiny/sweep.json"], ["cell sparsity=0.8-seed=1: model.init: model folder runs/tiny", "make it with"]),
+        (["--config", "tiny/sweep.json"], ["cell sparsity=0.8-seed=1: model.init: model folder runs", "make it with"]),
         (["--config", "quick.json"], ["pre-trains a model: use it with launch/pretrain.py"]),
         (["--config", "tiny/sweep.json", "--set", "cels=[]"], ["unknown key cels; did you mean cells?"]),
         (["--config", "tiny/sweep.json", "--set", "grid.optimizer={}"], ["grid.optimizer", "list"]),

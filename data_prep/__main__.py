@@ -1,28 +1,31 @@
 """`python -m data_prep --config CONFIG [--set key=value] [--workers N] [--output DIR]`: text to shards.
 
-Exit status: 0 done, 1 error, 2 usage, 75 stopped by Ctrl-C (run it again to continue).
+Exit status: 0 done, 1 error, 2 usage, 75 stopped by Ctrl-C or SIGTERM (run it again to continue).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from data_prep.changes import changes_since_plan, compare_source
 from data_prep.documents import DataPrepError
 from data_prep.pipeline import finished, prepare
+from data_prep.progress import visible_progress
 from data_prep.work import REMEDY
 from ofa.config import ConfigError, DataPrepConfig, find, load
 from ofa.data.shards import SPLITS, ShardError
 from ofa.files import DiskFull
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
         if changes is not None:
             print(f"note: the source has changed since {output} was begun: {changes}; it starts anew", file=sys.stderr)
         started = time.monotonic()
-        manifest = _prepare_visibly(config, output, options.workers)
+        with visible_progress() as progress:
+            manifest = prepare(config, output, options.workers, progress)
         _print_summary(manifest, output)
         print(f"prepared in {time.monotonic() - started:.0f} s with {options.workers} workers")
         return 0
@@ -54,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error}; {REMEDY}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("stopped; run the same command to continue", file=sys.stderr)
+        print("stopped; run the same command to continue, finished parts are kept", file=sys.stderr)
         return 75
     return 1
 
@@ -77,17 +81,11 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _prepare_visibly(config: DataPrepConfig, output: Path, workers: int) -> dict[str, Any]:
-    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def progress(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total)
-            bars.update(tasks[step], completed=done)
-
-        return prepare(config, output, workers, progress)
+def _stop(*_: object) -> None:
+    """What a signal does; a second one must not break into what the first has begun."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _print_summary(manifest: dict[str, Any], output: Path) -> None:
@@ -109,4 +107,6 @@ def _print_summary(manifest: dict[str, Any], output: Path) -> None:
 
 
 if __name__ == "__main__":
+    for one in STOPS:
+        signal.signal(one, _stop)
     sys.exit(main())

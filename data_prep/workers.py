@@ -1,7 +1,7 @@
 """A pool of worker processes that do units of work; results come in the order of the units.
 
-Workers are spawned, single-threaded (`RAYON_NUM_THREADS=1`), ignore Ctrl-C, and end when the main process does, however
-that ends.
+Workers are spawned, single-threaded (`RAYON_NUM_THREADS=1`), ignore Ctrl-C and SIGTERM, and end when the main process
+does, however that ends.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Workers:
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None:  # what a worker is at now is not needed, and may take a minute
             for process in set(multiprocessing.active_children()) - self._others:
-                process.terminate()
+                process.kill()  # SIGTERM is ignored there
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def map(self, function: Callable[..., ResultT], arguments: Iterable[tuple[Any, ...]]) -> Iterator[ResultT]:
@@ -62,7 +62,8 @@ class Workers:
 def _start() -> None:
     os.environ["RAYON_NUM_THREADS"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal, or a scheduler, sends them to all of a job
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

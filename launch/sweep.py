@@ -1,7 +1,7 @@
 """Run a grid or a list of runs, and average them: `table.md`, `results.jsonl` and `sweep.png` in the sweep's folder.
 
     python launch/sweep.py --config tiny/sweep.json
-    python launch/sweep.py --config tiny/sweep.json --dry-run                 # its runs, after all checks; -v: commands
+    python launch/sweep.py --config tiny/sweep.json --dry-run                 # its runs, what is missing; -v: commands
     python launch/sweep.py --config tiny/sweep.json --only 'sparsity=0.9*' --workers 2
     python launch/sweep.py --config tiny/sweep.json --set 'grid.seed=[1,2,3]'  # keys of the sweep's own config
     python launch/sweep.py --config tiny/sweep.json --set 'grid.pruning.sparsity=[0.5]'    # a grid key has its dots
@@ -31,7 +31,11 @@ def arguments() -> argparse.Namespace:
         help="override one value of the sweep's config; may be repeated",
     )
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="the sweep's folder (default: runs/ and its name)")
-    parser.add_argument("--dry-run", action="store_true", help="check every run's config, say how they differ and stop")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check every run's config, say how they differ and what is missing, and stop",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="with --dry-run: the whole commands")
     parser.add_argument("--only", metavar="PATTERN", help="runs whose name matches, such as 'dense-*'")
     parser.add_argument(

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from ofa.config_errors import ConfigError, explain, shortened
+from ofa.config_errors import ConfigError, concerned, explain, shortened
 from ofa.config_values import apply_override, decode, merged, wild_values
 from ofa.sections.base import Section, nearest
 from ofa.sections.cofi import (
@@ -181,7 +181,7 @@ def load(kind: type[ConfigT], name: str | Path, overrides: list[str] | None = No
     for override in overrides or []:
         apply_override(values, override, kind.DOTTED)
     _refuse_another_kind(kind, values, path)
-    return parse(kind, values, origin=" --set ".join([str(path), *(overrides or [])]))
+    return parse(kind, values, origin=str(path), overrides=overrides or ())
 
 
 def load_one_of(kinds: Sequence[type[ConfigT]], name: str | Path, overrides: list[str] | None = None) -> ConfigT:
@@ -215,19 +215,27 @@ def _kind_of(values: dict[str, Any]) -> type[Section] | None:
     return next((kind for keys, kind in KEYS.items() if values.keys() >= set(keys)), None)
 
 
-def parse(kind: type[ConfigT], values: dict[str, Any], *, origin: str) -> ConfigT:
-    """Check values that are already read; `origin` names them in errors.
+def parse(
+    kind: type[ConfigT], values: dict[str, Any], *, origin: str, overrides: Sequence[str] = ()
+) -> ConfigT:
+    """Check values that are already read; `origin` names them in errors, with those of the overrides that are wrong.
 
     Raises:
         ConfigError: with `origin` and every key that is wrong.
     """
     for problem in wild_values(values, ()):
-        raise ConfigError(f"{origin}: {problem}")
+        raise ConfigError(f"{_places(origin, overrides, [problem.partition(':')[0]])}: {problem}")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         problems = [explain(kind, dict(problem)) for problem in error.errors()]
-        raise ConfigError(f"{origin}: " + "; ".join(problems)) from None
+        keys = [".".join(map(str, problem["loc"])) for problem in error.errors()]
+        raise ConfigError(f"{_places(origin, overrides, keys)}: {'; '.join(problems)}") from None
+
+
+def _places(origin: str, overrides: Sequence[str], keys: Sequence[str]) -> str:
+    """Where problems with these keys come from: the file, and what was typed over it."""
+    return " --set ".join([origin, *concerned(overrides, keys)])
 
 
 def run_folder(name: str | Path) -> Path:
@@ -267,14 +275,15 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 
 
 def command_that_makes(path: str) -> str | None:
-    """The command whose output is `path`, if a shipped config makes it: a run's model or prepared data."""
+    """The command whose output is `path`, if a shipped config makes it: a run's model, or prepared data or a part of
+    them."""
     name = config_that_makes(path)
     if name is not None:
         return f"{MAKERS[kind_of(CONFIGS / name)]} --config {name}"
     parts = Path(path).parts
-    if parts[:1] == ("data",):
+    if parts[:1] == ("data",) and len(parts) > 1:
         for folder in ("data", "tiny"):
-            name = Path(folder, *parts[1:]).with_suffix(".json")
+            name = Path(folder, f"{parts[1]}.json")
             if (CONFIGS / name).is_file():
                 return f"python -m data_prep --config {name}"
     return None

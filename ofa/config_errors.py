@@ -4,7 +4,7 @@ and the nearest name."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 from ofa.sections.base import Section, nearest
@@ -21,15 +21,29 @@ def explain(kind: type[Section], problem: dict[str, Any]) -> str:
     """One line for one pydantic problem: the key in dots, what is wrong, the nearest name."""
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        section = _section_at(kind, problem["loc"][:-1])
-        words = " ".join((section.__doc__ or "").split())
-        return f"unknown key {key}{nearest(str(problem['loc'][-1]), list(section.model_fields))} ({words})"
+        return f"unknown key {key}{_known_ones(_section_at(kind, problem['loc'][:-1]), str(problem['loc'][-1]))}"
     if problem["type"] == "missing":
         return f"{key} is missing"
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key}: {message}, found {shortened(json.dumps(problem['input'], default=str))}{_percent(problem)}"
+
+
+def concerned(overrides: Iterable[str], keys: Iterable[str]) -> list[str]:
+    """Of the `key=value` that were laid over a file, those that problems with these keys may come from."""
+    wrong = [f"{key}." for key in keys]
+    typed = [(f"{one.partition('=')[0]}.", one) for one in overrides]
+    return [shortened(one) for key, one in typed if any(key.startswith(bad) or bad.startswith(key) for bad in wrong)]
+
+
+def _known_ones(section: type[Section], word: str) -> str:
+    """What was meant by a key that a section does not have; else what it has, and what it is for."""
+    if word in section.ELSEWHERE:
+        return f"; did you mean {section.ELSEWHERE[word]}?"
+    known = nearest(word, list(section.model_fields))
+    purpose = " ".join((section.__doc__ or "").split()).partition(". ")[0].removesuffix(".")
+    return known if known.endswith("?") else f"{known} ({purpose})"
 
 
 def _percent(problem: dict[str, Any]) -> str:

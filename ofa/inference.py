@@ -134,7 +134,8 @@ def _place(name: str, runtime: str | None) -> tuple[str, dict[str, Any] | None]:
         return str(folder), found
     if runtime in FORMATS:
         raise InferenceError(
-            f"{name} was not exported to {FORMATS[runtime].runtime}: make it with launch/export.py --format {runtime}"
+            f"{name} was not exported to {FORMATS[runtime].runtime}; make it with: "
+            f"python launch/export.py {name} --format {runtime}"
         )
     return str(find_model_folder(folder)), None
 

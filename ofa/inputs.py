@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
-from ofa.config import FinetuneConfig, RunConfig, TrainingConfig
+from ofa.config import FinetuneConfig, QatConfig, RunConfig, TrainingConfig
 from ofa.data.fit import check_corpus, check_run
 from ofa.data.plan import accumulation
 from ofa.data.shards import Corpus
@@ -33,8 +34,8 @@ def check_inputs(config: RunConfig, resume: str) -> Corpus:
     corpus = Corpus.open(config.data.path)
     check_corpus(corpus, config.data)
     check_run(corpus, config)
-    check_place(config.model.init)
-    check_place(config.teacher.init if config.teacher else None)
+    for place in model_places(config):
+        place.check()
     return corpus
 
 
@@ -46,8 +47,30 @@ def check_task_inputs(config: FinetuneConfig, resume: str) -> None:
     """
     _check_start(config, resume)
     check_files(task_for(config.task), config.task)
-    check_place(config.model.init)
-    check_place(config.teacher.init if config.teacher else None)
+    for place in model_places(config):
+        place.check()
+
+
+class ModelPlace(NamedTuple):
+    """Where a run takes a model from."""
+
+    init: str
+    key: str
+    maker: str
+    """The script whose runs make such models."""
+
+    def check(self) -> None:
+        """Raise ModelError if it is a folder that is not there."""
+        check_place(self.init, self.key, maker=self.maker)
+
+
+def model_places(config: TrainingConfig) -> list[ModelPlace]:
+    """Of the base and the teacher, as far as a run has them."""
+    assert isinstance(config, RunConfig | FinetuneConfig)
+    base = "launch/finetune.py" if isinstance(config, QatConfig) else "launch/pretrain.py"
+    teacher = "launch/finetune.py" if isinstance(config, FinetuneConfig) else "launch/pretrain.py"
+    places = [] if config.model.init is None else [ModelPlace(config.model.init, "model.init", base)]
+    return places if config.teacher is None else [*places, ModelPlace(config.teacher.init, "teacher.init", teacher)]
 
 
 def check_beforehand(config: TrainingConfig, run_dir: Path, resume: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
+from ofa.config import command_that_makes
 from ofa.data.tasks import NoSplitError, Task, TaskError
 from ofa.files import COMPRESSIONS
 from ofa.sections.finetune import TaskConfig
@@ -41,7 +42,10 @@ def find_files(task: Task, config: TaskConfig, split: str) -> list[Path]:
     _check_encoding(config.encoding)
     folder = Path(config.path).expanduser()
     if not folder.is_dir():
-        raise TaskError(f"task.path: expected a folder, found {_kind(folder)} (working directory {Path.cwd()})")
+        raise TaskError(
+            f"task.path: expected a folder, found {_kind(folder)} (working directory {Path.cwd()}); "
+            f"{_where_from(task, config.path)}"
+        )
     given = {"train": config.train, "validation": config.validation}.get(split)
     if config.split_column is not None:
         given = _both(config)
@@ -123,6 +127,15 @@ def _entries(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more if names else "no files at all"
+
+
+def _where_from(task: Task, path: str) -> str:
+    """How a task's folder is come by."""
+    command = command_that_makes(path)
+    if command is not None:
+        return f"make it with: {command}"
+    folder = "give the folder of the task's files"
+    return folder if task.hub is None else f"{folder}, or task.path=null for {task.hub.dataset} on the hub"
 
 
 def _kind(path: Path) -> str:

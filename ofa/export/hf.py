@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from ofa.config import command_that_makes
 from ofa.export.card import CARD_FILE, model_card
 from ofa.export.count import count
 from ofa.export.masks_file import MASKS_FILE, write_masks
@@ -153,8 +154,11 @@ def find_model_folder(path: str | Path) -> Path:
 
 
 def not_a_folder(path: Path, expected: str) -> str:
-    """What to say of a path that is no folder: a file, or nothing at all."""
-    return f"{path} is a file; expected {expected}" if path.exists() else f"{path}: no such folder; expected {expected}"
+    """What to say of a path that is no folder: a file, or nothing, and what makes it if a shipped config does."""
+    if path.exists():
+        return f"{path} is a file; expected {expected}"
+    command = command_that_makes(str(path)) or command_that_makes(str(path / MODEL_FOLDER))
+    return f"{path}: no such folder; " + (f"make it with: {command}" if command else f"expected {expected}")
 
 
 def is_model(folder: Path) -> bool:

@@ -71,7 +71,9 @@ def _form(compact: PreTrainedModel, source: Path) -> tuple[StockForm, str]:
     try:
         return padded(compact), f"full size, zeros for what is gone: {why}"
     except MaterialiseError as error:
-        raise ExportError(f"{source} has no stock form. Smaller: {why}. Of full size: {error}") from None
+        raise ExportError(
+            f"{source} has no stock form: {error}. Prune anew with that, or load it as it is (trust_remote_code=True)"
+        ) from None
 
 
 @torch.no_grad()

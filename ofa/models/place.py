@@ -20,24 +20,40 @@ def is_local(init: str) -> bool:
     return path.exists() or path.is_absolute() or init.startswith(("./", "../", "runs/")) or init.count("/") > 1
 
 
-def check_place(init: str | None) -> None:
+def check_place(init: str | None, key: str | None = None, *, maker: str | None = None) -> None:
     """Refuse a local model folder that is not there, and a run folder in its place; hub ids are tried when they are
     loaded.
 
+    Args:
+        init: what a config calls so.
+        key: where it stands in the config, for the error.
+        maker: the script whose runs make such models.
+
     Raises:
-        ModelError: with the model in the run folder, or the command that makes it, if a shipped config does.
+        ModelError: with the model in the run folder, or the command that makes it, as far as shipped configs tell.
     """
     if init is None or not is_local(init):
         return
-    folder = Path(init).expanduser()
+    folder, place = Path(init).expanduser(), f"{key}: " if key else ""
     if not (folder / "config.json").is_file():
-        command = command_that_makes(init)
-        hint = f"make it with: {command}" if command else "give a folder with config.json and weights, or a hub id"
-        raise ModelError(f"model folder {init} not found (no config.json there); {_the_one_inside(folder) or hint}")
+        hint = _the_one_inside(folder) or _how_to_make(init, maker)
+        raise ModelError(f"{place}model folder {init} not found (no config.json there); {hint}")
     values = _values(folder / "config.json")
     if "config" in values and "model_type" not in values:
         hint = _the_one_inside(folder) or "it has not made its model yet: start its command again"
-        raise ModelError(f"{init} is the folder of a run, not of a model; {hint}")
+        raise ModelError(f"{place}{init} is the folder of a run, not of a model; {hint}")
+
+
+def _how_to_make(init: str, maker: str | None) -> str:
+    """The command that makes a model; what is known of it where no shipped config does."""
+    command = command_that_makes(init)
+    if command is not None:
+        return f"make it with: {command}"
+    given = "give a folder with config.json and weights, or a hub id"
+    if maker is None:
+        return given
+    target = f" --run-dir {Path(init).parent}" if Path(init).name == "model" else ""
+    return f"make one with: python {maker} --config <config>{target}; or {given}"
 
 
 def _the_one_inside(folder: Path) -> str | None:

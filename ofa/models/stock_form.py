@@ -74,13 +74,15 @@ def padded(compact: PreTrainedModel) -> StockForm:
     kind, config, sizes = _stock_class(compact), _stock_config(compact), sizes_of(compact)
     hidden = _hidden_gone(structure, sizes)
     if hidden:
-        what = f"{hidden} hidden dimensions are gone, and the norms of a {kind.__name__} would count them"
-        raise MaterialiseError(what)
+        raise MaterialiseError(
+            f"{_counted(hidden, 'hidden dimension')} gone, which the norms of a {kind.__name__} would count "
+            "(structure.hidden=false keeps all)"
+        )
     dead = [*structure["heads"], *structure["intermediate"]].count(0)
     if dead and structure["dead_sublayer"] == "skip" and not adapter.blocks.pre_norm:
         raise MaterialiseError(
-            f"{dead} sublayers are gone and skipped, and a {kind.__name__} has a norm in each (structure.dead_sublayer "
-            "keep_norm would have kept them)"
+            f"{_counted(dead, 'sublayer')} gone and skipped, and a {kind.__name__} has a norm in each "
+            "(structure.dead_sublayer=keep_norm keeps the norms)"
         )
     with torch.device("meta"):
         sized = kind(config)
@@ -128,6 +130,10 @@ def _check_uniform(structure: Mapping[str, Any], adapter: Adapter, sizes: Sizes)
         refuse("layers that are gone keep their norms")
     if adapter.blocks.pre_norm and whole[0]:
         refuse("layer 0 is gone, and the next one would lose the norm that a first layer does not have")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"1 {what} is" if number == 1 else f"{number} {what}s are"
 
 
 # ---- models -------------------------------------------------------------------------------------------------------

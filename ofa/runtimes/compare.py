@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import binom
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -29,28 +30,41 @@ from ofa.runtimes.sample import Sample
 class Tolerance:
     """What passes."""
 
-    largest: float
-    """Difference of a logit, as a fraction of the largest magnitude of one."""
     mean: float
+    """Difference of a logit, as a fraction of the largest magnitude of one."""
+    largest: float | None = None
+    """Of any logit."""
+    nearly_all: float | None = None
+    """Of `NEARLY_ALL` of the logits."""
     equal_decisions: float = 0.0
-    """Share."""
+    """Share, of more rows than were compared: see `unequal`."""
 
-    def in_words(self) -> str:
-        """`0.25 and 0.004 of the largest logit, and 99.5 % of the decisions equal`"""
-        equal = f", and {self.equal_decisions:.1%} of the decisions equal" if self.equal_decisions else ""
-        return f"{self.largest:.2g} and {self.mean:.2g} of the largest logit{equal}"
+    def unequal(self, decisions: int) -> int:
+        """How many of so many decisions may differ: more have a chance of 1 % where the share is met."""
+        return int(binom.ppf(CONFIDENCE, decisions, 1 - self.equal_decisions)) if decisions else 0
+
+    def in_words(self, decisions: int) -> str:
+        """`up to 0.25 of the largest logit for 99 % of them, 0.004 on average, and 4 of 200 decisions`"""
+        size = f"up to {self.largest:.2g} of the largest logit" if self.largest is not None else ""
+        if self.nearly_all is not None:
+            size = f"up to {self.nearly_all:.2g} of the largest logit for {NEARLY_ALL:.0%} of them"
+        size += f", {self.mean:.2g} on average"
+        return f"{size}, and {self.unequal(decisions)} of {decisions} decisions" if self.equal_decisions else size
 
 
-IN_FLOATS = Tolerance(1e-4, 1e-5)
+IN_FLOATS = Tolerance(mean=1e-5, largest=1e-4)
 
 NOISE_SHARE = 0.25
 """Of the mean difference that 8 bits make at all, how much an exported file may differ from training on average."""
 
 EQUAL_DECISIONS = 0.995
+CONFIDENCE = 0.99
 
-LARGEST_IN_8_BITS = 0.25
-"""Last bits turn roundings over, each by a whole step, which later layers spread: of a model of 6 layers, sums in fp64
-in place of fp32 move one logit by 0.053, and the mean one by 0.0015."""
+NEARLY_ALL = 0.99
+NEARLY_ALL_IN_8_BITS = 0.25
+"""Last bits turn roundings over, each by a whole step, which later layers spread: of 6 trained layers on 872 sentences,
+sums in fp64 in place of fp32 move 99 % of the logits by less than 0.05 of the largest, and one by 0.17 (ONNX Runtime as
+much, OpenVINO 0.10 and 0.44). The largest of many says nothing of a file, so it is told and not held."""
 
 Logits = Callable[[TaskBatch], Tensor]
 """A micro-batch -> its logits, as `ofa.models.task_training.task_logits` gives them."""
@@ -72,21 +86,32 @@ class Difference:
 
     largest: float
     """Between two logits."""
+    nearly_all: float
+    """What `NEARLY_ALL` of the logits do not exceed."""
     mean: float
     magnitude: float
     """Of the torch model's largest logit."""
-    equal_decisions: float | None
-    """Share; None for numbers."""
+    decisions: int
+    """None of them for numbers."""
+    unequal: int
+
+    @property
+    def equal_decisions(self) -> float | None:
+        """Share; None for numbers."""
+        return 1 - self.unequal / self.decisions if self.decisions else None
 
     def within(self, tolerance: Tolerance) -> bool:
         """Whether it is small enough; a NaN is not."""
-        near = self.largest <= tolerance.largest * self.magnitude and self.mean <= tolerance.mean * self.magnitude
-        return near and (self.equal_decisions is None or self.equal_decisions >= tolerance.equal_decisions)
+        near = self.mean <= tolerance.mean * self.magnitude
+        for found, bound in ((self.largest, tolerance.largest), (self.nearly_all, tolerance.nearly_all)):
+            near = near and (bound is None or found <= bound * self.magnitude)
+        return near and self.unequal <= tolerance.unequal(self.decisions)
 
     def in_words(self) -> str:
-        """`by up to 7e-06, by 2e-06 on average (the largest logit is 2.9); 99.5% of the decisions are equal`"""
-        agree = "" if self.equal_decisions is None else f"; {self.equal_decisions:.2%} of the decisions are equal"
-        logits = f"by up to {self.largest:.2g}, by {self.mean:.2g} on average"
+        """`by up to 0.23, 99% of them by 0.05, by 0.006 on average (the largest logit is 2.9), 2 of 200 decisions`"""
+        agree = f", {self.unequal} of {self.decisions} decisions" if self.decisions else ""
+        nearly_all = f"{NEARLY_ALL:.0%} of them by {self.nearly_all:.2g}"
+        logits = f"by up to {self.largest:.2g}, {nearly_all}, by {self.mean:.2g} on average"
         return f"{logits} (the largest logit is {self.magnitude:.2g}){agree}"
 
 
@@ -132,9 +157,11 @@ def _decisions(logits: Tensor, batch: TaskBatch, kind: Kind) -> Tensor:
 
 def difference(found: Answers, expected: Answers) -> Difference:
     """Between what an exported model says and the torch model."""
-    apart, equal = np.abs(found.logits - expected.logits), found.decisions == expected.decisions
-    share = float(equal.mean()) if equal.size else None
-    return Difference(float(apart.max()), float(apart.mean()), float(np.abs(expected.logits).max()), share)
+    apart, magnitude = np.abs(found.logits - expected.logits), np.abs(expected.logits).max()
+    nearly_all, largest = np.quantile(apart, (NEARLY_ALL, 1), method="higher")
+    unequal = int((found.decisions != expected.decisions).sum())
+    sizes = map(float, (largest, nearly_all, apart.mean(), magnitude))
+    return Difference(*sizes, decisions=expected.decisions.size, unequal=unequal)
 
 
 def tolerance_in_8_bits(expected: Answers, in_floats: Answers) -> Tolerance:
@@ -146,7 +173,7 @@ def tolerance_in_8_bits(expected: Answers, in_floats: Answers) -> Tolerance:
     """
     noise = difference(in_floats, expected)
     mean = max(IN_FLOATS.mean, NOISE_SHARE * noise.mean / noise.magnitude)
-    return Tolerance(LARGEST_IN_8_BITS, mean, EQUAL_DECISIONS)
+    return Tolerance(mean, nearly_all=NEARLY_ALL_IN_8_BITS, equal_decisions=EQUAL_DECISIONS)
 
 
 def recount(expected: Mapping[str, np.ndarray], constants: Iterable[np.ndarray]) -> dict[str, TensorCount]:

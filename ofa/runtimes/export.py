@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,7 @@ def _write(building: Path, source: Source, sample: Sample, wanted: Wanted) -> di
             "asked": asked,
             "of": sample.origin,
             **asdict(compared),
+            "equal_decisions": compared.equal_decisions,
             "tolerance": asdict(tolerance),
         },
         "zeros": {
@@ -176,8 +177,8 @@ def _check(compared: Difference, tolerance: Tolerance, source: Source, sample: S
     if not compared.within(tolerance):
         raise ExportError(
             f"{form.runtime} answers otherwise than the torch model in {source.precision}: logits on "
-            f"{sample.in_words()} differ {compared.in_words()}; allowed are {tolerance.in_words()}. Nothing was "
-            "exported"
+            f"{sample.in_words()} differ {compared.in_words()}; allowed are "
+            f"{tolerance.in_words(compared.decisions)}. Nothing was exported"
         )
 
 
@@ -187,7 +188,7 @@ def export_lines(folder: Path, found: Mapping[str, Any]) -> list[str]:
     packed = f"{sizes['file'] / 1e6:.1f} MB, {sizes['zstd'] / 1e6:.1f} MB packed by zstd -{sizes['level']}"
     fewer = f", all that there are ({compared['asked']} were asked for)" if compared["rows"] < compared["asked"] else ""
     more = zeros["file"] - zeros["model"]
-    words = Difference(**{key: compared[key] for key in ("largest", "mean", "magnitude", "equal_decisions")}).in_words()
+    words = Difference(**{field.name: compared[field.name] for field in fields(Difference)}).in_words()
     return [
         f"exported to {folder}: {found['file']}, {found['precision']}, {packed}",
         f"held against torch on {compared['rows']} rows of {compared['of']}{fewer}: logits differ {words}",

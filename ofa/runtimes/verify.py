@@ -137,7 +137,8 @@ def _compared(
     expected, tolerance = reference(open_source(model, said["precision"]), sample)
     apart = difference(answers(logits, sample), expected)
     if not apart.within(tolerance):
-        what = f"logits differ from those of {model} {apart.in_words()}; allowed are {tolerance.in_words()}"
+        allowed = tolerance.in_words(apart.decisions)
+        what = f"logits differ from those of {model} {apart.in_words()}; allowed are {allowed}"
         yield Problem("answers-differ", said["file"], what)
         return
     notes.append(f"logits differ from those of {model.name}/ beside it {apart.in_words()}")

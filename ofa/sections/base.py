@@ -24,6 +24,9 @@ class Section(BaseModel):
     DOTTED: ClassVar[tuple[str, ...]] = ()
     """Fields that are objects whose keys are keys of another config, in dots."""
 
+    ELSEWHERE: ClassVar[dict[str, str]] = {}
+    """Keys that the section of this name has in configs of another kind, and what means the same here."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     @field_validator("*", mode="before")

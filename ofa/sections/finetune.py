@@ -151,6 +151,8 @@ class TaskScheduleConfig(Section):
     decay: Literal["linear", "constant"] = "linear"
     """What follows the warm-up: linear decay to 0 at the last step, or the peak."""
 
+    ELSEWHERE: ClassVar[dict[str, str]] = {"warmup_steps": "schedule.warmup_share"}
+
     @model_validator(mode="before")
     @classmethod
     def _some_length(cls, values: Any) -> Any:
@@ -174,6 +176,8 @@ class TaskEvaluateConfig(Section):
 
     micro_size: int | None = Field(default=None, gt=0)
     """Rows of one forward; null: batch.micro_size."""
+
+    ELSEWHERE: ClassVar[dict[str, str]] = {"rows": "task.validation_rows"}
 
 
 class FinetuneConfig(TrainingConfig):

@@ -7,9 +7,10 @@ of two configs.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 
 from ofa.config import (
     CHECKOUT,
@@ -26,7 +27,7 @@ from ofa.config import (
 )
 from ofa.data.task_files import check_files
 from ofa.data.tasks import task_for
-from ofa.models.place import check_place
+from ofa.inputs import model_places
 from ofa.run_files import read_json
 from ofa.run_folder import RunFolder
 from ofa.sweep.axes import SweepError
@@ -115,29 +116,39 @@ def chosen(cells: Sequence[Cell], pattern: str | None) -> list[Cell]:
     return found
 
 
-def check_places(cells: Sequence[Cell], configs: Mapping[str, TrainingConfig]) -> None:
-    """Refuse a sweep whose models, data or task files are not there, as far as no other cell makes them.
+def missing_places(cells: Sequence[Cell], configs: Mapping[str, TrainingConfig]) -> dict[str, list[str]]:
+    """Which models and task files are not there, as far as no other cell makes them.
 
-    Raises:
-        SweepError: with the cell's name, and what to do.
+    Returns:
+        What to do about each, and the names of the cells that need it.
     """
     made = {str(cell.folder.path / "model") for cell in cells}
+    found: dict[str, list[str]] = {}
     for cell in cells:
-        config = configs[cell.name]
+        for problem in [] if cell.is_done() else _missing(configs[cell.name], made):
+            found.setdefault(problem, []).append(cell.name)
+    return found
+
+
+def check_places(cells: Sequence[Cell], configs: Mapping[str, TrainingConfig]) -> None:
+    """Refuse a sweep whose models or task files are not there.
+
+    Raises:
+        SweepError: with the first cell's name, and what to do.
+    """
+    for problem, (first, *_) in missing_places(cells, configs).items():
+        raise SweepError(f"cell {first}: {problem}")
+
+
+def _missing(config: TrainingConfig, made: Collection[str]) -> Iterator[str]:
+    checks = [place.check for place in model_places(config) if place.init not in made]
+    if isinstance(config, FinetuneConfig):
+        checks.append(partial(check_files, task_for(config.task), config.task))
+    for check_one in checks:
         try:
-            for init in _inits(config):
-                if init not in made and not cell.is_done():
-                    check_place(init)
-            if isinstance(config, FinetuneConfig) and not cell.is_done():
-                check_files(task_for(config.task), config.task)
+            check_one()
         except ValueError as error:
-            raise SweepError(f"cell {cell.name}: {error}") from None
-
-
-def _inits(config: TrainingConfig) -> list[str]:
-    assert isinstance(config, RunConfig | FinetuneConfig)
-    inits = (config.model.init, config.teacher.init if config.teacher else None)
-    return [init for init in inits if init is not None]
+            yield str(error)
 
 
 def _check_begun(cell: Cell, config: TrainingConfig) -> None:

@@ -6,7 +6,7 @@ A cell's whole command has a dozen values that all cells share; what matters bef
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ofa.sweep.cells import Cell
@@ -31,6 +31,25 @@ def summary(cells: Sequence[Cell], folder: Path) -> str:
 def commands(cells: Sequence[Cell]) -> str:
     """The command line of each cell that is not finished, in the order in which they are started."""
     return "\n".join(f"# {cell.name}: already done" if cell.is_done() else shlex.join(cell.command()) for cell in cells)
+
+
+def missing_lines(missing: Mapping[str, Sequence[str]], runs: int) -> list[str]:
+    """What has to be made before the sweep is started, each with the cells that need it; comments of a shell.
+
+    Args:
+        missing: as `missing_places` finds it.
+        runs: of the sweep.
+    """
+    if not missing:
+        return []
+    lines = [f"# {problem} (needed by {_some(names, runs)})" for problem, names in missing.items()]
+    return ["# not there yet, and refused when the sweep is started:", *lines]
+
+
+def _some(names: Sequence[str], runs: int) -> str:
+    if len(names) == runs:
+        return "all"
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _config(cell: Cell) -> str:

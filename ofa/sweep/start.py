@@ -14,12 +14,12 @@ from ofa.config import SweepConfig, TrainingConfig
 from ofa.run_files import write_json
 from ofa.run_folder import RunFolder
 from ofa.sweep.axes import SweepError
-from ofa.sweep.cells import Cell, check, check_places, chosen
+from ofa.sweep.cells import Cell, check, check_places, chosen, missing_places
 from ofa.sweep.findings import show, write_findings
 from ofa.sweep.jobs import JobStarter
 from ofa.sweep.local import LocalStarter
 from ofa.sweep.plan import plan
-from ofa.sweep.preview import commands, summary
+from ofa.sweep.preview import commands, missing_lines, summary
 from ofa.sweep.run import Sweep
 
 ALL_AT_ONCE = 1000
@@ -75,19 +75,19 @@ def sweep(
 
 
 def preview(config: SweepConfig, folder: Path, *, origin: str, only: str | None = None, whole: bool = False) -> str:
-    """Check a sweep and say what it would run; nothing is started or written.
+    """Check a sweep's configs and say what it would run, and what is not there yet; nothing is started or written.
 
     Args:
         config, folder, origin, only: as of `sweep`.
         whole: the command lines, in place of what differs between them.
 
     Raises:
-        ValueError: as `sweep`.
+        ValueError: as `sweep`, but for models and task files that are not there.
     """
     cells, configs = _checked(config, folder, origin)
     todo = chosen(cells, only)
-    check_places(todo, configs)
-    return commands(todo) if whole else summary(todo, folder)
+    missing = missing_lines(missing_places(todo, configs), len(todo))
+    return "\n".join([commands(todo) if whole else summary(todo, folder), *missing])
 
 
 def _checked(config: SweepConfig, folder: Path, origin: str) -> tuple[Sequence[Cell], dict[str, TrainingConfig]]:

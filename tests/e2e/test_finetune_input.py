@@ -59,8 +59,23 @@ VALUES = {
     "a dense base": (["model.init=dense"], ["no zero to keep among 17408", "Set lock to false"]),
     "masks of other places": (["model.init=turned_masks"], ["masks are not this model's", "remove masks.safetensors"]),
     "masks of another size": (["model.init=narrow_masks"], ["[32, 30]", "[32, 32]", "masks are of another model"]),
-    "a folder that is not there": (["task.path=tasks/nowhere"], ["task.path", "nothing at tasks/nowhere"]),
-    "a base that is not there": (["model.init=./nowhere"], ["nowhere"]),
+    "a folder that is not there": (
+        ["task.path=tasks/nowhere"],
+        ["task.path", "nothing at tasks/nowhere", "give the folder of the task's files"],
+    ),
+    "data to be prepared": (
+        ["task.path=data/docstrings/documents"],
+        ["task.path", "make it with: python -m data_prep --config tiny/docstrings.json"],
+    ),
+    "files of a task that the hub has": (
+        ["task.name=sst2", "task.path=glue/SST-2"],
+        ["nothing at glue/SST-2", "task.path=null for nyu-mll/glue on the hub"],
+    ),
+    "a base that is not there": (["model.init=./nowhere"], ["model.init: ", "nowhere", "launch/pretrain.py --config"]),
+    "a teacher that is not there": (
+        ["teacher.init=runs/mine/model"],
+        ["teacher.init: ", "make one with: python launch/finetune.py --config <config> --run-dir runs/mine"],
+    ),
     "a base to be made": (["model.init=runs/tiny/ofa_90/model"], ["pretrain.py --config tiny/ofa_90.json"]),
     "a teacher to be made": (
         ["teacher.init=runs/tiny/finetune_teacher/model"],

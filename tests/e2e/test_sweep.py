@@ -120,10 +120,22 @@ def test_a_dry_run_prints_the_commands_and_leaves_no_trace(project):
     assert sorted(project.rglob("*")) == before
 
 
+def test_a_dry_run_shows_all_runs_and_what_another_sweep_has_to_make_first(project):
+    grid = {"model.init": [None, "runs/another/model"], "teacher.init": ["runs/tiny/teacher/model"]}
+    write_sweep(project, "early", set={"objective.kd_weight": 0.5}, grid=grid)
+    answer = command("sweep.py", "--config", "early.json", "--dry-run", cwd=project)
+    assert answer.status == 0 and answer.out.startswith("2 runs"), answer
+    head, *missing = [line for line in answer.out.splitlines() if line.startswith("# ")]
+    assert "refused when the sweep is started" in head and len(missing) == 2
+    assert "teacher.init" in missing[0] and "--config tiny/teacher.json (needed by all)" in missing[0]
+    assert "model.init" in missing[1] and "--run-dir runs/another" in missing[1] and "all" not in missing[1]
+    refused(project, "--config", "early.json", script_name="sweep.py", words=["cell ", "teacher.init: model folder"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--config", "tiny/sweep.json"], ["cell sparsity=0.8-seed=1: model folder runs/tiny", "make it with"]),
+        (["--config", "tiny/sweep.json"], ["cell sparsity=0.8-seed=1: model.init: model folder runs", "make it with"]),
         (["--config", "quick.json"], ["pre-trains a model: use it with launch/pretrain.py"]),
         (["--config", "tiny/sweep.json", "--set", "cels=[]"], ["unknown key cels; did you mean cells?"]),
         (["--config", "tiny/sweep.json", "--set", "grid.optimizer={}"], ["grid.optimizer", "list"]),

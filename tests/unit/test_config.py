@@ -108,6 +108,22 @@ def test_a_wrong_value_is_refused_with_its_key_and_what_would_be_right(override,
     assert all(word in str(refused.value) for word in words), refused.value
 
 
+def test_what_is_wrong_ends_the_line_and_no_value_that_is_right_stands_before_it():
+    changes = ["seed=1", "optimizer.betas=[0.9,2]", "optimizer.lr=0.001", "pruning.sparsty=0.5", "optimizer.eps=NaN"]
+    with pytest.raises(ConfigError) as refused:
+        load(RunConfig, "tiny/ofa_90.json", changes[:4])
+    where = f"{CONFIGS / 'tiny' / 'ofa_90.json'} --set optimizer.betas=[0.9,2] --set pruning.sparsty=0.5: "
+    assert str(refused.value).startswith(f"{where}optimizer.betas.1: ")
+    assert str(refused.value).endswith("; unknown key pruning.sparsty; did you mean sparsity?")
+    with pytest.raises(ConfigError, match="ofa_90.json --set optimizer.eps=NaN: optimizer.eps: expected a finite"):
+        load(RunConfig, "tiny/ofa_90.json", changes)
+
+
+def test_a_key_that_is_near_to_none_comes_with_the_first_sentence_of_its_section():
+    with pytest.raises(ConfigError, match=r"known: kind, .*\(Where documents come from\)$"):
+        load(DataPrepConfig, "tiny/docstrings.json", ["source.packages=1"])
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -179,6 +195,8 @@ def test_the_run_folder_follows_the_configs_place(tmp_path):
 def test_what_is_missing_comes_with_the_command_that_makes_it():
     assert command_that_makes("runs/tiny/teacher/model") == "deepspeed launch/pretrain.py --config tiny/teacher.json"
     assert command_that_makes("data/docstrings") == "python -m data_prep --config tiny/docstrings.json"
+    assert command_that_makes("data/docstrings/documents") == command_that_makes("data/docstrings")
+    assert command_that_makes("data") is None and command_that_makes("data/none") is None
     assert command_that_makes("data/wikipedia_20231101").endswith("--config data/wikipedia_20231101.json")
     assert command_that_makes("runs/nothing/model") is None
     tuned = command_that_makes("runs/tiny/finetune_teacher/model")

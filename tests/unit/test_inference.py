@@ -246,7 +246,7 @@ def test_a_run_folder_gives_its_model_or_the_export_that_is_asked_for(run, case)
 @pytest.mark.parametrize(
     ("place", "options", "words"),
     [
-        (".", {"runtime": "openvino"}, "was not exported to OpenVINO: make it with .*--format openvino"),
+        (".", {"runtime": "openvino"}, "not exported to OpenVINO; make it with: .*/export.py .* --format openvino"),
         ("model", {"runtime": "onnx"}, "was not exported to ONNX Runtime"),
         ("onnx", {"runtime": "torch"}, "was exported to onnx, not to torch"),
         (".", {"runtime": "tensorrt"}, "no runtime 'tensorrt': known are torch, onnx"),

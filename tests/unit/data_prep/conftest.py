@@ -81,6 +81,7 @@ def start(config: DataPrepConfig, folder: Path, output: Path) -> subprocess.Pope
         stderr=subprocess.PIPE,
         cwd=folder,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        start_new_session=True,
     )
 
 

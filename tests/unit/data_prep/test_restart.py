@@ -1,6 +1,7 @@
 """Interrupted, damaged and mistaken preparations."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -145,17 +146,24 @@ def test_two_runs_in_one_folder_are_refused(tools, text, tmp_path):
     assert refused
 
 
-def test_ctrl_c_stops_soon_with_status_75_and_the_run_continues(tools, text, prepared, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["to the process", "to its group"])
+def test_a_signal_stops_soon_with_status_75_and_the_run_continues(tools, text, prepared, tmp_path, number, send):
+    """Ctrl-C and a scheduler reach all processes of a job; `kill` reaches one."""
     config, expected = prepared
     for _ in range(8):  # on a busy machine this small run may end before the signal reaches it
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         process = tools.start(config, tmp_path, tmp_path / "out")
         while not list((tmp_path / "out" / ".work").glob("extract/*")) and process.poll() is None:
             time.sleep(0.001)
-        process.send_signal(signal.SIGINT)
+        if process.poll() is None:
+            send(process.pid, number)
         _, error = process.communicate(timeout=60)
         if process.returncode != 0:
             break
-    assert process.returncode == 75 and b"run the same command to continue" in error
+    assert process.returncode == 75
+    *steps, last = error.decode().splitlines()
+    assert last == "stopped; run the same command to continue, finished parts are kept"
+    assert all(re.fullmatch(r"\w+: \d+ of \d+, \d+ s", line) for line in steps), "no traceback, no warning"
     tools.run(config, tmp_path / "out")
     assert tools.sums(tmp_path / "out") == tools.sums(expected)

@@ -343,5 +343,7 @@ def test_exporting_a_model_folder_names_its_run(exported, monkeypatch):
 def test_exporting_a_file_or_nothing_says_which(exported):
     with pytest.raises(RunFolderError, match=r"vocab\.txt is a file; expected a run folder$"):
         export_checkpoint(exported / "vocab.txt", exported)
+    with pytest.raises(ExportError, match="; make it with: python launch/cofi.py --config tiny/cofi.json$"):
+        find_model_folder("runs/tiny/cofi")
     with pytest.raises(RunFolderError, match="nowhere: no such folder; expected a run folder$"):
         export_checkpoint(Path("nowhere"), exported)

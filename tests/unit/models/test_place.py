@@ -37,6 +37,16 @@ def test_a_folder_around_a_model_is_asked_about(tmp_path):
         check_place(str(folder))
 
 
+def test_a_folder_that_is_not_there_comes_with_its_key_and_what_makes_one():
+    with pytest.raises(ModelError) as refused:
+        check_place("runs/my_teacher/model", "teacher.init", maker="launch/finetune.py")
+    start, remedy = str(refused.value).split("; ", 1)
+    assert start == "teacher.init: model folder runs/my_teacher/model not found (no config.json there)"
+    assert remedy.startswith("make one with: python launch/finetune.py --config <config> --run-dir runs/my_teacher; or")
+    with pytest.raises(ModelError, match="make it with: python launch/finetune.py --config tiny/finetune_teacher.json"):
+        check_place("runs/tiny/finetune_teacher/model", "teacher.init", maker="launch/pretrain.py")
+
+
 @pytest.mark.parametrize("content", ['{"architectures": []}', '{"model_type": "bert", "config": 1}', "{", "[]"])
 def test_other_config_files_are_left_to_who_reads_them(tmp_path, content):
     (tmp_path / "config.json").write_text(content)

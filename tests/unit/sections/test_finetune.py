@@ -43,6 +43,8 @@ def config_of(**sections):
         (PRUNING, "lock keeps the zeros as they are and pruning makes new ones: set lock to false"),
         ({"engine": {"zero_stage": 0, "precision": "bf16"}}, "zero_stage 0 with bf16"),
         ({"data": {"path": "x"}}, "unknown key data"),
+        ({"evaluate": {"rows": 9}}, "unknown key evaluate.rows; did you mean task.validation_rows\\?"),
+        ({"schedule": {"warmup_steps": 9}}, "unknown key schedule.warmup_steps; did you mean schedule.warmup_share\\?"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(sections, words):

@@ -1,6 +1,6 @@
 """What a sweep would run, before it does."""
 
-from ofa.sweep.preview import commands, summary
+from ofa.sweep.preview import commands, missing_lines, summary
 
 VALUES = {
     "set": {"log.every": 7},
@@ -35,6 +35,18 @@ def test_commands_are_those_that_are_started(planned):
     first, *others = commands(cells).splitlines()
     assert first == "# dense-seed=1: already done"
     assert [line.split()[-2:] for line in others] == [["--run-dir", str(cell.folder.path)] for cell in cells[1:]]
+
+
+def test_what_is_not_there_is_said_once_with_the_runs_that_need_it():
+    missing = {"a is not there": ["x", "y", "z"], "b is not there": ["y"], "c is not there": ["x", "z"]}
+    head, *lines = missing_lines(missing, 3)
+    assert head.startswith("# not there yet")
+    assert lines == [
+        "# a is not there (needed by all)",
+        "# b is not there (needed by y)",
+        "# c is not there (needed by x and 1 more)",
+    ]
+    assert missing_lines({}, 3) == []
 
 
 def test_all_is_in_common_where_there_is_one_run(planned, tmp_path):

@@ -17,7 +17,8 @@ from types import FrameType
 
 from ofa.cluster.attempts import read_attempts, write_end, write_start
 from ofa.cluster.child import Child, signal_name
-from ofa.cluster.place import Place, export, own_place, slurm
+from ofa.cluster.place import Place, export, own_place
+from ofa.cluster.slurm import SlurmError, ask
 from ofa.cluster.verdict import DONE, Ended, Limits, Verdict, judge, refusal
 from ofa.code_version import commit
 from ofa.config import CHECKOUT
@@ -130,8 +131,8 @@ class JobTask:
                     _say(f"{verdict.reason}; job {place.job} was taken back")
                     sys.exit(DONE)
                 _say(f"{verdict.reason}: queueing job {place.job} again")
-                slurm("requeue", place.job)
-            except OSError as error:
+                ask("scontrol", "requeue", place.job)
+            except SlurmError as error:
                 _say(f"error: job {place.job} cannot be queued again: {error}")
                 sys.exit(status if status > 0 else 1)
             sys.exit(DONE)
@@ -183,7 +184,7 @@ class Signals:
 
 def _is_running(job: str) -> bool:
     """Whether Slurm has let a job run so far, and has not ended it in the meantime."""
-    return "JobState=RUNNING" in slurm("show", "job", "-o", job).split()
+    return "JobState=RUNNING" in ask("scontrol", "show", "job", "-o", job).split()
 
 
 def _last_error(folder: Path) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ofa.cluster.place import slurm
+from ofa.cluster.slurm import SlurmError, ask
 
 BETWEEN_LOOKS = 1.0
 """Seconds between two looks at the log."""
@@ -46,8 +46,8 @@ def follow(job: str, log: Path, state: Callable[[str], tuple[str, str]] | None =
 def job_state(job: str) -> tuple[str, str]:
     """State and reason of a job in Slurm's words; FORGOTTEN where it ended long ago."""
     try:
-        shown = slurm("show", "job", "-o", job)
-    except OSError as error:
+        shown = ask("scontrol", "show", "job", "-o", job)
+    except SlurmError as error:
         if "Invalid job id" in str(error):
             return "FORGOTTEN", ""
         return "RUNNING", "Slurm does not answer"

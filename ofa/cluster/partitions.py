@@ -4,16 +4,13 @@ name what there is. Slurm alone knows about accounts and queues: it is asked las
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ofa.cluster.errors import SubmitError
 from ofa.cluster.resources import Resources
+from ofa.cluster.slurm import ask
 from ofa.sections.base import nearest
-
-PATIENCE = 60.0
-"""Seconds that the controller is given to answer."""
 
 COLUMNS = "%P|%a|%D|%c|%m|%G|%l"
 """Of `sinfo --format`: partition, state, nodes, CPUs, megabytes, GPUs and other resources, time limit."""
@@ -41,28 +38,9 @@ def partitions() -> list[NodeGroup]:
     """What there is.
 
     Raises:
-        SubmitError: no Slurm answers.
+        SlurmError: no Slurm answers.
     """
     return parse(ask("sinfo", "--noheader", f"--format={COLUMNS}"))
-
-
-def ask(*command: str) -> str:
-    """What a command of Slurm prints.
-
-    Raises:
-        SubmitError: it fails, with its words.
-    """
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    except FileNotFoundError:
-        raise SubmitError(
-            f"there is no {command[0]} here: submit from a login node of a Slurm cluster, or try --cluster local"
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise SubmitError(f"{command[0]} did not answer within {PATIENCE:.0f} s") from None
-    if done.returncode:
-        raise SubmitError(f"{command[0]} says: {' '.join((done.stderr or done.stdout).split())}")
-    return done.stdout
 
 
 def parse(text: str) -> list[NodeGroup]:

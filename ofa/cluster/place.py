@@ -7,16 +7,14 @@ import hashlib
 import os
 import re
 import socket
-import subprocess
 from dataclasses import dataclass
 
 import submitit
 
+from ofa.cluster.slurm import ask
+
 PORTS = (20000, 32000)
 """From the first to before the last: below those that systems give to connections, any of which may be taken."""
-
-PATIENCE = 60.0
-"""Seconds that the controller is given to answer."""
 
 
 @dataclass(frozen=True)
@@ -76,22 +74,6 @@ def address(node: str) -> str:
         socket.getaddrinfo(node, None)
         return node
     except OSError:
-        shown = slurm("show", "node", "-o", node)
+        shown = ask("scontrol", "show", "node", "-o", node)
     found = re.search(r"\bNodeAddr=(\S+)", shown)
     return found[1] if found else node
-
-
-def slurm(*arguments: str) -> str:
-    """What `scontrol` prints.
-
-    Raises:
-        OSError: it fails, with its words.
-    """
-    command = ["scontrol", *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    except subprocess.TimeoutExpired:
-        raise OSError(f"{' '.join(command)} did not answer within {PATIENCE:.0f} s") from None
-    if done.returncode:
-        raise OSError(f"{' '.join(command)}: {' '.join((done.stderr or done.stdout).split())}")
-    return done.stdout

@@ -23,6 +23,7 @@ from ofa.cluster.attempt import Command, JobTask
 from ofa.cluster.command import ScriptCall, check
 from ofa.cluster.errors import SubmitError
 from ofa.cluster.resources import Resources
+from ofa.cluster.slurm import SlurmError, ask
 from ofa.cluster.snapshot import Code
 from ofa.cluster.verdict import Limits
 from ofa.run_files import RunFolderError, read_json, write_json
@@ -105,8 +106,8 @@ def ask_slurm(chain: Sequence[Link], folder: Path, code: Code) -> None:
             file.write(_script(link, folder, code, None))
             file.flush()
             try:
-                partitions.ask("sbatch", "--test-only", file.name)
-            except SubmitError as error:
+                ask("sbatch", "--test-only", file.name)
+            except SlurmError as error:
                 if partitions.BUSY not in str(error):
                     raise SubmitError(f"{link.calls[0].name}: {error}") from None
 
@@ -130,8 +131,8 @@ def submit(chain: Sequence[Link], folder: Path, code: Code) -> list[Submitted]:
             new = _submit_link(link, folder, code, None if before is None else f"afterok:{before}")
         except (subprocess.SubprocessError, FailedJobError, OSError) as error:
             for one in done:
-                with contextlib.suppress(SubmitError):
-                    partitions.ask("scancel", one.job)
+                with contextlib.suppress(SlurmError):
+                    ask("scancel", one.job)
             raise SubmitError(f"{link.calls[0].name}: {' '.join(str(error).split())}; nothing is queued") from error
         before = new[0].job.split("_")[0]
         for one in new:

@@ -151,7 +151,7 @@ class Cluster:
             cwd=cwd or self.folder,
             capture_output=True,
             text=True,
-            timeout=processes.TIMEOUT,
+            timeout=PATIENCE * 15,
             check=False,
         )
         return processes.checked(done, check)

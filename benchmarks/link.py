@@ -10,7 +10,8 @@ together; its backward; the update of the two together with a free cable, and wi
 What is asked (PERF-26): with overlap the limited step takes at most 0.8 of computing and sending one after the other.
 On CPUs that is missed for a reason that no setting of ours mends: DeepSpeed overlaps through CUDA streams, and sums
 gradients of a CPU where they are made, while the backward waits. So `holds` says `known`, and the exit status is 1 only
-if a step takes more than `SERIAL` of the sum, or sends more bytes than its formula and TCP's headers say.
+if a limited step takes more than `SERIAL` of a step with a free cable and the sending, added (two ranks on shared cores
+wait for each other, which computing alone does not show), or sends more bytes than its formula and TCP's headers say.
 """
 
 from __future__ import annotations
@@ -33,8 +34,11 @@ from benchmarks.hosts import INTERFACE, Host, missing, two_hosts
 from ofa.config import CHECKOUT
 from ofa.tables import table
 
-WANTED, SERIAL = 0.8, 1.25
-"""Of the time of computing and of sending, added: what overlap should leave, and what nothing should exceed."""
+WANTED = 0.8
+"""Of the time of computing and of sending, added: what overlap should leave."""
+
+SERIAL = 1.1
+"""Of the time of a step with a free cable and of sending, added: what no step should exceed."""
 
 BYTES = 1.07
 """Of the formula's at most: 4.6 % of headers, 2.2 % of acknowledgements."""
@@ -187,27 +191,29 @@ def together(workers: Sequence[Worker], what: str) -> dict[str, float]:
 def figures(rounds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Medians over rounds; ratios within a round."""
     medians = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
-    shares = {
-        name: statistics.median(one[name] / (one["computing"] + one["sending"]) for one in rounds)
-        for name in ("limited", "limited_with_overlap")
-    }
+
+    def share(step: str, other: str) -> float:
+        return statistics.median(one[step] / (one[other] + one["sending"]) for one in rounds)
+
     return {
         "median": medians,
-        "share_of_sum": shares["limited"],
-        "share_of_sum_with_overlap": shares["limited_with_overlap"],
+        "share_of_sum_with_overlap": share("limited_with_overlap", "computing"),
+        "share_of_sum": share("limited", "computing"),
+        "share_of_free_and_sending": max(share(step, "free") for step in ("limited", "limited_with_overlap")),
         "bytes_over_formula": statistics.median(one["sent"] / one["formula"] for one in rounds),
     }
 
 
 def verdicts(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """By figure: what is wanted, and `yes`, `known` or `NO`."""
-    overlap, serial = found["share_of_sum_with_overlap"], found["share_of_sum"]
+    overlap, serial = found["share_of_sum_with_overlap"], found["share_of_free_and_sending"]
+    is_serial = serial <= SERIAL
     return {
         "share_of_sum_with_overlap": (
             f"at most {WANTED:g}",
-            "yes" if overlap <= WANTED else "known" if overlap <= SERIAL else "NO",
+            "yes" if overlap <= WANTED else "known" if is_serial else "NO",
         ),
-        "share_of_sum": (f"at most {SERIAL:g}", "yes" if serial <= SERIAL else "NO"),
+        "share_of_free_and_sending": (f"at most {SERIAL:g}", "yes" if is_serial else "NO"),
         "bytes_over_formula": (f"at most {BYTES:g}", "yes" if found["bytes_over_formula"] <= BYTES else "NO"),
     }
 

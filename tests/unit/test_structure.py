@@ -215,7 +215,7 @@ def test_relative_links_lead_somewhere(path):
 
 def test_the_tests_that_the_guarantees_name_are_there():
     named = re.findall(
-        r"`((?:unit|dist|e2e|parity|benchmarks)/[\w/]+\.py)`", (CHECKOUT / "ofa" / "README.md").read_text()
+        r"`((?:unit|dist|e2e|parity|multinode|benchmarks)/[\w/]+\.py)`", (CHECKOUT / "ofa" / "README.md").read_text()
     )
     assert len(named) > 20
     roots = {name: CHECKOUT if name.startswith("benchmarks") else CHECKOUT / "tests" for name in named}

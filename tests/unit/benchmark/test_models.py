@@ -1,6 +1,7 @@
 """Which models are compared, what they are known by, and what is refused before anything is timed."""
 
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 import zstandard
 
-from ofa.benchmark.measure import Setting, measure_memory, measure_times
+from ofa.benchmark.measure import Setting, measure_memory, measure_times, turn
 from ofa.benchmark.models import (
     FP32,
     INT8,
@@ -111,6 +112,18 @@ def test_all_runtimes_are_timed_at_all_sizes_and_weighed(known):
     assert [one.size for one in found if one.place == places[0]] == [(1, 1, 8), (1, 2, 8), (1, 1, 16), (1, 2, 16)]
     assert len(found) == 4 * len(places) and all(len(one.seconds) == 2 and min(one.seconds) > 0 for one in found)
     assert held.keys() == {"opened", "peak"} and held["peak"] >= held["opened"]
+
+
+def test_a_turn_is_a_call_that_is_not_timed_and_one_that_is():
+    calls = []
+
+    def work(batch):
+        calls.append(batch)
+        if len(calls) % 2:  # the first of a turn is slow, as after another model's
+            time.sleep(0.5)
+
+    one = turn(work, "rows")
+    assert one(0) < 0.4 and one(1) < 0.4 and calls == ["rows"] * 4
 
 
 def test_a_fresh_process_gives_back_what_is_raised_and_its_end_is_said():

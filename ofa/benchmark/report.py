@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ofa.benchmark.scoring import Scores
 from ofa.benchmark.speed import Measured, Speedup, missing, noise, remarks
 from ofa.files import ZSTD_LEVEL
 from ofa.run_folder import surroundings
+from ofa.runtimes.extras import version
 from ofa.runtimes.formats import FORMATS
 from ofa.tables import markdown_rows, table
 from ofa.timing import percentiles
@@ -95,7 +95,7 @@ def _timed(times: Any, speedup: Speedup | None) -> dict[str, Any]:
 
 def _runtime_versions(models: Sequence[Model]) -> dict[str, str]:
     forms = dict.fromkeys(model.place.runtime for model in models if model.place.runtime in FORMATS)
-    return {name: metadata.version(name) for name in (FORMATS[form].packages[-1] for form in forms)}
+    return {name: version(name) for name in (FORMATS[form].packages[-1] for form in forms)}
 
 
 def console(found: Benchmark) -> str:

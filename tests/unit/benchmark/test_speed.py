@@ -1,6 +1,7 @@
 """What times say, by times that are known: speed-ups, their refusal, noise, and zeros that bring nothing."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from ofa.benchmark.models import FP32, INT8, SIMULATED, Model, Place
 from ofa.benchmark.report import Benchmark, as_json, console, markdown
 from ofa.benchmark.scoring import Scores
 from ofa.benchmark.speed import Measured, missing, noise, remarks
+from ofa.runtimes.formats import FORMATS
 
 EVEN = (1.0, 1.01, 0.99, 1.0, 1.0, 1.02, 1.0, 1.0)
 """Seconds of the dense model on a quiet machine."""
@@ -167,6 +169,13 @@ def test_the_report_says_all_that_a_figure_depends_on():
     row = next(one for one in markdown(benchmark).splitlines() if one.startswith("| int8 | ONNX Runtime | int8 | 0.7"))
     assert "| 6.00 (6.00-6.00) | 3.00 (3.00-3.00) |" in row
     assert picture(benchmark).startswith(b"\x89PNG") and picture(benchmark) == picture(benchmark)
+
+
+def test_a_runtime_of_a_distribution_of_another_name_has_its_version(tmp_path, monkeypatch):
+    (tmp_path / "of_another_name.py").write_text('__version__ = "1.2.3"\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], packages=("of_another_name",)))
+    assert as_json(whole(measured(DENSE, [1.0, 2.0])))["versions"]["of_another_name"] == "1.2.3"
 
 
 def test_without_scores_there_is_no_picture_and_the_table_says_so():

@@ -1,6 +1,9 @@
 """Which models are compared, what they are known by, and what is refused before anything is timed."""
 
+import operator
+import os
 import shutil
+import signal
 import time
 from dataclasses import replace
 
@@ -129,8 +132,12 @@ def test_a_turn_is_a_call_that_is_not_timed_and_one_that_is():
 def test_a_fresh_process_gives_back_what_is_raised_and_its_end_is_said():
     with pytest.raises(ValueError, match="invalid literal"):
         in_fresh_process(int, "x")
-    with pytest.raises(BenchmarkError, match="ended with status 3, most likely for want of memory"):
-        in_fresh_process(__import__("os")._exit, 3)
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback .*KeyError: 'lost'"):
+        in_fresh_process(operator.getitem, {}, "lost")
+    with pytest.raises(BenchmarkError, match="ended with status 3, without a word$"):
+        in_fresh_process(os._exit, 3)
+    with pytest.raises(BenchmarkError, match="ended with status -9, most likely for want of memory"):
+        in_fresh_process(signal.raise_signal, signal.SIGKILL)
 
 
 # ---- scores -----------------------------------------------------------------------------------------------------

@@ -131,11 +131,21 @@ def test_only_the_sizes_without_a_gain_are_named():
 
 def test_a_machine_that_is_not_quiet_tells_nothing_of_zeros():
     """PERF-34: the interval of the median decides, not the median."""
-    models, up, down = [DENSE[0], model("sparse", zeros=800)], (1.0, 2.0, 1.0, 2.0), (2.0, 1.0, 2.0, 1.0)
+    models, up, down = [DENSE[0], model("sparse", zeros=800)], (1.0, 2.0) * 4, (2.0, 1.0) * 4
     times = [Times(one.place, 1, 8, 128, own) for one, own in zip(models, (up, down), strict=True)]
     said = remarks(Measured(models, "dense", times))
     assert "cannot be told: 1.25 (with 95 % confidence 0.50 to 2.00)" in said[0] and "no speed" not in said[0]
     assert "not quiet: neighbouring rounds of one model differ by up to 2.00 times" in said[1]
+
+
+@pytest.mark.parametrize("rounds", [2, 5])
+def test_so_few_rounds_tell_nothing_of_zeros(rounds):
+    """PERF-34: with 95 % confidence, as is said of six."""
+    models = [DENSE[0], model("sparse", zeros=800)]
+    (said,) = remarks(measured(models, [1.0, 1.0], rounds=EVEN[:rounds]))
+    assert said == f"sparse on torch: whether 80.0% zeros bring speed cannot be told of {rounds} rounds"
+    (said,) = remarks(measured(models, [1.0, 1.0], rounds=EVEN[:6]))
+    assert "80.0% zeros bring no speed: 1.00 (with 95 % confidence" in said
 
 
 @pytest.mark.parametrize("other", [{"precision": INT8}, {"weights": 100}])

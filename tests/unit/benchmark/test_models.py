@@ -1,5 +1,6 @@
 """Which models are compared, what they are known by, and what is refused before anything is timed."""
 
+import json
 import operator
 import os
 import shutil
@@ -31,6 +32,7 @@ from ofa.export.hf import ExportError
 from ofa.export.weights import read_weights
 from ofa.files import zstd_size
 from ofa.inference import load
+from ofa.runtimes.export_file import EXPORT_FILE
 from tests.commands import flip
 from tests.inference_cases import ROWS, write_case
 
@@ -69,13 +71,14 @@ def test_folders_of_sweeps_have_equal_signs_in_their_names(folders, tmp_path, mo
 
 
 def test_zeros_precision_and_sizes_are_those_of_the_files(folders, known):
-    """OFA-37 as the report has it: the zeros of an export are the model's at least."""
+    """OFA-37 as the report has it: the zeros of an export are the model's; its file has these at least."""
     zeros = {name: known[name, "torch"].zeros for name in ("dense", "sparse", "int8")}
     folder = folders.project / "sparse" / "model"
     scoped = [w for name, w in read_weights(folder) if w.dim() == 2 and ("encoder" in name or "pooler" in name)]
     assert zeros["sparse"] == sum(int((w == 0).sum()) for w in scoped) and zeros["dense"] == 0
     assert known["sparse", "torch"].weights == sum(w.numel() for w in scoped)
-    assert known["sparse", "onnx"].zeros == zeros["sparse"] and known["int8", "onnx"].zeros >= zeros["int8"]
+    assert known["sparse", "onnx"].zeros == known["sparse", "onnx"].file_zeros == zeros["sparse"]
+    assert known["int8", "onnx"].zeros == zeros["int8"] <= known["int8", "onnx"].file_zeros
     precisions = {key: one.precision for key, one in known.items()}
     assert precisions["sparse", "onnx"] == precisions["dense", "torch"] == FP32
     assert (precisions["int8", "torch"], precisions["int8", "onnx"]) == (SIMULATED, INT8)
@@ -85,6 +88,17 @@ def test_zeros_precision_and_sizes_are_those_of_the_files(folders, known):
     )
     assert known["dense", "torch"].zstd_bytes > known["sparse", "torch"].zstd_bytes
     assert known["dense", "torch"].came_from == known["dense", "openvino"].came_from
+
+
+def test_zeros_of_an_export_are_the_models_and_its_files_beside_them(folders, tmp_path):
+    export = shutil.copytree(folders.project / "int8" / "onnx", tmp_path / "onnx")
+    said = json.loads((export / EXPORT_FILE).read_text())
+    said["zeros"] |= {"weights": 1000, "model": 800, "file": 803}
+    (export / EXPORT_FILE).write_text(json.dumps(said))
+    (place,) = places_of([str(export)])
+    found = described(place)
+    assert (found.weights, found.zeros, found.file_zeros) == (1000, 800, 803)
+    assert (found.sparsity, found.file_sparsity) == (0.8, 0.803)
 
 
 def test_the_packed_size_is_that_of_the_packed_file(tmp_path):

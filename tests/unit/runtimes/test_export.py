@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnxruntime
 import openvino
 import pytest
 from scipy import stats
@@ -34,7 +33,7 @@ from ofa.runtimes.reference import reference
 from ofa.runtimes.sample import Rows, sample_for
 from ofa.runtimes.source import open_source
 from tests.commands import edit, flip, tree
-from tests.runtime_cases import calibrate, sparse
+from tests.runtime_cases import calibrate, integer_products, optimised, sparse
 from tests.task_parts import ARCHITECTURES, KINDS, save_model, small_model
 
 ONNX, ROWS = FORMATS["onnx"], Rows(24)
@@ -143,20 +142,11 @@ def test_equal_models_give_equal_bytes_without_paths(made, name):
     assert b"site-packages" not in data and b".py" not in data and str(made).encode() not in data
 
 
-INTEGER_PRODUCTS = {"MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "DynamicQuantizeMatMul"}
-
-
 def test_onnx_runtime_has_integer_kernels_for_every_linear(whole, tmp_path):
     """Pooler and classifier too; what is left in floats are the products of attention."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    onnxruntime.InferenceSession(whole / "onnx" / "model.onnx", options, providers=["CPUExecutionProvider"])
-    nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
+    nodes = optimised(whole / "onnx" / "model.onnx", tmp_path)
     linears = read_scales(whole / "model" / QUANTIZATION_FILE).modules
-    products = [node for node in nodes if node.op_type in INTEGER_PRODUCTS]
-    weights = [name for node in products for name in node.input if "weight_int8" in name]
+    weights = [name for inputs in integer_products(nodes) for name in inputs if "weight_int8" in name]
     assert sorted(weights) == sorted(f"{name}.weight_int8" for name in linears)
     assert not {"Gemm", "FusedGemm", "DequantizeLinear"} & {node.op_type for node in nodes}
 

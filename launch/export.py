@@ -1,4 +1,4 @@
-"""Export a model: of a run's checkpoint, also while the run goes on or after it was given up; or for a runtime.
+"""Export a model: of a pre-training run's checkpoint, also while it goes on or was given up; or for a runtime.
 
 python launch/export.py runs/ofa_90                          # newest checkpoint -> runs/ofa_90/model
 python launch/export.py runs/ofa_90 --checkpoint runs/ofa_90/checkpoints/step-00050000 --output at_50k
@@ -23,7 +23,13 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common.launcher_arguments()],
     )
-    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="a run folder; with --format also a model")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        metavar="DIR",
+        help="the folder of a run that pre-trains; with --format a task model, or the folder of its run",
+    )
     parser.add_argument(
         "--from-reference",
         type=Path,

@@ -196,6 +196,7 @@ def test_the_command_writes_it_for_a_runtime(tasks, quantised, name):
     ("arguments", "status", "words"),
     [
         (["tuned", "--format", "onnx", "--precision", "int8"], 1, ["no model that was trained in 8 bits"]),
+        (["tuned"], 1, ["tuned is a run that fine-tunes a model", "its model, tuned/model", "--format"]),
         (["tuned", "--rows", "9"], 2, ["--rows is for a runtime: give --format onnx or openvino too"]),
         (["tuned", "--format", "onnx", "--checkpoint", "x"], 2, ["neither --from-reference nor --checkpoint"]),
         (["base", "--format", "onnx", "--output", "out"], 1, ["base is BertForPreTraining", "launch/finetune.py"]),

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -137,8 +138,15 @@ def test_other_answers_are_found(made, value, expected):
     assert kinds(made / "onnx-fp32") == [expected]
 
 
+def test_evaluation_names_what_scores_an_export(made):
+    for more in ((), ("--data", "anywhere")):
+        answer = command("evaluate.py", made / "onnx-int8", *more, cwd=made)
+        (line,) = answer.lines_of_error()
+        assert answer.status == 1 and "was exported to a runtime: python launch/benchmark.py" in line
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", QUANTIZATION_FILE])
-def test_an_export_of_an_earlier_model_is_stale(made, name):
+def test_an_export_of_an_earlier_model_is_stale(made, name, monkeypatch):
     """Weights, and in int8 scales; the words renew it, and nobody is served from it."""
     flip(made / "model" / name)
     assert kinds(made / "onnx-int8") == [("stale-export", "model.onnx")]
@@ -146,6 +154,10 @@ def test_an_export_of_an_earlier_model_is_stale(made, name):
     words = f"launch/export.py {made / 'model'} --format onnx --precision int8 --output {made / 'onnx-int8'}"
     with pytest.raises(ExportError, match=f"onnx-int8 is stale: .*{words}"):
         load(made / "onnx-int8")
+    monkeypatch.chdir(made / "onnx-int8")
+    assert kinds(Path()) == [("stale-export", "model.onnx")]
+    with pytest.raises(ExportError, match=f"is stale: .*{words}"):
+        load(".")
     (made / "elsewhere").mkdir()
     shutil.move(made / "onnx-int8", made / "elsewhere" / "onnx")
     assert kinds(made / "elsewhere" / "onnx") == []

@@ -12,10 +12,13 @@ import onnx
 import onnxruntime
 import openvino
 import pytest
+import safetensors
+import safetensors.torch
 from scipy import stats
 
 from ofa.export.hf import ExportError
 from ofa.export.quantization_file import QUANTIZATION_FILE, QuantizationFileError, read_scales
+from ofa.export.recipe_file import fingerprint_of_file
 from ofa.models.adapters import scope
 from ofa.runtimes.compare import (
     IN_FLOATS,
@@ -287,6 +290,48 @@ def test_int8_needs_scales(folder):
         exported(folder, precision="int8")
     _, said = exported(folder)
     assert said["precision"] == "fp32"
+
+
+def scaled(folder, ending, factor):
+    """Multiply scales of a model."""
+    with safetensors.safe_open(str(folder / QUANTIZATION_FILE), framework="pt") as file:
+        tensors, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    changed = {name: factor * one if name.endswith(ending) else one for name, one in tensors.items()}
+    safetensors.torch.save_file(changed, folder / QUANTIZATION_FILE, about)
+
+
+def with_recipe(folder, **more):
+    """Put a recipe beside a model."""
+    sums = {name: fingerprint_of_file(folder / name) for name in ("model.safetensors", QUANTIZATION_FILE)}
+    recipe = {"format": "sparse-ofa-recipe", "version": 1, "steps": 9, "scope": {"tensors": {}}, "files": sums}
+    (folder / "recipe.json").write_text(json.dumps(recipe | more))
+
+
+def test_scales_of_other_weights_are_refused(folder):
+    """The runtime and torch would agree on what they make of them."""
+    scaled(folder, ".weight_scale", 0.05)
+    with pytest.raises(QuantizationFileError, match=r"its largest weight is .* scales, and int8 ends at 128"):
+        exported(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", QUANTIZATION_FILE])
+def test_files_that_the_recipe_does_not_know_are_refused(folder, name):
+    """A scale of an input fits any weight: its sum alone tells."""
+    with_recipe(folder)
+    exported(folder, precision="fp32")
+    scaled(folder, ".input_scale", 0.05) if name == QUANTIZATION_FILE else flip(folder / name)
+    with pytest.raises(ExportError, match=f"{name} is not the file that its recipe.json lists .*launch/verify.py"):
+        exported(folder)
+
+
+def test_a_model_that_lost_its_scales_is_not_taken_for_one_of_fp32(folder):
+    with_recipe(folder, quantization={"bits": 8})
+    (folder / QUANTIZATION_FILE).unlink()
+    for precision in (None, "int8"):
+        with pytest.raises(QuantizationFileError, match="copy the file from .* or export .* with --precision fp32"):
+            exported(folder, precision=precision)
+    assert exported(folder, precision="fp32")[1]["precision"] == "fp32"
 
 
 def test_other_folders_are_refused(made, tmp_path):

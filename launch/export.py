@@ -56,7 +56,9 @@ def arguments() -> argparse.Namespace:
         runtimes,
         task="whose rows it is compared on (default: the one that it was fine-tuned on, if its files are here)",
     )
-    runtimes.add_argument("--rows", type=common.positive, metavar="N", help="rows it is compared on (default: 200)")
+    runtimes.add_argument(
+        "--rows", type=common.positive, metavar="N", help="rows it is compared on (default: all, up to 1000)"
+    )
     given = parser.parse_args()
     if (given.folder is None) == (given.from_reference is None):
         parser.error("give a run folder, or a folder with --from-reference")
@@ -91,7 +93,7 @@ def export() -> None:
 def to_runtime() -> None:
     """Export for a runtime and say what it was held against."""
     output = OPTIONS.output or default_output(OPTIONS.folder, OPTIONS.format)
-    rows = Rows(OPTIONS.rows or Rows.count, OPTIONS.task, OPTIONS.path, OPTIONS.overrides or ())
+    rows = Rows(OPTIONS.rows, OPTIONS.task, OPTIONS.path, OPTIONS.overrides or ())
     wanted = Wanted(FORMATS[OPTIONS.format], OPTIONS.precision, rows)
     print(*export_lines(output, export_to_runtime(OPTIONS.folder, output, wanted)), sep="\n")
 

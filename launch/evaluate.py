@@ -90,6 +90,16 @@ def show_task() -> None:
         print(f"results: {OPTIONS.results}")
 
 
+def main() -> None:
+    """Score, unless it is an export."""
+    if is_export(Path(OPTIONS.model).expanduser()):
+        raise ValueError(
+            f"{OPTIONS.model} was exported to a runtime: python launch/benchmark.py {OPTIONS.model} --task TASK "
+            "--path DIR scores it there; this command scores the model folder that it was made from"
+        )
+    (show_masked_lm if OPTIONS.data else show_task)()
+
+
 if __name__ == "__main__":
     OPTIONS = arguments()
     common.only_first_rank()
@@ -97,6 +107,7 @@ if __name__ == "__main__":
         os.environ["WORLD_SIZE"] = "1"  # the rank that stays works alone
     from ofa.downstream.evaluate_model import evaluate_model, evaluation_table  # after the arguments: it takes seconds
     from ofa.evaluate import evaluate_folder
+    from ofa.runtimes.export_file import is_export
     from ofa.tables import result_table
 
-    common.main_wrapper(show_masked_lm if OPTIONS.data else show_task)
+    common.main_wrapper(main)

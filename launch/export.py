@@ -1,4 +1,4 @@
-"""Export a model: of a run's checkpoint, also while the run goes on or after it was given up; or for a runtime.
+"""Export a model: of a pre-training run's checkpoint, also while it goes on or was given up; or for a runtime.
 
 python launch/export.py runs/ofa_90                          # newest checkpoint -> runs/ofa_90/model
 python launch/export.py runs/ofa_90 --checkpoint runs/ofa_90/checkpoints/step-00050000 --output at_50k
@@ -23,7 +23,13 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common.launcher_arguments()],
     )
-    parser.add_argument("folder", type=Path, nargs="?", metavar="DIR", help="a run folder; with --format also a model")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        metavar="DIR",
+        help="the folder of a run that pre-trains; with --format a task model, or the folder of its run",
+    )
     parser.add_argument(
         "--from-reference",
         type=Path,
@@ -50,7 +56,9 @@ def arguments() -> argparse.Namespace:
         runtimes,
         task="whose rows it is compared on (default: the one that it was fine-tuned on, if its files are here)",
     )
-    runtimes.add_argument("--rows", type=common.positive, metavar="N", help="rows it is compared on (default: 200)")
+    runtimes.add_argument(
+        "--rows", type=common.positive, metavar="N", help="rows it is compared on (default: all, up to 1000)"
+    )
     given = parser.parse_args()
     if (given.folder is None) == (given.from_reference is None):
         parser.error("give a run folder, or a folder with --from-reference")
@@ -85,7 +93,7 @@ def export() -> None:
 def to_runtime() -> None:
     """Export for a runtime and say what it was held against."""
     output = OPTIONS.output or default_output(OPTIONS.folder, OPTIONS.format)
-    rows = Rows(OPTIONS.rows or Rows.count, OPTIONS.task, OPTIONS.path, OPTIONS.overrides or ())
+    rows = Rows(OPTIONS.rows, OPTIONS.task, OPTIONS.path, OPTIONS.overrides or ())
     wanted = Wanted(FORMATS[OPTIONS.format], OPTIONS.precision, rows)
     print(*export_lines(output, export_to_runtime(OPTIONS.folder, output, wanted)), sep="\n")
 

@@ -11,7 +11,7 @@ An alternative was omegaconf or hydra: they bring their own command line, and De
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -106,6 +106,7 @@ __all__ = [
     "differences",
     "find",
     "kind_of",
+    "kind_of_values",
     "load",
     "load_one_of",
     "parse",
@@ -196,7 +197,7 @@ def load_one_of(kinds: Sequence[type[ConfigT]], name: str | Path, overrides: lis
 
 def _refuse_another_kind(kind: type[Section], values: dict[str, Any], path: Path) -> None:
     """A config of the other kind would give an error for each of its keys."""
-    found = _kind_of(values)
+    found = kind_of_values(values)
     if found is not None and issubclass(kind, Section) and kind in USES and found is not kind:
         raise ConfigError(f"{path} {USES[found]} --config")
 
@@ -207,10 +208,10 @@ def kind_of(name: str | Path) -> type[Section] | None:
     Raises:
         ConfigError: it is not there, or cannot be read.
     """
-    return _kind_of(_read_with_bases(find(name), seen=()))
+    return kind_of_values(_read_with_bases(find(name), seen=()))
 
 
-def _kind_of(values: dict[str, Any]) -> type[Section] | None:
+def kind_of_values(values: Mapping[str, Any]) -> type[Section] | None:
     """What a config is for, by the sections that only its kind has; None where it has none of them."""
     return next((kind for keys, kind in KEYS.items() if values.keys() >= set(keys)), None)
 

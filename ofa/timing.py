@@ -53,17 +53,19 @@ def ratios(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(found), "p10": found[round(0.1 * last)], "p90": found[round(0.9 * last)]}
 
 
-def median_interval(one: Sequence[float], other: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+def median_interval(
+    one: Sequence[float], other: Sequence[float], confidence: float = 0.95
+) -> tuple[float, float] | None:
     """Between which values the median of one[i] / other[i] lies, whatever the distribution of the ratios: two of them,
-    of equal rank from both ends (the sign test's interval; of few rounds all that there is)."""
+    of equal rank from both ends (the sign test's interval). None: of so few rounds none has that confidence, not even
+    from the least to the largest, which leave out the median with a chance of 2 / 2^n; 95 % need 6."""
     found = sorted(a / b for a, b in zip(one, other, strict=True))
     number = len(found)
     below, rank = 1.0, 0  # ways of 2^n in which at most `rank` ratios lie below the median
     while 2 * below <= (1 - confidence) * 2**number:
         rank += 1
         below += math.comb(number, rank)
-    rank = max(0, rank - 1)
-    return found[rank], found[number - 1 - rank]
+    return (found[rank - 1], found[number - rank]) if rank else None
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:

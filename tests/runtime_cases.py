@@ -1,5 +1,7 @@
 """Small sparse task models to be exported to runtimes, with scales where they are to compute in 8 bits."""
 
+import onnx
+import onnxruntime
 import torch
 
 from ofa.config import QuantizationConfig
@@ -41,3 +43,21 @@ def calibrate(folder, model, kind="classification", **settings):
     quantisers = calibrated(model, batch, kind, **settings)
     (folder / QUANTIZATION_FILE).write_bytes(encode_scales(quantisers.scales()))
     quantisers.remove()
+
+
+def optimised(path, scratch):
+    """Nodes of the graph that ONNX Runtime makes of a file."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(scratch / "optimised.onnx")
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnx.load(scratch / "optimised.onnx").graph.node
+
+
+INTEGER_PRODUCTS = {"MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "DynamicQuantizeMatMul"}
+
+
+def integer_products(nodes):
+    """Names of what each product that is computed in integers reads."""
+    return [list(node.input) for node in nodes if node.op_type in INTEGER_PRODUCTS]

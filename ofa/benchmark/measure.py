@@ -74,7 +74,7 @@ def measure_times(places: Sequence[Place], setting: Setting, threads: int) -> li
         for batch in setting.batches:
             began = time.monotonic()
             works = {
-                place: _turn(predictor.outputs_of, random_batch(predictor, batch, length, setting.seed))
+                place: turn(predictor.outputs_of, random_batch(predictor, batch, length, setting.seed))
                 for place, predictor in predictors.items()
             }
             with torch.no_grad():
@@ -85,12 +85,14 @@ def measure_times(places: Sequence[Place], setting: Setting, threads: int) -> li
     return found
 
 
-def _turn(work: Callable[[Any], object], batch: Any) -> Callable[[int], float]:
-    def turn(_: int) -> float:
+def turn(work: Callable[[Any], object], batch: Any) -> Callable[[int], float]:
+    """A work of `ofa.timing.interleaved`: seconds of the second of two calls."""
+
+    def one(_: int) -> float:
         work(batch)
         return timed(lambda: work(batch))
 
-    return turn
+    return one
 
 
 def measure_memory(place: Place, setting: Setting) -> dict[str, int]:

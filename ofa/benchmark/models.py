@@ -74,9 +74,11 @@ class Model:
     longest: int
     """Tokens of its longest row."""
     weights: int
-    """Of the scope (`ofa.models.adapters.scope`), as the file holds them."""
+    """Of the scope (`ofa.models.adapters.scope`)."""
     zeros: int
-    """Among these."""
+    """Among these, of the model before it is rounded to 8 bits: what was pruned."""
+    file_zeros: int
+    """Among these, as the file holds them: also those that int8 rounds to 0, some in a hundred of a dense model."""
     file_bytes: int
     """Of what its runtime reads, without tokenizer and JSON."""
     zstd_bytes: int
@@ -86,8 +88,13 @@ class Model:
 
     @property
     def sparsity(self) -> float:
-        """Share of zeros."""
+        """Share of zeros, before any rounding."""
         return self.zeros / self.weights if self.weights else 0.0
+
+    @property
+    def file_sparsity(self) -> float:
+        """The same of the file."""
+        return self.file_zeros / self.weights if self.weights else 0.0
 
     def answers(self) -> str:
         """What it says of a text: `classification into negative, positive`."""
@@ -157,9 +164,9 @@ def described(place: Place) -> Model:
         return _of_torch(place, predictor)
     found, folder = read_export(Path(place.folder)), Path(place.folder)
     files = [folder / name for name in runtime_files(found)]
-    zeros = found["zeros"]["weights"], found["zeros"]["file"]
+    counts = found["zeros"]["weights"], found["zeros"]["model"], found["zeros"]["file"]
     came_from = {name: one for name, one in found["model"].items() if name != QUANTIZATION_FILE}
-    return _model(place, predictor, found["precision"], False, zeros, files, came_from)
+    return _model(place, predictor, found["precision"], False, counts, files, came_from)
 
 
 def _of_torch(place: Place, predictor: Predictor) -> Model:
@@ -167,7 +174,8 @@ def _of_torch(place: Place, predictor: Predictor) -> Model:
     files, scales = weight_files(folder), folder / QUANTIZATION_FILE
     model = load_task_model(place.folder, predictor.kind)
     weights = scope(model).values()
-    counts = sum(one.numel() for one in weights), sum(one.numel() - int(one.count_nonzero()) for one in weights)
+    zeros = sum(one.numel() - int(one.count_nonzero()) for one in weights)
+    counts = sum(one.numel() for one in weights), zeros, zeros
     stock = type(model).__module__.startswith("transformers.")
     came_from = {path.name: fingerprint_of_file(path) for path in files}
     if scales.is_file():
@@ -180,7 +188,7 @@ def _model(
     predictor: Predictor,
     precision: str,
     stock: bool,
-    counts: tuple[int, int],
+    counts: tuple[int, int, int],
     files: Sequence[Path],
     came_from: Mapping[str, str],
 ) -> Model:

@@ -7,6 +7,8 @@ done nothing else. A pool would keep its worker, and leave it behind where this 
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import ParamSpec, TypeVar
@@ -22,6 +24,7 @@ def in_fresh_process(function: Callable[Given, Result], *given: Given.args, **na
 
     Raises:
         BenchmarkError: the process was killed. A ValueError or OSError of the function passes through.
+        RuntimeError: any other of its exceptions, with its traceback.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -33,8 +36,7 @@ def in_fresh_process(function: Callable[Given, Result], *given: Given.args, **na
     except EOFError:
         process.join()
         raise BenchmarkError(
-            f"the process that measured has ended with status {process.exitcode}, most likely for want of memory: "
-            "measure fewer models at once, or smaller batches"
+            f"the process that measured has ended with status {process.exitcode}{_why(process.exitcode)}"
         ) from None
     except BaseException:
         process.terminate()
@@ -50,4 +52,13 @@ def _call(sender: Connection, function: Callable, given: tuple, named: dict) -> 
         answer = False, function(*given, **named)
     except (ValueError, OSError) as error:
         answer = True, error
+    except Exception as error:  # others may hold what cannot be pickled, and their frames are in this process
+        answer = True, RuntimeError("in the process that measured: " + "".join(traceback.format_exception(error)))
     sender.send(answer)
+
+
+def _why(status: int | None) -> str:
+    """What to do about it."""
+    if status == -signal.SIGKILL:
+        return ", most likely for want of memory: measure fewer models at once, or smaller batches"
+    return ", without a word"

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ofa.benchmark.scoring import Scores
 from ofa.benchmark.speed import Measured, Speedup, missing, noise, remarks
 from ofa.files import ZSTD_LEVEL
 from ofa.run_folder import surroundings
+from ofa.runtimes.extras import version
 from ofa.runtimes.formats import FORMATS
 from ofa.tables import markdown_rows, table
 from ofa.timing import percentiles
@@ -72,6 +72,7 @@ def _described(model: Model, found: Benchmark) -> dict[str, Any]:
         **place,
         **fields,
         "sparsity": model.sparsity,
+        "file_sparsity": model.file_sparsity,
         "memory_bytes": dict(found.memory[model.place.key]),
         "scores": None if scores is None else dict(scores),
     }
@@ -95,7 +96,7 @@ def _timed(times: Any, speedup: Speedup | None) -> dict[str, Any]:
 
 def _runtime_versions(models: Sequence[Model]) -> dict[str, str]:
     forms = dict.fromkeys(model.place.runtime for model in models if model.place.runtime in FORMATS)
-    return {name: metadata.version(name) for name in (FORMATS[form].packages[-1] for form in forms)}
+    return {name: version(name) for name in (FORMATS[form].packages[-1] for form in forms)}
 
 
 def console(found: Benchmark) -> str:
@@ -113,7 +114,7 @@ def markdown(found: Benchmark) -> str:
 def _tables(found: Benchmark) -> list[tuple[str, list[str], list[list[str]]]]:
     """Title, head and cells: what the models are, then a table for each size."""
     metric = (found.scores.metric or "score").replace("_", " ")
-    head = ["model", "runtime", "numbers", "weights", "zeros", "file MB", "zstd MB", "memory MB", metric]
+    head = ["model", "runtime", "numbers", "weights", "zeros", "in file", "file MB", "zstd MB", "memory MB", metric]
     rows = [_model_cells(model, found) for model in found.measured.models]
     parts = [("Models", head, rows)]
     timed = ["model", "runtime", "numbers", metric, "median ms", "p95 ms", "rows/s", "x stock dense", "x same runtime"]
@@ -130,6 +131,7 @@ def _model_cells(model: Model, found: Benchmark) -> list[str]:
         *_name_cells(model),
         f"{model.weights:,}",
         f"{model.sparsity:.1%}",
+        f"{model.file_sparsity:.1%}",
         *(f"{size / MEGABYTE:.1f}" for size in sizes),
         _score(model, found),
     ]
@@ -169,7 +171,8 @@ def _below(found: Benchmark) -> list[str]:
         "in which the models take turns, each with one call that does not count and one that does; a speed-up is the "
         f"median of the rounds' ratios (10 to 90 %), noise of one model between rounds {_noise(measured)}",
         f"rows: random words of seed {setting.seed}, no padding, equal for models of one vocabulary",
-        "weights: of the Linears that are pruned; memory: most that opening the model and a forward at batch "
+        "weights: of the Linears that are pruned; zeros: of the model, and in its file, where int8 rounds more of them "
+        "to 0; memory: most that opening the model and a forward at batch "
         f"{max(setting.batches)}, length {max(setting.lengths)} took above the packages; file: what the runtime reads, "
         f"and packed by zstd -{ZSTD_LEVEL}",
         f"{said['hardware']['device']}, {said['hardware']['cores']} cores, load {found.load:.1f} before; {versions}; "

@@ -122,7 +122,10 @@ def _of_zeros(model: Model, measured: Measured) -> list[str]:
     for size in measured.sizes():
         beside = measured.at(size)
         both = beside[twin.place.key].seconds, beside[place.key].seconds
-        gains[size] = (ratios(*both)["median"], *median_interval(*both))
+        interval = median_interval(*both)
+        if interval is None:
+            return [f"{place.in_words()}: whether {share} bring speed cannot be told of {len(both[0])} rounds"]
+        gains[size] = (ratios(*both)["median"], *interval)
     clear = {size: one for size, one in gains.items() if one[2] < GAIN}
     unclear = {size: one for size, one in gains.items() if one[1] <= 1.0 and one[2] >= GAIN}
     than = f"{twin.place.name} of the same sizes in {model.precision}"

@@ -10,7 +10,6 @@ that would read the training split and need a config, and a model that others ha
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,7 @@ from ofa.downstream.results import HOURS, append_row
 from ofa.downstream.task_data import OpenTask, Split, check_ids, check_length
 from ofa.downstream.write_predictions import write_predictions
 from ofa.export.hf import find_model_folder, is_run
-from ofa.export.recipe_file import RECIPE_FILE, RecipeFileError, fingerprint_of_file, read_recipe
+from ofa.export.recipe_file import fingerprint_of_file, recipe_beside
 from ofa.export.units import Units
 from ofa.export.weights import SINGLE
 from ofa.models.build import load_tokenizer
@@ -40,8 +39,6 @@ from ofa.models.task_training import TaskTeacher
 from ofa.run_files import read_json
 from ofa.run_folder import RunFolder, surroundings
 from ofa.tables import result_table
-
-LOG = logging.getLogger(__name__)
 
 NAMED_IN = "id2label of its config.json"
 """Where the classes of a finished model are named."""
@@ -153,13 +150,7 @@ def origin_of(init: str) -> Origin:
     Raises:
         RunFolderError: the run's record or result is damaged.
     """
-    place = side_file(init, RECIPE_FILE)
-    recipe: Mapping[str, Any] = {}
-    if place is not None:
-        try:
-            recipe = read_recipe(place.parent)
-        except RecipeFileError as error:
-            LOG.warning("not used: %s", error)
+    recipe = recipe_beside(init)
     config, result = recipe.get("config", {}), {}
     parent = Path(init).expanduser().resolve().parent
     if is_local(init) and is_run(parent):

@@ -16,6 +16,7 @@ from ofa.data.shards import Corpus
 from ofa.engine.checkpoint_files import read_checkpoint
 from ofa.export.hf import OF_A_COMMAND, export_model, is_model, is_run, not_a_folder
 from ofa.export.recipe_file import Parent, describe_run
+from ofa.export.run_kinds import of_another_kind
 from ofa.models.build import like_student
 from ofa.pruning.mask_set import unpack
 from ofa.recipe import Recipe
@@ -48,12 +49,15 @@ def export_checkpoint(run_folder: Path, output: Path, checkpoint: Path | None = 
         checkpoint: one of its step-* folders; None: the newest.
 
     Raises:
-        RunFolderError: no run, or none with a checkpoint.
+        RunFolderError: no run, none that pre-trains, or none with a checkpoint.
         CheckpointError: the checkpoint is damaged.
     """
     _check_run(run_folder)
     folder = RunFolder(run_folder)
     recorded = folder.recorded()
+    other = of_another_kind(run_folder, recorded, has_model=is_model(folder.model))
+    if other is not None:
+        raise RunFolderError(other)
     config = parse(RunConfig, recorded["config"], origin=str(folder.config))
     path = checkpoint or Checkpoints(folder.checkpoints, config.checkpoint).latest()
     if path is None:

@@ -26,6 +26,7 @@ from ofa.export.card import CARD_FILE, model_card
 from ofa.export.count import count
 from ofa.export.masks_file import MASKS_FILE, write_masks
 from ofa.export.recipe_file import RECIPE_FILE, describe_weights, encode_recipe, fingerprint_of_file
+from ofa.export.run_kinds import unfinished
 from ofa.export.targets import recorded_patterns
 from ofa.files import check_space, explained_space, new_folder, write_bytes, write_text
 from ofa.models.adapters import scope
@@ -149,7 +150,7 @@ def find_model_folder(path: str | Path) -> Path:
         if is_model(candidate):
             return candidate
     if is_run(path):
-        raise ExportError(f"{path} is a run that has not exported its model yet: continue it, or launch/export.py it")
+        raise ExportError(unfinished(path, _json_object(path / CONFIG_FILE)))
     raise ExportError(f"{path} is neither a run folder with model/ nor a model folder with a config.json")
 
 

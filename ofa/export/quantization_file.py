@@ -19,6 +19,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -130,6 +131,25 @@ def read_scales(path: Path) -> Scales:
     if any(len(operands) < len(OPERANDS) for operands in attentions.values()):
         raise QuantizationFileError(f"{path} lacks scales of an attention: it is damaged")
     return Scales(modules, attentions)
+
+
+def check_not_lost(recipe: Mapping[str, Any], name: str, path: Path | None, remedy: str = "") -> None:
+    """Refuse to take a model for one of fp32 because its scales did not come along.
+
+    Args:
+        recipe: recipe.json of the model; empty where it has none.
+        name: of the model, for messages.
+        path: of its scales; None, or of no file: it has none.
+        remedy: what else can be done than to copy them.
+
+    Raises:
+        QuantizationFileError: the recipe says that it was trained in 8 bits.
+    """
+    if "quantization" in recipe and (path is None or not path.is_file()):
+        raise QuantizationFileError(
+            f"{name} was trained in 8 bits, as its recipe.json says, and has no {QUANTIZATION_FILE}: copy the file "
+            f"from where the model came from{remedy}"
+        )
 
 
 def _names(tensors: Mapping[str, Tensor], side: str) -> list[str]:

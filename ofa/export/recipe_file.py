@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from torch import Tensor
 
 from ofa.config import TrainingConfig
 from ofa.export.count import ELEMENT_BITS, TensorCount
+from ofa.models.fetch import side_file
+
+LOG = logging.getLogger(__name__)
 
 RECIPE_FILE = "recipe.json"
 FORMAT = "sparse-ofa-recipe"
@@ -129,6 +133,22 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     if not isinstance(scope, dict) or not all(isinstance(x, dict) for x in (scope.get("tensors"), recipe.get("files"))):
         raise RecipeFileError(f"{path} does not say which tensors and files it is about")
     return recipe
+
+
+def recipe_beside(init: str) -> dict[str, Any]:
+    """The recipe of a model folder or hub id; empty where there is none, or none that can be read, which is said.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    place = side_file(init, RECIPE_FILE)
+    if place is None:
+        return {}
+    try:
+        return read_recipe(place.parent)
+    except RecipeFileError as error:
+        LOG.warning("not used: %s", error)
+        return {}
 
 
 def without_machine_paths(value: Any) -> Any:

@@ -43,6 +43,26 @@ class Tolerance:
         """How many of so many decisions may differ: more have a chance of 1 % where the share is met."""
         return int(binom.ppf(CONFIDENCE, decisions, 1 - self.equal_decisions)) if decisions else 0
 
+    def decisions_held(self, apart: Difference) -> bool | None:
+        """Whether enough decisions were seen and so large a share was equal; less may pass. None where nothing is asked
+        of them."""
+        share = apart.equal_decisions
+        if not self.equal_decisions or share is None:
+            return None
+        return apart.decisions >= FEWEST_DECISIONS and share >= self.equal_decisions
+
+    def doubt(self, apart: Difference) -> str | None:
+        """What to say where the decisions were not seen to be held."""
+        if self.decisions_held(apart) is not False:
+            return None
+        asked = f"{self.equal_decisions:.1%} equal decisions"
+        if apart.decisions < FEWEST_DECISIONS:
+            return f"{asked} are not shown: {apart.decisions} decisions are too few, at least {FEWEST_DECISIONS} tell"
+        return (
+            f"{asked} are not shown: {apart.equal_decisions:.2%} of {apart.decisions} are equal, which passes because "
+            "chance may do as much"
+        )
+
     def in_words(self, decisions: int) -> str:
         """`up to 0.25 of the largest logit for 99 % of them, 0.004 on average, and 4 of 200 decisions`"""
         size = f"up to {self.largest:.2g} of the largest logit" if self.largest is not None else ""
@@ -57,8 +77,14 @@ IN_FLOATS = Tolerance(mean=1e-5, largest=1e-4)
 NOISE_SHARE = 0.25
 """Of the mean difference that 8 bits make at all, how much an exported file may differ from training on average."""
 
+MOST_MEAN_IN_8_BITS = 0.02
+"""Of the largest logit: where 8 bits change a model by much, a share of that would let anything pass."""
+
 EQUAL_DECISIONS = 0.995
 CONFIDENCE = 0.99
+
+FEWEST_DECISIONS = 200
+"""Of which one may differ: fewer cannot show `EQUAL_DECISIONS`, whatever they are."""
 
 NEARLY_ALL = 0.99
 NEARLY_ALL_IN_8_BITS = 0.25
@@ -164,15 +190,9 @@ def difference(found: Answers, expected: Answers) -> Difference:
     return Difference(*sizes, decisions=expected.decisions.size, unequal=unequal)
 
 
-def tolerance_in_8_bits(expected: Answers, in_floats: Answers) -> Tolerance:
-    """From a model's own noise: what 8 bits change of its answers.
-
-    Args:
-        expected: what the model answers in 8 bits.
-        in_floats: what the same weights answer in fp32.
-    """
-    noise = difference(in_floats, expected)
-    mean = max(IN_FLOATS.mean, NOISE_SHARE * noise.mean / noise.magnitude)
+def tolerance_in_8_bits(noise: Difference) -> Tolerance:
+    """From a model's own noise: what the same weights answer in fp32, beside what it answers in 8 bits."""
+    mean = min(MOST_MEAN_IN_8_BITS, max(IN_FLOATS.mean, NOISE_SHARE * noise.mean / noise.magnitude))
     return Tolerance(mean, nearly_all=NEARLY_ALL_IN_8_BITS, equal_decisions=EQUAL_DECISIONS)
 
 

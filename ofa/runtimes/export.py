@@ -113,8 +113,8 @@ def export_to_runtime(folder: Path, output: Path, wanted: Wanted) -> dict[str, A
 
 def _write(building: Path, source: Source, sample: Sample, wanted: Wanted) -> dict[str, Any]:
     """The runtime's file, held against the torch model; what is to be said of it."""
-    form, asked = wanted.format, wanted.rows.count
-    expected, tolerance = reference(source, sample)
+    form = wanted.format
+    expected = reference(source, sample)
     weights, others = source.stored(), source.constants()
     zeros = sum(count(weight.detach()).zeros for weight in scope(source.model).values())
     program = onnx_program(source.for_the_exporter(), source.inputs)
@@ -125,8 +125,8 @@ def _write(building: Path, source: Source, sample: Sample, wanted: Wanted) -> di
     counted = recount(weights, form.constants(path))
     constants = _constants(others, path, form)
     found = answers(session_logits(form.session(path), source.kind, source.inputs), sample)
-    compared = difference(found, expected)
-    _check(compared, tolerance, source, sample, form)
+    compared = difference(found, expected.answers)
+    _check(compared, expected.tolerance, source, sample, form)
     total = sum(weight.size for weight in weights.values())
     tensors = {
         name: {"shape": list(weight.shape), "zeros": counted[name].zeros, "sha256": digests(weight)}
@@ -143,11 +143,12 @@ def _write(building: Path, source: Source, sample: Sample, wanted: Wanted) -> di
         "model": {one.name: fingerprint_of_file(one) for one in source.files()},
         "compared": {
             "rows": sample.count,
-            "asked": asked,
+            "asked": wanted.rows.count,
             "of": sample.origin,
-            **asdict(compared),
-            "equal_decisions": compared.equal_decisions,
-            "tolerance": asdict(tolerance),
+            **_apart(compared),
+            "tolerance": asdict(expected.tolerance),
+            "decisions_held": expected.tolerance.decisions_held(compared),
+            "in_floats": expected.in_floats and _apart(expected.in_floats),
         },
         "zeros": {
             "weights": total,
@@ -157,6 +158,10 @@ def _write(building: Path, source: Source, sample: Sample, wanted: Wanted) -> di
         },
         "constants": constants,
     }
+
+
+def _apart(found: Difference) -> dict[str, Any]:
+    return {**asdict(found), "equal_decisions": found.equal_decisions}
 
 
 def _constants(wanted: Mapping[str, np.ndarray], path: Path, form: Format) -> dict[str, Any]:
@@ -186,12 +191,20 @@ def export_lines(folder: Path, found: Mapping[str, Any]) -> list[str]:
     """What was written, compared and counted, for people."""
     compared, zeros, sizes = found["compared"], found["zeros"], found["bytes"]
     packed = f"{sizes['file'] / 1e6:.1f} MB, {sizes['zstd'] / 1e6:.1f} MB packed by zstd -{sizes['level']}"
-    fewer = f", all that there are ({compared['asked']} were asked for)" if compared["rows"] < compared["asked"] else ""
+    asked = compared["asked"]
+    fewer = f", all that there are ({asked} were asked for)" if asked and compared["rows"] < asked else ""
     more = zeros["file"] - zeros["model"]
-    words = Difference(**{field.name: compared[field.name] for field in fields(Difference)}).in_words()
+    apart, in_floats = _difference(compared), compared["in_floats"]
+    doubt = Tolerance(**compared["tolerance"]).doubt(apart)
     return [
         f"exported to {folder}: {found['file']}, {found['precision']}, {packed}",
-        f"held against torch on {compared['rows']} rows of {compared['of']}{fewer}: logits differ {words}",
+        f"held against torch on {compared['rows']} rows of {compared['of']}{fewer}: logits differ {apart.in_words()}",
+        *([doubt] if doubt else []),
+        *([f"torch in int8 and in fp32: logits differ {_difference(in_floats).in_words()}"] if in_floats else []),
         f"zeros in the file: {zeros['file']:,} of {zeros['weights']:,} scoped weights, "
         + (f"the model's {zeros['model']:,} and {more:,} that int8 rounds to 0" if more else "those of the model"),
     ]
+
+
+def _difference(recorded: Mapping[str, Any]) -> Difference:
+    return Difference(**{field.name: recorded[field.name] for field in fields(Difference)})

@@ -57,7 +57,7 @@ def stands_beside(folder: Path, model: Path) -> bool:
 
 def model_beside(folder: Path, found: Mapping[str, Any]) -> Path | None:
     """The model that an export was made from, where it stands beside it as it was."""
-    model = folder.resolve().parent / MODEL_FOLDER
+    model = _place_of_the_model(folder)
     parts = {model / name: fingerprint for name, fingerprint in found["model"].items()}
     same = all(path.is_file() and fingerprint_of_file(path) == fingerprint for path, fingerprint in parts.items())
     return model if same else None
@@ -66,14 +66,19 @@ def model_beside(folder: Path, found: Mapping[str, Any]) -> Path | None:
 def stale_because(folder: Path, found: Mapping[str, Any]) -> str | None:
     """In words, that the model beside an export has changed since it was made, and what renews it; None: it has not,
     or the export was made to stand elsewhere, or alone by now."""
-    model = folder.parent / MODEL_FOLDER
+    model = _place_of_the_model(folder)
     if not found.get("beside_its_model") or not model.is_dir() or model_beside(folder, found) is not None:
         return None
     form, precision = found["runtime"], found["precision"]
     return (
         f"{model} has changed since it was exported; renew it: python launch/export.py {model} --format {form} "
-        f"--precision {precision} --output {folder}"
+        f"--precision {precision} --output {folder.resolve()}"
     )
+
+
+def _place_of_the_model(folder: Path) -> Path:
+    """Where it stands if the export is in its run folder, however the path is spelt (`.`)."""
+    return folder.resolve().parent / MODEL_FOLDER
 
 
 def parse_export(folder: Path) -> dict[str, Any]:

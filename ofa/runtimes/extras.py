@@ -22,3 +22,12 @@ def load(package: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise MissingExtraError(f"exports need {package}, which cannot be imported ({error}): {INSTALL}") from None
+
+
+def version(package: str) -> str:
+    """Version of a package, by its own word: its distribution may have another name, such as onnxruntime-gpu.
+
+    Raises:
+        MissingExtraError: as `load`.
+    """
+    return load(package).__version__.partition("-")[0]  # OpenVINO adds build, commit and branch

@@ -10,13 +10,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ofa.runtimes.extras import load
+from ofa.runtimes.extras import load, version
 from ofa.runtimes.to_onnx import PACKAGES
 
 Session = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
@@ -90,7 +89,7 @@ def _onnx_session(path: Path, threads: int | None = None) -> Session:
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what it would print stands in its exceptions too
     options.intra_op_num_threads = threads or 0
-    reader = f"ONNX Runtime {ort.__version__}"
+    reader = f"ONNX Runtime {version('onnxruntime')}"
     with _explained(path, reader):
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     outputs = [one.name for one in session.get_outputs()]
@@ -104,7 +103,7 @@ def _onnx_session(path: Path, threads: int | None = None) -> Session:
 
 def _onnx_constants(path: Path) -> Iterator[np.ndarray]:
     onnx = load("onnx")
-    with _explained(path, f"onnx {onnx.__version__}"):
+    with _explained(path, f"onnx {version('onnx')}"):
         graph = onnx.load(path).graph
         values = (node.attribute[0].t for node in graph.node if node.op_type == "Constant")
         for tensor in (*graph.initializer, *values):

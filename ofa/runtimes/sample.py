@@ -29,16 +29,23 @@ LOG = logging.getLogger(__name__)
 BATCH = 8
 """Rows of one forward."""
 
+MOST = 1000
+DRAWN = 200
+"""Rows that are enough where nobody says how many."""
+
 LONGEST = 128
-"""Tokens of the longest drawn row."""
+"""Tokens of the longest drawn row, but for the first."""
+
+WHOLE = 4
+"""Drawn rows that are as long as the model reaches: each costs as much as many others."""
 
 
 @dataclass(frozen=True)
 class Rows:
     """Which rows are wanted."""
 
-    count: int = 200
-    """If there are so many."""
+    count: int | None = None
+    """If there are so many. None: all of its task, up to `MOST`, or `DRAWN` where there are none to be read."""
     task: str | None = None
     path: str | None = None
     """Task and folder of its files; None: as the model's run or its recipe says."""
@@ -87,7 +94,7 @@ def sample_for(source: Source, wanted: Rows) -> Sample:
         if wanted.given:
             raise
         LOG.warning("drawn words take the place of rows of its task, which cannot be read here: %s", error)
-    return drawn(source.model.config, source.kind, tokenizer, wanted.count)
+    return drawn(source.model.config, source.kind, tokenizer, wanted.count or DRAWN)
 
 
 def _of_the_task(source: Source, tokenizer: PreTrainedTokenizerFast, wanted: Rows) -> Sample:
@@ -101,21 +108,27 @@ def _of_the_task(source: Source, tokenizer: PreTrainedTokenizerFast, wanted: Row
     row, _ = matched_classes(source.model.config, task_for(config), name)
     opened = OpenTask(config, row, tokenizer)
     split = opened.read("validation")
-    count = min(wanted.count, len(split.rows))
+    count = min(wanted.count or MOST, len(split.rows))
     return Sample(split.rows, source.kind, opened.pad_id, count, f"the validation split of {row.name}")
 
 
 def drawn(config: PreTrainedConfig, kind: Kind, tokenizer: PreTrainedTokenizerFast, count: int) -> Sample:
-    """Rows of ordinary words between the special tokens, of every length up to LONGEST."""
+    """Rows of ordinary words between the special tokens, of every length up to LONGEST, and a few as long as the model
+    reaches; every other one has a second segment, if the model knows such."""
     frame = tokenizer("")["input_ids"]
     special = set(tokenizer.all_special_ids)
     ordinary = [number for number in sorted(tokenizer.get_vocab().values()) if number not in special]
-    longest = min(LONGEST, adapter_for(config.model_type).longest_sequence(config))
+    adapter = adapter_for(config.model_type)
+    reach = adapter.longest_sequence(config)
     draw = np.random.default_rng(0)
-    lengths = draw.integers(len(frame) + 1, longest + 1, count)
+    lengths = draw.integers(len(frame) + 1, min(LONGEST, reach) + 1, count)
+    lengths[:WHOLE] = reach
     half = len(frame) // 2  # opening tokens, then closing ones
     pieces = [[*frame[:half], *draw.choice(ordinary, length - len(frame)), *frame[half:]] for length in lengths]
     tokens = np.concatenate([np.array(piece, dtype=np.int32) for piece in pieces])
-    rows = TaskRows(tokens, np.zeros(len(tokens), dtype=np.int8), lengths, None, np.arange(count))
+    has_second = adapter.takes_token_types(config) & (np.arange(count) % 2 == 1)
+    seconds = np.where(has_second, draw.integers(0, lengths), lengths)
+    types = [np.arange(length) >= second for length, second in zip(lengths, seconds, strict=True)]
+    rows = TaskRows(tokens, np.concatenate(types).astype(np.int8), lengths, None, np.arange(count))
     pad = cast(int, tokenizer.pad_token_id)
     return Sample(rows, kind, pad, count, "words drawn from its vocabulary")

@@ -20,9 +20,17 @@ from ofa.downstream.qat.fake_quant import quantise_weight
 from ofa.downstream.qat.load import with_quantisers
 from ofa.downstream.qat.quantisers import FakeQuantisers
 from ofa.export.hf import ExportError, find_model_folder
-from ofa.export.quantization_file import QUANTIZATION_FILE, Scales, read_scales, tensors_of
-from ofa.export.recipe_file import RECIPE_FILE, read_recipe
+from ofa.export.quantization_file import (
+    QUANTIZATION_FILE,
+    QuantizationFileError,
+    Scales,
+    check_not_lost,
+    read_scales,
+    tensors_of,
+)
+from ofa.export.recipe_file import RECIPE_FILE, fingerprint_of_file, read_recipe
 from ofa.export.stage import recorded_stage, stage_lines
+from ofa.export.verify_scales import check_scales
 from ofa.export.weights import weight_files
 from ofa.models.adapters import adapter_for, scope
 from ofa.models.build import read_config
@@ -125,8 +133,10 @@ def open_source(path: Path, precision: Precision | None) -> Source:
         precision: None: int8 where the folder holds trained scales, else fp32.
 
     Raises:
-        ExportError: no model there, one without the head of a task, or one whose pruning goes on.
-        QuantizationFileError: int8 is asked for and the model was not trained in 8 bits, or its scales are damaged.
+        ExportError: no model there, one without the head of a task, one whose pruning goes on, or one whose files are
+            not those that its recipe lists.
+        QuantizationFileError: int8 is asked for and the model was not trained in 8 bits; its scales are damaged, not of
+            its weights, or lost.
     """
     if is_export(path):
         raise ExportError(f"{path} was exported to a runtime already; expected the model folder that it was made from")
@@ -138,12 +148,34 @@ def open_source(path: Path, precision: Precision | None) -> Source:
     if kind is None:
         what = (config.architectures or ["an encoder without a head"])[0]
         raise ExportError(f"{folder} is {what}; expected a task model: fine-tune it first (launch/finetune.py)")
-    model = load_task_model(str(folder), kind)
     scales = folder / QUANTIZATION_FILE
-    if precision == "fp32" or (precision is None and not scales.is_file()):
-        return Source(folder, recipe, kind, model, None)
-    quantisers = with_quantisers(model, scales, "cpu")
-    return Source(folder, recipe, kind, model, Quantised(read_scales(scales), quantisers))
+    if precision != "fp32":
+        check_not_lost(recipe, str(folder), scales, ", or export its float weights with --precision fp32")
+    in_floats = precision == "fp32" or (precision is None and not scales.is_file())
+    model = load_task_model(str(folder), kind)
+    quantised = None if in_floats else _quantised(model, scales)
+    source = Source(folder, recipe, kind, model, quantised)
+    _check_files(source)
+    return source
+
+
+def _quantised(model: PreTrainedModel, path: Path) -> Quantised:
+    """A model and its scales, which are of its weights: a runtime would compute under any, and torch too."""
+    weights = model.state_dict()
+    quantisers = with_quantisers(model, path, "cpu")
+    for problem in check_scales(path.parent, weights):
+        raise QuantizationFileError(f"{path}: {problem.where}: {problem.what}")
+    return Quantised(read_scales(path), quantisers)
+
+
+def _check_files(source: Source) -> None:
+    recorded = source.recipe.get("files", {})
+    for path in source.files():
+        if path.name in recorded and fingerprint_of_file(path) != recorded[path.name]:
+            raise ExportError(
+                f"{path} is not the file that its recipe.json lists (its sha256 differs): restore it; python "
+                f"launch/verify.py {source.folder} says what is wrong"
+            )
 
 
 def _check_stage(folder: Path, recipe: Mapping[str, Any]) -> None:

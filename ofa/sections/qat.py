@@ -51,7 +51,7 @@ class QuantizationConfig(Section):
     """Updates before anything is quantised."""
 
     freeze_share: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Last share of the steps in which activation ranges stay as they are."""
+    """Last share of the steps in 8 bits, those from `begin_step` on, in which activation ranges stay as they are."""
 
     outputs: bool = False
     """Quantise also the outputs of Linears, but for values, for those that write to the residual stream and for the

@@ -295,6 +295,11 @@ def other_words(folder):
         (lambda f: (f / "model.safetensors").unlink(), ModelError, "cannot be loaded"),
         (lambda f: (f / "model.safetensors").write_bytes(b"short"), ModelError, "cannot be loaded"),
         (lambda f: (f / QUANTIZATION_FILE).write_bytes(b"short"), QuantizationFileError, "damaged or cut short"),
+        (
+            lambda f: edit(f / "recipe.json", lambda r: r.update(quantization={"bits": 8})),
+            QuantizationFileError,
+            "was trained in 8 bits, as its recipe.json says, and has no quantization.safetensors: copy the file",
+        ),
         (lambda f: (f / "vocab.txt").unlink(), ModelError, "has no tokenizer"),
         (other_words, ModelError, "is not the tokenizer that .* was trained with"),
         (lambda f: edit(f / "config.json", lambda c: c.update(model_type="gpt2")), AdapterError, "gpt2"),

@@ -20,8 +20,10 @@ from ofa.export.quantization_file import (
     ActivationScale,
     QuantizationFileError,
     Scales,
+    check_not_lost,
     read_scales,
 )
+from ofa.export.recipe_file import recipe_beside
 from ofa.export.reload import auto_class, read_config
 from ofa.models.adapters import has_module
 from ofa.models.build import load_model
@@ -67,11 +69,13 @@ def load_as_trained(init: str, kind: Kind, device: torch.device | str) -> PreTra
 
     Raises:
         ModelError: as `load_task_model`.
-        QuantizationFileError: the scales are damaged, or another model's.
+        QuantizationFileError: the scales are damaged, another model's, or lost.
     """
+    scales = side_file(init, QUANTIZATION_FILE)
+    if scales is None:
+        check_not_lost(recipe_beside(init), init, None)
     model = load_task_model(init, kind)
     nn.Module.to(model, device)
-    scales = side_file(init, QUANTIZATION_FILE)
     if scales is not None:
         LOG.info("%s was trained in 8 bits and computes in 8 bits", init)
         with_quantisers(model, scales, device)

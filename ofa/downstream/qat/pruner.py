@@ -30,7 +30,7 @@ class QatSchedule:
 
     @classmethod
     def of(cls, begin: int, freeze_share: float, total: int) -> QatSchedule:
-        """From a config.
+        """From a config; the share is of the steps in 8 bits, so that ranges can move however late these begin.
 
         Raises:
             ValueError: nothing would be trained in 8 bits.
@@ -40,7 +40,7 @@ class QatSchedule:
                 f"quantization.begin_step is {begin} and the run has {total} steps: nothing would be trained in 8 "
                 "bits; lower it, or train longer"
             )
-        return cls(begin, max(begin, total - int(freeze_share * total)))
+        return cls(begin, total - int(freeze_share * (total - begin)))
 
 
 class QatPruner:

@@ -1,6 +1,11 @@
 """Which models are compared, what they are known by, and what is refused before anything is timed."""
 
+import json
+import operator
+import os
 import shutil
+import signal
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +13,7 @@ import pytest
 import torch
 import zstandard
 
-from ofa.benchmark.measure import Setting, measure_memory, measure_times
+from ofa.benchmark.measure import Setting, measure_memory, measure_times, turn
 from ofa.benchmark.models import (
     FP32,
     INT8,
@@ -27,6 +32,7 @@ from ofa.export.hf import ExportError
 from ofa.export.weights import read_weights
 from ofa.files import zstd_size
 from ofa.inference import load
+from ofa.runtimes.export_file import EXPORT_FILE
 from tests.commands import flip
 from tests.inference_cases import ROWS, write_case
 
@@ -65,13 +71,14 @@ def test_folders_of_sweeps_have_equal_signs_in_their_names(folders, tmp_path, mo
 
 
 def test_zeros_precision_and_sizes_are_those_of_the_files(folders, known):
-    """OFA-37 as the report has it: the zeros of an export are the model's at least."""
+    """OFA-37 as the report has it: the zeros of an export are the model's; its file has these at least."""
     zeros = {name: known[name, "torch"].zeros for name in ("dense", "sparse", "int8")}
     folder = folders.project / "sparse" / "model"
     scoped = [w for name, w in read_weights(folder) if w.dim() == 2 and ("encoder" in name or "pooler" in name)]
     assert zeros["sparse"] == sum(int((w == 0).sum()) for w in scoped) and zeros["dense"] == 0
     assert known["sparse", "torch"].weights == sum(w.numel() for w in scoped)
-    assert known["sparse", "onnx"].zeros == zeros["sparse"] and known["int8", "onnx"].zeros >= zeros["int8"]
+    assert known["sparse", "onnx"].zeros == known["sparse", "onnx"].file_zeros == zeros["sparse"]
+    assert known["int8", "onnx"].zeros == zeros["int8"] <= known["int8", "onnx"].file_zeros
     precisions = {key: one.precision for key, one in known.items()}
     assert precisions["sparse", "onnx"] == precisions["dense", "torch"] == FP32
     assert (precisions["int8", "torch"], precisions["int8", "onnx"]) == (SIMULATED, INT8)
@@ -81,6 +88,17 @@ def test_zeros_precision_and_sizes_are_those_of_the_files(folders, known):
     )
     assert known["dense", "torch"].zstd_bytes > known["sparse", "torch"].zstd_bytes
     assert known["dense", "torch"].came_from == known["dense", "openvino"].came_from
+
+
+def test_zeros_of_an_export_are_the_models_and_its_files_beside_them(folders, tmp_path):
+    export = shutil.copytree(folders.project / "int8" / "onnx", tmp_path / "onnx")
+    said = json.loads((export / EXPORT_FILE).read_text())
+    said["zeros"] |= {"weights": 1000, "model": 800, "file": 803}
+    (export / EXPORT_FILE).write_text(json.dumps(said))
+    (place,) = places_of([str(export)])
+    found = described(place)
+    assert (found.weights, found.zeros, found.file_zeros) == (1000, 800, 803)
+    assert (found.sparsity, found.file_sparsity) == (0.8, 0.803)
 
 
 def test_the_packed_size_is_that_of_the_packed_file(tmp_path):
@@ -113,11 +131,27 @@ def test_all_runtimes_are_timed_at_all_sizes_and_weighed(known):
     assert held.keys() == {"opened", "peak"} and held["peak"] >= held["opened"]
 
 
+def test_a_turn_is_a_call_that_is_not_timed_and_one_that_is():
+    calls = []
+
+    def work(batch):
+        calls.append(batch)
+        if len(calls) % 2:  # the first of a turn is slow, as after another model's
+            time.sleep(0.5)
+
+    one = turn(work, "rows")
+    assert one(0) < 0.4 and one(1) < 0.4 and calls == ["rows"] * 4
+
+
 def test_a_fresh_process_gives_back_what_is_raised_and_its_end_is_said():
     with pytest.raises(ValueError, match="invalid literal"):
         in_fresh_process(int, "x")
-    with pytest.raises(BenchmarkError, match="ended with status 3, most likely for want of memory"):
-        in_fresh_process(__import__("os")._exit, 3)
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback .*KeyError: 'lost'"):
+        in_fresh_process(operator.getitem, {}, "lost")
+    with pytest.raises(BenchmarkError, match="ended with status 3, without a word$"):
+        in_fresh_process(os._exit, 3)
+    with pytest.raises(BenchmarkError, match="ended with status -9, most likely for want of memory"):
+        in_fresh_process(signal.raise_signal, signal.SIGKILL)
 
 
 # ---- scores -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What times say, by times that are known: speed-ups, their refusal, noise, and zeros that bring nothing."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,18 +13,18 @@ from ofa.benchmark.models import FP32, INT8, SIMULATED, Model, Place
 from ofa.benchmark.report import Benchmark, as_json, console, markdown
 from ofa.benchmark.scoring import Scores
 from ofa.benchmark.speed import Measured, missing, noise, remarks
+from ofa.runtimes.formats import FORMATS
 
 EVEN = (1.0, 1.01, 0.99, 1.0, 1.0, 1.02, 1.0, 1.0)
 """Seconds of the dense model on a quiet machine."""
 positive = st.floats(0.01, 100.0)
 
 
-def model(name, runtime="torch", *, precision=FP32, weights=1000, zeros=0):
-    """What is known of one."""
-    place = Place(name, runtime, f"runs/{name}/{runtime}")
-    return Model(
-        place, precision, True, "sst2", "classification", ("a", "b"), 100, 512, weights, zeros, 4000, 900, {"w": name}
-    )
+def model(name, runtime="torch", *, precision=FP32, weights=1000, zeros=0, rounded=0):
+    """What is known of one; `rounded`: weights that int8 alone makes 0."""
+    place, labels = Place(name, runtime, f"runs/{name}/{runtime}"), ("a", "b")
+    counts = weights, zeros, zeros + rounded
+    return Model(place, precision, True, "sst2", "classification", labels, 100, 512, *counts, 4000, 900, {"w": name})
 
 
 def measured(models, factors, *, dense="dense", rounds=EVEN, sizes=((1, 8, 128),)):
@@ -129,11 +130,21 @@ def test_only_the_sizes_without_a_gain_are_named():
 
 def test_a_machine_that_is_not_quiet_tells_nothing_of_zeros():
     """PERF-34: the interval of the median decides, not the median."""
-    models, up, down = [DENSE[0], model("sparse", zeros=800)], (1.0, 2.0, 1.0, 2.0), (2.0, 1.0, 2.0, 1.0)
+    models, up, down = [DENSE[0], model("sparse", zeros=800)], (1.0, 2.0) * 4, (2.0, 1.0) * 4
     times = [Times(one.place, 1, 8, 128, own) for one, own in zip(models, (up, down), strict=True)]
     said = remarks(Measured(models, "dense", times))
     assert "cannot be told: 1.25 (with 95 % confidence 0.50 to 2.00)" in said[0] and "no speed" not in said[0]
     assert "not quiet: neighbouring rounds of one model differ by up to 2.00 times" in said[1]
+
+
+@pytest.mark.parametrize("rounds", [2, 5])
+def test_so_few_rounds_tell_nothing_of_zeros(rounds):
+    """PERF-34: with 95 % confidence, as is said of six."""
+    models = [DENSE[0], model("sparse", zeros=800)]
+    (said,) = remarks(measured(models, [1.0, 1.0], rounds=EVEN[:rounds]))
+    assert said == f"sparse on torch: whether 80.0% zeros bring speed cannot be told of {rounds} rounds"
+    (said,) = remarks(measured(models, [1.0, 1.0], rounds=EVEN[:6]))
+    assert "80.0% zeros bring no speed: 1.00 (with 95 % confidence" in said
 
 
 @pytest.mark.parametrize("other", [{"precision": INT8}, {"weights": 100}])
@@ -141,6 +152,24 @@ def test_what_zeros_bring_is_not_guessed_from_a_model_that_differs_in_more(other
     models = [*DENSE, model("other", "onnx", zeros=80, **other)]
     (said,) = remarks(measured(models, [1.0, 1.0, 4.0]))
     assert "what its 8" in said and "is not known" in said
+
+
+@pytest.mark.parametrize("rounded", [0, 14, 130])
+def test_what_int8_rounds_to_zero_makes_no_dense_model_sparse(rounded):
+    """PERF-34 in 8 bits: 1 to 13 % of a dense model's integers are 0, and it is the twin of the sparse one."""
+    dense, sparse = (
+        model("dense8", "onnx", precision=INT8, rounded=rounded),
+        model("sparse8", "onnx", precision=INT8, zeros=800, rounded=3),
+    )
+    found = measured([*DENSE, dense, sparse], [1.0, 2.0, 5.0, 5.0])
+    (said,) = remarks(found)
+    assert said.startswith("sparse8 on ONNX Runtime: 80.0% zeros bring no speed: 1.00 (with 95 % confidence")
+    assert "as fast as dense8 of the same sizes in int8" in said
+    benchmark = whole(found)
+    rows = [one.split() for one in console(benchmark).splitlines() if one.startswith(("dense8", "sparse8"))]
+    assert rows[0][5:7] == ["0.0%", f"{rounded / 1000:.1%}"] and rows[1][5:7] == ["80.0%", "80.3%"]
+    last = as_json(benchmark)["models"][-1]
+    assert (last["sparsity"], last["file_sparsity"], last["zeros"], last["file_zeros"]) == (0.8, 0.803, 800, 803)
 
 
 def test_int8_on_torch_is_said_to_be_simulated():
@@ -167,6 +196,13 @@ def test_the_report_says_all_that_a_figure_depends_on():
     row = next(one for one in markdown(benchmark).splitlines() if one.startswith("| int8 | ONNX Runtime | int8 | 0.7"))
     assert "| 6.00 (6.00-6.00) | 3.00 (3.00-3.00) |" in row
     assert picture(benchmark).startswith(b"\x89PNG") and picture(benchmark) == picture(benchmark)
+
+
+def test_a_runtime_of_a_distribution_of_another_name_has_its_version(tmp_path, monkeypatch):
+    (tmp_path / "of_another_name.py").write_text('__version__ = "1.2.3"\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], packages=("of_another_name",)))
+    assert as_json(whole(measured(DENSE, [1.0, 2.0])))["versions"]["of_another_name"] == "1.2.3"
 
 
 def test_without_scores_there_is_no_picture_and_the_table_says_so():

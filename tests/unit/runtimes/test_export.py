@@ -9,13 +9,15 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnxruntime
 import openvino
 import pytest
+import safetensors
+import safetensors.torch
 from scipy import stats
 
 from ofa.export.hf import ExportError
 from ofa.export.quantization_file import QUANTIZATION_FILE, QuantizationFileError, read_scales
+from ofa.export.recipe_file import fingerprint_of_file
 from ofa.models.adapters import scope
 from ofa.runtimes.compare import (
     IN_FLOATS,
@@ -31,11 +33,11 @@ from ofa.runtimes.export_file import EXPORT_FILE, read_export
 from ofa.runtimes.extras import MissingExtraError
 from ofa.runtimes.formats import FORMATS, RuntimeFileError
 from ofa.runtimes.reference import reference
-from ofa.runtimes.sample import Rows, sample_for
+from ofa.runtimes.sample import Rows, drawn, sample_for
 from ofa.runtimes.source import open_source
 from tests.commands import edit, flip, tree
-from tests.runtime_cases import calibrate, sparse
-from tests.task_parts import ARCHITECTURES, KINDS, save_model, small_model
+from tests.runtime_cases import calibrate, integer_products, optimised, sparse
+from tests.task_parts import ARCHITECTURES, KINDS, PAD, save_model, small_model, tokenizer
 
 ONNX, ROWS = FORMATS["onnx"], Rows(24)
 
@@ -76,12 +78,13 @@ def assert_answers_are_those_of_torch(folder, session):
     """To rounding in nine of ten logits, for in int8 a last bit may turn a rounding over; all within what is stated."""
     source = open_source(folder, None)
     sample = sample_for(source, ROWS)
-    expected, tolerance = reference(source, sample)
+    expected = reference(source, sample)
+    logits = expected.answers.logits
     found = answers(session_logits(session, source.kind, source.inputs), sample)
-    assert found.logits.shape == expected.logits.shape
-    apart = np.abs(found.logits - expected.logits)
-    assert np.quantile(apart, 0.9) <= 1e-4 < expected.logits.std()
-    assert difference(found, expected).within(tolerance)
+    assert found.logits.shape == logits.shape
+    apart = np.abs(found.logits - logits)
+    assert np.quantile(apart, 0.9) <= 1e-4 < logits.std()
+    assert difference(found, expected.answers).within(expected.tolerance)
 
 
 WAYS = [
@@ -143,20 +146,11 @@ def test_equal_models_give_equal_bytes_without_paths(made, name):
     assert b"site-packages" not in data and b".py" not in data and str(made).encode() not in data
 
 
-INTEGER_PRODUCTS = {"MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "DynamicQuantizeMatMul"}
-
-
 def test_onnx_runtime_has_integer_kernels_for_every_linear(whole, tmp_path):
     """Pooler and classifier too; what is left in floats are the products of attention."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    onnxruntime.InferenceSession(whole / "onnx" / "model.onnx", options, providers=["CPUExecutionProvider"])
-    nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
+    nodes = optimised(whole / "onnx" / "model.onnx", tmp_path)
     linears = read_scales(whole / "model" / QUANTIZATION_FILE).modules
-    products = [node for node in nodes if node.op_type in INTEGER_PRODUCTS]
-    weights = [name for node in products for name in node.input if "weight_int8" in name]
+    weights = [name for inputs in integer_products(nodes) for name in inputs if "weight_int8" in name]
     assert sorted(weights) == sorted(f"{name}.weight_int8" for name in linears)
     assert not {"Gemm", "FusedGemm", "DequantizeLinear"} & {node.op_type for node in nodes}
 
@@ -195,48 +189,86 @@ def test_a_weight_that_is_changed_in_the_file_is_found(made):
         recount(weights, ONNX.constants(path))
 
 
-NEAR = {
-    "fp32": lambda expected: IN_FLOATS,
-    "int8": lambda expected: tolerance_in_8_bits(
-        expected, Answers(expected.logits + np.float32(0.01), expected.decisions)
-    ),
-}
+def said(largest=2.0, logits=200, decisions=200):
+    """Answers whose logits go from -largest to largest."""
+    return Answers(np.linspace(-largest, largest, logits, dtype=np.float32), np.zeros(decisions, dtype=np.int64))
 
 
-@pytest.mark.parametrize("precision", NEAR)
-def test_tolerances_catch_what_is_off_and_what_is_no_number(precision):
-    draw = np.random.default_rng(0)
-    expected = Answers(draw.normal(size=100).astype(np.float32), np.zeros(50, dtype=np.int64))
-    tolerance = NEAR[precision](expected)
-    assert difference(expected, expected).within(tolerance)
-    size = np.abs(expected.logits).max()
-    for logits in (expected.logits + 1.1 * tolerance.mean * size, expected.logits * np.nan):
-        assert not difference(Answers(logits, expected.decisions), expected).within(tolerance)
+def moved(expected, by, first=None, *, unequal=0):
+    """The same with the first logits elsewhere, and other decisions."""
+    logits = expected.logits.copy()
+    logits[:first] += np.float32(by)
+    decisions = expected.decisions.copy()
+    decisions[:unequal] = 1
+    return Answers(logits, decisions)
 
 
-@pytest.mark.parametrize(("precision", "far"), [("fp32", 1), ("int8", 20)])
-def test_in_floats_no_logit_may_be_far_and_in_8_bits_one_in_a_hundred(precision, far):
+def tolerance_of(expected, noise):
+    """In 8 bits, of a model whose logits in fp32 are so far from those; without noise, of one in fp32."""
+    return tolerance_in_8_bits(difference(moved(expected, noise), expected)) if noise else IN_FLOATS
+
+
+@pytest.mark.parametrize(
+    ("noise", "passes", "fails"),
+    [(None, 1.8e-5, 2.2e-5), (1e-6, 1.8e-5, 2.2e-5), (0.04, 0.009, 0.011), (4, 0.038, 0.042)],
+)
+def test_logits_may_differ_by_so_much_on_average_and_must_be_numbers(noise, passes, fails):
+    """In fp32 by 1e-5 of the largest, 2; in 8 bits by a quarter of the noise, and never by more than 0.02 of it."""
+    expected = said()
+    tolerance = tolerance_of(expected, noise)
+    for by, within in ((0, True), (passes, True), (fails, False), (np.nan, False)):
+        assert difference(moved(expected, by), expected).within(tolerance) == within
+
+
+@pytest.mark.parametrize(("noise", "bound", "far"), [(None, 1e-4, 1), (1, 0.25, 20)], ids=["fp32", "int8"])
+def test_in_floats_no_logit_may_be_far_and_in_8_bits_one_in_a_hundred(noise, bound, far):
     """The largest of many differences in 8 bits grows with the rows that are compared: it says nothing of a file."""
-    expected = Answers(np.random.default_rng(0).normal(size=2000).astype(np.float32), np.zeros(0, dtype=np.int64))
-    in_floats = Answers(expected.logits + np.float32(1), expected.decisions)
-    tolerance = IN_FLOATS if precision == "fp32" else tolerance_in_8_bits(expected, in_floats)
-    bound = tolerance.largest or tolerance.nearly_all
-    for apart in (far - 1, far):
-        logits = expected.logits.copy()
-        logits[:apart] += 1.1 * bound * np.abs(expected.logits).max()
-        assert difference(Answers(logits, expected.decisions), expected).within(tolerance) == (apart < far)
+    expected = said(logits=2000, decisions=0)
+    tolerance = tolerance_of(expected, noise)
+    for share, number, within in ((0.9, far, True), (1.1, far - 1, True), (1.1, far, False)):
+        found = moved(expected, share * bound * 2.0, number)
+        assert difference(found, expected).within(tolerance) == within
 
 
 def test_8_bits_may_differ_by_a_quarter_of_their_own_noise_and_in_half_a_percent_of_the_decisions_but_for_chance():
     """4 of 200: more have a chance of 0.4 % if one in 200 differs, more than 3 one of 1.9 %."""
-    expected = Answers(np.linspace(-2, 2, 200, dtype=np.float32), np.zeros(200, dtype=np.int64))
-    in_floats = Answers(expected.logits + np.float32(0.04), expected.decisions)
-    tolerance = tolerance_in_8_bits(expected, in_floats)
+    expected = said()
+    tolerance = tolerance_of(expected, 0.04)
     assert tolerance.mean * 2.0 == pytest.approx(0.01, rel=1e-4)
     assert stats.binom.sf(4, 200, 0.005) < 0.01 < stats.binom.sf(3, 200, 0.005)
     for wrong, passes in ((4, True), (5, False)):
-        decisions = (np.arange(200) < wrong).astype(np.int64)
-        assert difference(Answers(expected.logits, decisions), expected).within(tolerance) == passes
+        assert difference(moved(expected, 0, unequal=wrong), expected).within(tolerance) == passes
+
+
+@pytest.mark.parametrize(
+    ("decisions", "unequal", "held", "words"),
+    [
+        (200, 1, True, None),
+        (1000, 5, True, None),
+        (200, 2, False, "99.5% equal decisions are not shown: 99.00% of 200 are equal"),
+        (1000, 6, False, "99.40% of 1000 are equal"),
+        (199, 0, False, "199 decisions are too few, at least 200 tell"),
+        (0, 0, None, None),
+    ],
+)
+def test_what_passes_by_chance_or_for_want_of_rows_is_told(decisions, unequal, held, words):
+    expected = said(decisions=decisions)
+    tolerance, apart = tolerance_of(expected, 0.04), difference(moved(expected, 0, unequal=unequal), expected)
+    assert apart.within(tolerance) and tolerance.decisions_held(apart) is held
+    assert words in tolerance.doubt(apart) if words else tolerance.doubt(apart) is None
+    assert IN_FLOATS.decisions_held(apart) is None and IN_FLOATS.doubt(apart) is None
+
+
+def test_the_export_says_whether_decisions_were_held_and_what_8_bits_change(made):
+    """24 rows show nothing; the same weights in fp32 are compared as well."""
+    found = read_export(made / "onnx")
+    assert found["compared"]["decisions_held"] is False and found["compared"]["in_floats"]["mean"] > 1e-3
+    lines = export_lines(made / "onnx", found)
+    assert lines[2].startswith("99.5% equal decisions are not shown: 24 decisions are too few")
+    assert lines[3].startswith("torch in int8 and in fp32: logits differ by up to") and "of 24 decisions" in lines[3]
+    found = export_to_runtime(made / "model", made / "floats", Wanted(ONNX, "fp32", ROWS))
+    assert found["compared"]["decisions_held"] is None and found["compared"]["in_floats"] is None
+    assert len(export_lines(made / "floats", found)) == 3
 
 
 def test_a_runtime_that_answers_otherwise_leaves_nothing(made):
@@ -289,6 +321,48 @@ def test_int8_needs_scales(folder):
     assert said["precision"] == "fp32"
 
 
+def scaled(folder, ending, factor):
+    """Multiply scales of a model."""
+    with safetensors.safe_open(str(folder / QUANTIZATION_FILE), framework="pt") as file:
+        tensors, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    changed = {name: factor * one if name.endswith(ending) else one for name, one in tensors.items()}
+    safetensors.torch.save_file(changed, folder / QUANTIZATION_FILE, about)
+
+
+def with_recipe(folder, **more):
+    """Put a recipe beside a model."""
+    sums = {name: fingerprint_of_file(folder / name) for name in ("model.safetensors", QUANTIZATION_FILE)}
+    recipe = {"format": "sparse-ofa-recipe", "version": 1, "steps": 9, "scope": {"tensors": {}}, "files": sums}
+    (folder / "recipe.json").write_text(json.dumps(recipe | more))
+
+
+def test_scales_of_other_weights_are_refused(folder):
+    """The runtime and torch would agree on what they make of them."""
+    scaled(folder, ".weight_scale", 0.05)
+    with pytest.raises(QuantizationFileError, match=r"its largest weight is .* scales, and int8 ends at 128"):
+        exported(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", QUANTIZATION_FILE])
+def test_files_that_the_recipe_does_not_know_are_refused(folder, name):
+    """A scale of an input fits any weight: its sum alone tells."""
+    with_recipe(folder)
+    exported(folder, precision="fp32")
+    scaled(folder, ".input_scale", 0.05) if name == QUANTIZATION_FILE else flip(folder / name)
+    with pytest.raises(ExportError, match=f"{name} is not the file that its recipe.json lists .*launch/verify.py"):
+        exported(folder)
+
+
+def test_a_model_that_lost_its_scales_is_not_taken_for_one_of_fp32(folder):
+    with_recipe(folder, quantization={"bits": 8})
+    (folder / QUANTIZATION_FILE).unlink()
+    for precision in (None, "int8"):
+        with pytest.raises(QuantizationFileError, match="copy the file from .* or export .* with --precision fp32"):
+            exported(folder, precision=precision)
+    assert exported(folder, precision="fp32")[1]["precision"] == "fp32"
+
+
 def test_other_folders_are_refused(made, tmp_path):
     with pytest.raises(ExportError, match="onnx was exported to a runtime already"):
         export_to_runtime(made / "onnx", tmp_path / "again", Wanted(ONNX))
@@ -336,6 +410,21 @@ def test_rows_of_the_task_are_taken_where_they_can_be_read(folder, tmp_path, cap
     assert "of text_classification, all that there are (24 were asked for)" in export_lines(output, said)[1]
     with pytest.raises(ValueError, match="nowhere"):
         exported(folder, rows=Rows(24, "text_classification", str(tmp_path / "nowhere"), columns))
+    (tmp_path / "task" / "validation.csv").write_text("\n".join(["text,pair,label", *(150 * lines[1:])]))
+    for number, count in ((None, 1000), (1200, 1200)):
+        rows = Rows(number, "text_classification", str(tmp_path / "task"), columns)
+        assert sample_for(open_source(folder, None), rows).count == count
+    assert sample_for(open_source(folder, None), Rows()).in_words() == "200 rows of words drawn from its vocabulary"
+
+
+def test_drawn_rows_reach_what_a_model_has():
+    """Every position, and the second segment where there is one."""
+    for case, reach, segments in (("bert", 300, {0, 1}), ("roberta", 300 - PAD - 1, {0})):
+        config = small_model(case, max_position_embeddings=300).config
+        rows = drawn(config, "classification", tokenizer(), 40).rows
+        assert list(rows.lengths[:4]) == [reach] * 4 and rows.lengths[4:].max() <= 128 < reach
+        with_second = [bool(one.any()) for one in np.split(rows.token_types, np.cumsum(rows.lengths)[:-1])]
+        assert set(rows.token_types) == segments and sum(with_second) == (20 if 1 in segments else 0)
 
 
 def test_the_hub_is_not_asked_for_rows_unless_the_caller_names_the_task(folder, caplog, monkeypatch):

@@ -1,8 +1,12 @@
 """What runtimes say of files, in our words: ops that they lack."""
 
+from dataclasses import replace
+
 import onnx
 import pytest
+import torch
 
+from ofa.runtimes.extras import version
 from ofa.runtimes.formats import FORMATS, UnknownOpError
 
 READERS = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
@@ -37,3 +41,13 @@ def test_an_op_that_openvino_lacks_is_named_in_its_own_format(tmp_path):
     (tmp_path / "model.xml").write_text(text.replace('type="ReLU"', 'type="Sharpen"'))
     with pytest.raises(UnknownOpError, match="model.xml needs the op Sharpen, which OpenVINO"):
         FORMATS["openvino"].session(tmp_path / "model.xml")
+
+
+def test_versions_are_those_of_modules_whatever_their_distribution_is_called(tmp_path, monkeypatch):
+    """As onnxruntime is that of onnxruntime-gpu: no distribution has the module's name."""
+    (tmp_path / "of_another_name.py").write_text('__version__ = "1.2.3-4567-branch"\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    assert version("of_another_name") == "1.2.3"
+    found = replace(FORMATS["onnx"], packages=("onnx", "of_another_name")).versions()
+    assert found.keys() == {"torch", "onnx", "of_another_name"} and found["of_another_name"] == "1.2.3"
+    assert found["onnx"] == onnx.__version__ and found["torch"] == torch.__version__

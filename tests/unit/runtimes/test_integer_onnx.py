@@ -9,7 +9,7 @@ import torch
 
 from ofa.runtimes.integer_graph import INTEGERS, to_integers
 from ofa.runtimes.to_onnx import onnx_program
-from tests.runtime_cases import calibrated
+from tests.runtime_cases import calibrated, integer_products, optimised
 from tests.structures import uneven_model
 from tests.task_parts import ARCHITECTURES, batch_of, random_rows, small_model
 
@@ -57,7 +57,7 @@ def test_whole_numbers_give_the_logits_of_training(case, settings):
 
 
 @pytest.mark.filterwarnings("ignore:# The axis name:UserWarning", "ignore:.*LeafSpec:FutureWarning")
-@pytest.mark.parametrize("settings", WAYS[:2], ids=str)
+@pytest.mark.parametrize("settings", WAYS, ids=str)
 @pytest.mark.parametrize(
     "case", ["bert", "compact", *(pytest.param(one, marks=pytest.mark.slow) for one in ARCHITECTURES if one != "bert")]
 )
@@ -75,10 +75,24 @@ def test_the_runtime_gives_them_too_for_any_batch_and_length(tmp_path, case, set
     assert not {one.name for one in graph.initializer} & {f"{name}.weight" for name in scales.modules}
     kinds = Counter(node.op_type for node in graph.node)
     assert kinds["QuantizeLinear"] >= len(set(_inputs(scales)))
+    assert_products_are_integers(scales, integer_products(optimised(path, tmp_path)))
     session = onnxruntime.InferenceSession(path)
     for inputs, logits in expected:
         (found,) = session.run(["logits"], {name: value.numpy() for name, value in inputs.items()})
         assert np.abs(found - logits.numpy()).max() <= 1e-4 < float(logits.std())
+
+
+def assert_products_are_integers(scales, products):
+    """Of every Linear, and of every attention that has scales both: each reads the scales of its two operands; that of
+    probabilities is one number, which the runtime has once."""
+    linears = [name for name, one in scales.modules.items() if one.input]
+    pairs = [(f"{name}.{INTEGERS}", f"{name}.weight_scale") for name in linears]
+    for name in scales.attentions:
+        pairs.append((f"{name}.query_scale", f"{name}.key_scale"))
+        pairs.append(("probabilities_scale", f"{name}.value_scale"))
+    reads = [{"probabilities_scale" if "probabilities_scale" in one else one for one in own} for own in products]
+    found = [[pair for pair in pairs if set(pair) <= inputs] for inputs in reads]
+    assert sorted(pair for own in found for pair in own) == sorted(pairs)
 
 
 def _inputs(scales):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ from ofa.runtimes.export_file import EXPORT_FILE
 from ofa.runtimes.extras import MissingExtraError
 from ofa.runtimes.formats import FORMATS
 from ofa.runtimes.sample import Rows
-from ofa.runtimes.verify import verify_export
+from ofa.runtimes.verify import ROWS, verify_export
 from tests.commands import command, edit, flip
 from tests.runtime_cases import calibrate, sparse
 from tests.task_parts import save_model
@@ -137,8 +138,36 @@ def test_other_answers_are_found(made, value, expected):
     assert kinds(made / "onnx-fp32") == [expected]
 
 
+@pytest.mark.parametrize("name", ["token_type_embeddings", "position_embeddings"])
+def test_the_last_segment_and_position_are_asked_for(made, name):
+    name = f"bert.embeddings.{name}.weight"
+    rewritten(made / "onnx-fp32", lambda graph: changed(graph, name, lambda array: array[-1].__imul__(-50)))
+    assert kinds(made / "onnx-fp32") == [("answers-differ", "model.onnx")]
+
+
+def test_an_export_of_wrong_scales_is_told_by_the_model(made):
+    """Torch is asked under them as well, and says the same."""
+    folder, scales = made / "onnx-int8", made / "model" / QUANTIZATION_FILE
+    damaged(lambda tensors, name: tensors[name].mul_(0.05))(scales)
+    edit(folder / EXPORT_FILE, lambda said: said["model"].update({scales.name: fingerprint_of_file(scales)}))
+    assert ("damaged-model", "model") in kinds(folder)
+
+
+def test_what_the_rows_do_not_show_is_noted(made, monkeypatch):
+    monkeypatch.setitem(ROWS, "int8", 150)
+    found = verify_export(made / "onnx-int8")
+    assert found.problems == [] and "150 decisions are too few" in found.notes[-1]
+
+
+def test_evaluation_names_what_scores_an_export(made):
+    for more in ((), ("--data", "anywhere")):
+        answer = command("evaluate.py", made / "onnx-int8", *more, cwd=made)
+        (line,) = answer.lines_of_error()
+        assert answer.status == 1 and "was exported to a runtime: python launch/benchmark.py" in line
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", QUANTIZATION_FILE])
-def test_an_export_of_an_earlier_model_is_stale(made, name):
+def test_an_export_of_an_earlier_model_is_stale(made, name, monkeypatch):
     """Weights, and in int8 scales; the words renew it, and nobody is served from it."""
     flip(made / "model" / name)
     assert kinds(made / "onnx-int8") == [("stale-export", "model.onnx")]
@@ -146,6 +175,10 @@ def test_an_export_of_an_earlier_model_is_stale(made, name):
     words = f"launch/export.py {made / 'model'} --format onnx --precision int8 --output {made / 'onnx-int8'}"
     with pytest.raises(ExportError, match=f"onnx-int8 is stale: .*{words}"):
         load(made / "onnx-int8")
+    monkeypatch.chdir(made / "onnx-int8")
+    assert kinds(Path()) == [("stale-export", "model.onnx")]
+    with pytest.raises(ExportError, match=f"is stale: .*{words}"):
+        load(".")
     (made / "elsewhere").mkdir()
     shutil.move(made / "onnx-int8", made / "elsewhere" / "onnx")
     assert kinds(made / "elsewhere" / "onnx") == []

@@ -84,6 +84,27 @@ def test_training_drops_probabilities_and_lets_gradients_through():
     assert all(one.grad.abs().sum() > 0 for one in operands)
 
 
+ATTENTION_DROPOUT_ALONE = {
+    "bert": {"attention_probs_dropout_prob": 0.5, "hidden_dropout_prob": 0.0},
+    "distilbert": {"attention_dropout": 0.5, "dropout": 0.0, "seq_classif_dropout": 0.0},
+}
+"""ModernBERT cannot have it alone: one rate drops probabilities and outputs."""
+
+
+@pytest.mark.parametrize(("model_type", "changes"), ATTENTION_DROPOUT_ALONE.items())
+def test_the_dropout_of_a_model_in_training_reaches_its_probabilities(model_type, changes):
+    model = small_model(model_type, **changes)
+    in_8_bits(model)
+
+    def logits():
+        return model(input_ids=BATCH.input_ids, attention_mask=BATCH.attention_mask).logits
+
+    evaluated = logits()
+    assert torch.equal(logits(), evaluated)
+    model.train()
+    assert not torch.equal(logits(), logits()) and not torch.equal(logits(), evaluated)
+
+
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_every_layer_has_ranges_of_three_operands_and_padding_does_not_count(model_type):
     model = small_model(model_type)

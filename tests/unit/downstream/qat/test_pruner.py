@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ofa.config import QuantizationConfig
@@ -18,16 +18,17 @@ def knobs(step):
 
 
 @given(st.integers(1, 500), st.integers(0, 499), st.floats(0, 1))
-def test_ranges_move_from_begin_until_the_last_share_of_the_steps(total, begin, share):
-    """OFA-34: both count optimizer steps."""
+@example(total=8, begin=7, share=0.5)
+def test_ranges_move_from_begin_until_the_last_share_of_the_steps_in_8_bits(total, begin, share):
+    """OFA-34: both count optimizer steps; one step in 8 bits is none that is frozen."""
     if begin >= total:
         with pytest.raises(ValueError, match=f"begin_step is {begin} and the run has {total} steps"):
             QatSchedule.of(begin, share, total)
         return
     found = QatSchedule.of(begin, share, total)
     assert found.begin == begin <= found.freeze <= total
-    frozen = total - found.freeze
-    assert frozen <= share * total and (found.freeze == begin or frozen > share * total - 1)
+    frozen, in_8_bits = total - found.freeze, total - begin
+    assert share * in_8_bits - 1 < frozen <= share * in_8_bits and (found.freeze > begin or share == 1)
 
 
 def pruner_of(schedule, calls):

@@ -1,7 +1,7 @@
 """Submit a script to Slurm: it survives preemption, time limits and lost nodes until it is done.
 
     python launch/submit.py --nodes 4 --gpus-per-node 8 --partition gpu --time 12h \\
-        launch/pretrain.py --config ofa_90.json
+        launch/pretrain.py --config ofa_90.json --set batch.micro_size=8
     python launch/submit.py --nodes 1-4 ... launch/pretrain.py ...       goes on with what is left of lost nodes
     python launch/submit.py ... launch/pretrain.py --config teacher.json \\
         --then launch/pretrain.py --config ofa_90.json \\

@@ -22,3 +22,12 @@ def test_every_state_is_explained():
     rows = re.findall(r"^\| ([a-z, ]+) \|", section, re.MULTILINE)
     explained = {name.strip() for row in rows for name in row.split(",")}
     assert explained - {"state"} == {str(state) for state in State}
+
+
+def test_the_chain_of_jobs_is_one(tmp_path):
+    """Every link is checked as before a submission, but for what those before it make."""
+    (typed,) = re.findall(r"^    python launch/(submit\.py .*data_prep (?:.*\\\n)+.*)$", PAGE, re.MULTILINE)
+    name, *arguments = shlex.split(typed.replace("\\\n", " "))
+    answer = command(name, "--cluster", "local", "--dry-run", *arguments, cwd=tmp_path)
+    assert answer.status == 0, answer.err
+    assert len(answer.out.splitlines()) == arguments.count("--then") + 1 + 2, "three seeds in one link"

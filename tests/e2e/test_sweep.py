@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,12 @@ def test_killed_in_the_middle_it_skips_what_is_done_and_does_the_rest_and_a_fail
     assert "dense-seed=1: already done" in done.stdout and times(dense) == before
     why = "bad-seed=1 failed: status 1: nowhere"
     assert why.replace(" ", ": ", 1) in done.stdout and not (bad / "result.json").exists()
+    whole, *cells = json.loads(command("status.py", "runs/chain", "--json", cwd=project).out)
+    assert (whole["state"], whole["step"], whole["total"]) == ("failed", 2, 3)
+    assert {Path(cell["run"]).name: cell["state"] for cell in cells} == dict(
+        zip(names, ("finished", "failed", "finished"), strict=True)
+    )
+    assert whole["error"].startswith("bad-seed=1: nowhere")
     assert json.loads((after / "config.json").read_text())["config"]["model"]["init"] == "runs/chain/dense-seed=1/model"
 
     threads = max(1, len(os.sched_getaffinity(0)) // 2)

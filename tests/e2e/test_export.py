@@ -84,5 +84,5 @@ def test_a_file_in_place_of_a_folder_is_called_a_file(project, name):
 
 def test_help_says_which_folders_each_command_takes(project):
     said = " ".join(command("export.py", "--help", cwd=project).out.split())
-    assert "DIR a run folder; with --format also a model" in said
+    assert "DIR the folder of a run that pre-trains; with --format a task model" in said
     assert "or prepared data" in " ".join(command("verify.py", "--help", cwd=project).out.split())

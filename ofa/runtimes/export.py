@@ -149,6 +149,7 @@ def _write(building: Path, source: Source, sample: Sample, wanted: Wanted) -> di
             "tolerance": asdict(expected.tolerance),
             "decisions_held": expected.tolerance.decisions_held(compared),
             "in_floats": expected.in_floats and _apart(expected.in_floats),
+            "rounding_noise": expected.rounding_noise and _apart(expected.rounding_noise),
         },
         "zeros": {
             "weights": total,
@@ -194,13 +195,18 @@ def export_lines(folder: Path, found: Mapping[str, Any]) -> list[str]:
     asked = compared["asked"]
     fewer = f", all that there are ({asked} were asked for)" if asked and compared["rows"] < asked else ""
     more = zeros["file"] - zeros["model"]
-    apart, in_floats = _difference(compared), compared["in_floats"]
+    apart = _difference(compared)
+    others = {"in int8 and in fp32": "in_floats", "in int8, last bits moved": "rounding_noise"}
     doubt = Tolerance(**compared["tolerance"]).doubt(apart)
     return [
         f"exported to {folder}: {found['file']}, {found['precision']}, {packed}",
         f"held against torch on {compared['rows']} rows of {compared['of']}{fewer}: logits differ {apart.in_words()}",
         *([doubt] if doubt else []),
-        *([f"torch in int8 and in fp32: logits differ {_difference(in_floats).in_words()}"] if in_floats else []),
+        *(
+            f"torch {what}: logits differ {_difference(compared[key]).in_words()}"
+            for what, key in others.items()
+            if compared[key]
+        ),
         f"zeros in the file: {zeros['file']:,} of {zeros['weights']:,} scoped weights, "
         + (f"the model's {zeros['model']:,} and {more:,} that int8 rounds to 0" if more else "those of the model"),
     ]

@@ -33,7 +33,7 @@ from ofa.export.stage import recorded_stage, stage_lines
 from ofa.export.verify_scales import check_scales
 from ofa.export.weights import weight_files
 from ofa.models.adapters import adapter_for, scope
-from ofa.models.build import read_config
+from ofa.models.build import read_config, seeded
 from ofa.models.task_models import kind_of, load_task_model
 from ofa.runtimes.export_file import is_export
 from ofa.runtimes.integer_graph import to_integers
@@ -116,6 +116,17 @@ class Source:
             yield
         finally:
             quantisers.quantising = True
+
+    @contextmanager
+    def with_jitter(self, steps: float) -> Iterator[None]:
+        """In here activations move by so much, as a standard deviation in rounding steps, before they are rounded."""
+        assert self.quantised is not None
+        self.quantised.quantisers.jitter = steps
+        try:
+            with seeded(0):
+                yield
+        finally:
+            self.quantised.quantisers.jitter = 0.0
 
     def for_the_exporter(self) -> PreTrainedModel:
         """The model as it is recorded; in int8 its fp32 weights are gone from then on."""

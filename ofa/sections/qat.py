@@ -18,8 +18,8 @@ PUBLISHED: dict[str, Any] = {
     "outputs": True,
     "calibration_rows": 1,
 }
-"""What `preset: published` has in place of the defaults. Outputs of queries and keys are quantised, as published, yet
-runtimes compute their product in fp32, because it is scaled before anything is quantised again; see
+"""What `preset: published` has in place of the defaults. Outputs of queries and keys are quantised, as published, and
+so ONNX Runtime computes their product in integers too; that of probabilities and values stays fp32 without
 `attention_matmuls`."""
 
 

@@ -66,6 +66,9 @@ class FakeQuantisers:
         """Whether forwards compute in 8 bits."""
         self.learning = False
         """Whether forwards in training mode add to the ranges."""
+        self.jitter = 0.0
+        """Standard deviation, in rounding steps, of noise on activations before they are rounded: 0 but where it is
+        asked what last bits can do."""
         self._observing = self._calibrating = False
         self._real: Tensor | None = None
         place = {name: number for number, name in enumerate(ranges.names)}
@@ -133,6 +136,8 @@ class FakeQuantisers:
 
     def activation(self, place: int, values: Tensor) -> Tensor:
         """Values at a place, fake-quantised."""
+        if self.jitter:
+            values = values + self.jitter * self.ranges.scale[place] * torch.randn_like(values)
         return fake_activation(values, self.ranges.scale[place], self.ranges.zero_point[place])
 
     def scales(self) -> Scales:
@@ -229,7 +234,6 @@ class _Linear:
         if quantisers.observing:
             quantisers.observe(self._output, result)
         return quantisers.activation(self._output, result) if quantisers.quantising else result
-
 
     def _quantised(self) -> Tensor:
         """The weight as int8 has it; of a finished model it is kept from the first forward on, while the weight stays

@@ -83,16 +83,26 @@ def test_the_runtime_gives_them_too_for_any_batch_and_length(tmp_path, case, set
 
 
 def assert_products_are_integers(scales, products):
-    """Of every Linear, and of every attention that has scales both: each reads the scales of its two operands; that of
-    probabilities is one number, which the runtime has once."""
+    """Of every Linear, and of every attention that has scales both, or of queries and keys alone where their Linears'
+    outputs are quantised; each reads the scales of its two operands, that of probabilities is one number, which the
+    runtime has once. There are no others."""
     linears = [name for name, one in scales.modules.items() if one.input]
     pairs = [(f"{name}.{INTEGERS}", f"{name}.weight_scale") for name in linears]
     for name in scales.attentions:
         pairs.append((f"{name}.query_scale", f"{name}.key_scale"))
         pairs.append(("probabilities_scale", f"{name}.value_scale"))
+    if not scales.attentions:
+        for parent, _, own in (name.rpartition(".") for name, one in scales.modules.items() if one.output):
+            if own in KEYS:
+                pairs.append((f"{parent}.{own}.output_scale", f"{parent}.{KEYS[own]}.output_scale"))
     reads = [{"probabilities_scale" if "probabilities_scale" in one else one for one in own} for own in products]
     found = [[pair for pair in pairs if set(pair) <= inputs] for inputs in reads]
     assert sorted(pair for own in found for pair in own) == sorted(pairs)
+    assert len(products) == len(pairs)
+
+
+KEYS = {"query": "key", "q_lin": "k_lin"}
+"""Names of the Linears of queries and of their keys."""
 
 
 def _inputs(scales):

@@ -245,6 +245,21 @@ def test_a_finished_model_quantises_its_weights_once(tmp_path):
     assert again.bert.pooler.dense.weight.grad.abs().sum() > 0
 
 
+def test_jitter_turns_over_the_roundings_that_last_bits_can():
+    """A value moves by a whole step or not at all, and only where it lay on the edge of two."""
+    quantisers = calibrated(small_model("bert"), BATCH)
+    torch.manual_seed(0)
+    scale, zero_point = quantisers.ranges.scale[0], quantisers.ranges.zero_point[0]
+    values = (torch.rand(100_000) * 200 + 20 - zero_point) * scale
+    still = quantisers.activation(0, values)
+    quantisers.jitter = 1e-3
+    moved = quantisers.activation(0, values) - still
+    turned = moved != 0
+    assert 0.5 < float(turned.float().mean()) / (1e-3 * (2 / torch.pi) ** 0.5) < 2
+    torch.testing.assert_close(moved[turned].abs(), scale.expand(int(turned.sum())))
+    assert float((values[turned] / scale % 1 - 0.5).abs().max()) < 1e-2
+
+
 def test_zeros_of_the_weights_are_zeros_of_the_integers():
     """OFA-37: and more may become zero, never fewer."""
     model = small_model("bert")

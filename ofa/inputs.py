@@ -7,14 +7,14 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from ofa.config import FinetuneConfig, QatConfig, RunConfig, TrainingConfig
+from ofa.config import CofiConfig, CofiMlmConfig, FinetuneConfig, QatConfig, RunConfig, TrainingConfig
 from ofa.data.fit import check_corpus, check_run
 from ofa.data.plan import accumulation
 from ofa.data.shards import Corpus
 from ofa.data.task_files import check_files
 from ofa.data.tasks import task_for
 from ofa.models.place import check_place
-from ofa.run_files import check_config
+from ofa.run_files import check_config, run_of
 
 RESUME_WORDS = ("auto", "never")
 """Values of --resume that name no folder."""
@@ -89,6 +89,29 @@ def check_beforehand(config: TrainingConfig, run_dir: Path, resume: str) -> None
 
 
 def _check_start(config: TrainingConfig, resume: str) -> None:
-    if resume not in RESUME_WORDS and not Path(resume).is_dir():
-        raise ValueError(f"--resume {resume}: expected auto, never, or a checkpoint folder, and no such folder exists")
+    if resume not in RESUME_WORDS:
+        _check_resumed(Path(resume), config)
     accumulation(config.batch, int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def _check_resumed(checkpoint: Path, config: TrainingConfig) -> None:
+    """Refuse the checkpoint of a run with another config; whether it is whole is looked at when it is read."""
+    if not checkpoint.is_dir():
+        raise ValueError(
+            f"--resume {checkpoint}: expected auto, never, or a checkpoint folder, and no such folder exists"
+        )
+    run = run_of(checkpoint)
+    if (run / "checkpoints").is_dir():
+        check_config(run, config, without_resume(config))
+
+
+def without_resume(config: TrainingConfig) -> str:
+    """What to do for a config that is not that of the checkpoint's run (`ofa.run_files.check_config`)."""
+    anew = "begin anew, without --resume"
+    if not isinstance(config, CofiConfig | CofiMlmConfig):
+        return anew
+    unit = "epochs" if isinstance(config, CofiConfig) else "steps"
+    return (
+        f"{anew}: a checkpoint, also one of the dense stage, serves the target of its own run alone. Runs to several "
+        f"targets can share a dense model that is trained already: as model.init, with structure.begin_{unit}=0"
+    )

@@ -13,6 +13,9 @@ from typing import Any
 from ofa.config import TrainingConfig, differences, parse
 from ofa.files import write_text
 
+ELSEWHERE = "choose another --run-dir"
+"""What to do for other values or data than those of a run folder."""
+
 
 class RunFolderError(ValueError):
     """A run folder that cannot be used, and what to do about it."""
@@ -52,8 +55,18 @@ def read_record(folder: Path) -> dict[str, Any]:
     return found
 
 
-def check_config(folder: Path, config: TrainingConfig) -> dict[str, Any]:
+def run_of(checkpoint: Path) -> Path:
+    """The folder of the run that `--resume DIR` means: DIR, or that in which the step-* folder DIR stands."""
+    return checkpoint if (checkpoint / "checkpoints").is_dir() else checkpoint.resolve().parents[1]
+
+
+def check_config(folder: Path, config: TrainingConfig, otherwise: str = ELSEWHERE) -> dict[str, Any]:
     """Refuse to continue a run with another config; returns its record.
+
+    Args:
+        folder: of the run.
+        config: with which it is to go on.
+        otherwise: what to do for the new values.
 
     Raises:
         RunFolderError: naming the keys that differ.
@@ -64,7 +77,7 @@ def check_config(folder: Path, config: TrainingConfig) -> dict[str, Any]:
     if changed:
         raise RunFolderError(
             f"{folder} was started with another config: {'; '.join(changed)}. "
-            "Continue with the old values, or choose another --run-dir"
+            f"Continue with the old values, or {otherwise}"
         )
     return record
 

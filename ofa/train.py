@@ -27,7 +27,7 @@ from ofa.data.counter import key
 from ofa.engine.process import start, stop
 from ofa.engine.settings import layout
 from ofa.export.hf import OF_A_RUN, check_replaceable
-from ofa.inputs import RESUME_WORDS
+from ofa.inputs import RESUME_WORDS, without_resume
 from ofa.journal import NotFinite
 from ofa.models.compile import check_compiler
 from ofa.progress import start_logging, stop_logging
@@ -35,7 +35,7 @@ from ofa.pruning.pruner import MaskChurn
 from ofa.recipe import Knobs
 from ofa.report import show_result
 from ofa.run import Run, Totals
-from ofa.run_files import read_json
+from ofa.run_files import read_json, run_of
 from ofa.run_folder import RunFolder
 from ofa.stop import StopAgreement, StopRequest
 from ofa.watch import Watch, together
@@ -352,7 +352,7 @@ def _chosen(path: Path, config: TrainingConfig, data: Data) -> Path:
     newest = Checkpoints(path / "checkpoints", config.checkpoint).latest() if (path / "checkpoints").is_dir() else None
     if newest is None:
         check(path)  # `latest` has looked through what it gives
+    RunFolder(run_of(path)).check(config, data.fingerprint, without_resume(config))
     path = newest or path
-    RunFolder(path.resolve().parents[1]).check(config, data.fingerprint)
     _rewind_checkpoint(path, config)
     return path

@@ -86,3 +86,12 @@ def test_a_larger_teacher_with_more_layers_teaches_and_another_target_is_no_cont
     assert {f"match.{number}" for number in range(1, 5)} <= next(line for line in lines if "loss" in line).keys()
     words = ["structure.sparsity", "0.6", "0.7"]
     refused(tasks, *arguments, *overrides("structure.sparsity=0.7"), script_name="cofi.py", words=words)
+
+    step = min((tasks / "taught" / "checkpoints").glob("step-*"))
+    for checkpoint in ("taught", str(step)):
+        branch = ["--config", "cofi.json", "--run-dir", "branch", "--resume", checkpoint]
+        answer = command("cofi.py", *branch, *overrides("teacher.init=big", "structure.sparsity=0.7"), cwd=tasks)
+        assert answer.status == 1 and len(answer.err.splitlines()) == 1, "nothing was imported or read"
+        for word in (*words, "serves the target of its own run alone", "model.init, with structure.begin_epochs=0"):
+            assert word in answer.err
+        assert "--run-dir" not in answer.err and not (tasks / "branch").exists()

@@ -75,12 +75,17 @@ def living_shape(config: PreTrainedConfig) -> Shape:
 
 
 def sizes_of(model: PreTrainedModel) -> Sizes:
-    """Units of each family of a stock model, from its config.
+    """Units of each family of a stock model: `sizes_by` its config."""
+    return sizes_by(model.config)
+
+
+def sizes_by(config: PreTrainedConfig) -> Sizes:
+    """Units of each family of the stock models of a config.
 
     Raises:
         AdapterError: its architecture has no row.
     """
-    sizes = shape(model.config)
+    sizes = shape(config)
     return Sizes(
         layers=sizes.layers,
         heads=sizes.heads,

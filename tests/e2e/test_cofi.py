@@ -141,8 +141,11 @@ def test_killed_under_masks_it_ends_with_the_same_bytes_in_other_ways_too(tasks,
 def test_gates_that_cannot_follow_are_warned_of_twice(pruned):
     """Before the run, since the ramp is short for their rate; and where units are cut that were open."""
     log = (pruned("structure.lr=0.05", "finetune.epochs=0") / "log.txt").read_text()
-    assert "the target rises within 6 steps, and at structure.lr 0.05 gates need about 240 to follow" in log
+    assert "the target rises within 6 steps, and at structure.lr 0.05 gates need about 240 to follow: set " in log
+    assert "set structure.ramp_epochs=20, with a schedule of more than 244 steps; or structure.lr=2\n" in log
     assert "units are cut that were open" in log
+    for values in (["structure.ramp_epochs=20", "schedule.total_steps=245", "structure.lr=0.05"], ["structure.lr=2"]):
+        assert "gates need" not in (pruned(*values, "finetune.epochs=0") / "log.txt").read_text()
 
 
 def test_a_signal_between_the_stages_stops_the_run_after_the_next_ones_first_step(tasks, pruned, monkeypatch):
@@ -277,6 +280,7 @@ WAYS = {
     "without layers": ("structure.layers=false",),
     "whole layers only": ("structure.heads=false", "structure.intermediate=false", "structure.sparsity=0.5"),
     "answers only": ("objective.layer_weight=0", "objective.ce_weight=0.5"),
+    "a trained model at once": ("model.init=teacher", "structure.begin_epochs=0"),
     "without a teacher": ("teacher=null", "objective.ce_weight=1", "objective.kd_weight=0", "objective.layer_weight=0"),
     "layers at random, free": ("objective.teacher_layers=random", "objective.matching=free"),
     "bf16": ("engine.precision=bf16",),

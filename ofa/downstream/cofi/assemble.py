@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 
 from ofa import dist
 from ofa.checkpoint import INDEX, Start
-from ofa.config import AnyCofiConfig, CofiMlmConfig
+from ofa.config import AnyCofiConfig
 from ofa.downstream.cofi.choose import costs_of, families, search_of, weight_costs
 from ofa.downstream.cofi.describe import read_structure, write_structure
-from ofa.downstream.cofi.finalise import check_multiple, check_target, reachable
+from ofa.downstream.cofi.finalise import check_target, reachable
 from ofa.downstream.cofi.layer_distillation import LayerDistillation
 from ofa.downstream.cofi.masked import MaskedForward
 from ofa.downstream.cofi.pruner import StructurePruner
@@ -51,13 +51,11 @@ def assemble(config: AnyCofiConfig, folder: RunFolder, start: Start | None, *, n
     """
     subject = subject_of(config)
     parts = subject.open_parts(config, folder)
-    frame = Frame(
-        config, folder, name, subject.stages(config, parts), costs_of(config, parts, folder), weight_costs(parts)
-    )
+    costs = costs_of(config, parts, folder), weight_costs(parts.model.config)
+    frame = Frame(config, folder, name, subject.stages(config, parts), *costs)
     check_target(frame.costs, families(config), config.structure.sparsity)
-    check_multiple(frame.costs.sizes, config.structure.multiple)
     if config.structure.method == "gates":
-        _warn_of_a_short_ramp(config, frame.stages)
+        _warn_of_a_short_ramp(config, parts, frame.stages)
     step = 0 if start is None else read_json(start.path / INDEX)["step"]
     if step <= frame.stages.pruned:
         return _gated_run(frame, start, parts)
@@ -122,18 +120,29 @@ def compact_run(
     return _build(subject_of(config).compact, frame, start, parts, structure, clock, teacher, layers, **more)
 
 
-def _warn_of_a_short_ramp(config: AnyCofiConfig, stages: Stages) -> None:
+def _warn_of_a_short_ramp(config: AnyCofiConfig, parts: Parts, stages: Stages) -> None:
     """Gates that cannot follow the target are cut to it all at once at the end, which training has not seen."""
     needed, ramp = math.ceil(ROOM / config.structure.lr), stages.ramp_end - stages.begin
-    if ramp < needed and dist.rank() == 0:
-        LOG.warning(
-            "the target rises within %d steps, and at structure.lr %g gates need about %d to follow: raise "
-            "structure.ramp_%s or structure.lr",
-            ramp,
-            config.structure.lr,
-            needed,
-            "steps" if isinstance(config, CofiMlmConfig) else "epochs",
-        )
+    if ramp >= needed or dist.rank() != 0:
+        return
+    key, length = subject_of(config).ramp(config, parts, needed)
+    ways = [f"structure.{key}={_rounded_up(length):g}"]
+    if stages.begin + needed >= stages.pruned:
+        ways[0] += f", with a schedule of more than {stages.begin + needed} steps"
+    ways += [f"structure.lr={_rounded_up(ROOM / ramp):g}"] if ramp else []
+    LOG.warning(
+        "the target rises within %d steps, and at structure.lr %g gates need about %d to follow: set %s",
+        ramp,
+        config.structure.lr,
+        needed,
+        "; or ".join(ways),
+    )
+
+
+def _rounded_up(value: float) -> float:
+    """To two digits that are not 0."""
+    scale = 10.0 ** (1 - math.floor(math.log10(value)))
+    return math.ceil(value * scale) / scale
 
 
 def _gated_run(frame: Frame, start: Start | None, parts: Parts) -> GatedRun:

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from ofa import dist
 from ofa.config import AnyCofiConfig
 from ofa.downstream.cofi.budget import Costs, NonzeroCosts, mac_costs, parameter_costs
-from ofa.downstream.cofi.finalise import UnitScores
+from ofa.downstream.cofi.finalise import UnitScores, check_multiple, check_target
 from ofa.downstream.cofi.gates import Family, Gates
 from ofa.downstream.cofi.importance import magnitude_scores
 from ofa.downstream.cofi.lagrangian import GateOptimizer, Lagrangian
@@ -27,7 +28,7 @@ from ofa.downstream.cofi.units import LayerLinears
 from ofa.engine.engine import Engine
 from ofa.files import write_text
 from ofa.models.adapters import adapter_for
-from ofa.models.blocks import Block, blocks_of, sizes_of
+from ofa.models.blocks import Block, blocks_of, sizes_by
 from ofa.models.build import seeded
 from ofa.models.structure import Sizes
 from ofa.parts import DTYPES, Parts
@@ -58,27 +59,48 @@ def families(config: AnyCofiConfig) -> tuple[Family, ...]:
     return tuple(family for family, wanted in switches.items() if wanted)
 
 
-def weight_costs(parts: Parts) -> Costs:
+def check_sizes(config: AnyCofiConfig, model: PreTrainedConfig) -> None:
+    """Refuse what the sizes of a model tell to be out of reach, before there are weights.
+
+    Raises:
+        BudgetError: a multiple, or a target of a cost that sizes give.
+    """
+    check_multiple(sizes_by(model), config.structure.multiple)
+    costs = _costs_by_sizes(config, model)
+    if costs is not None:
+        check_target(costs, families(config), config.structure.sparsity)
+
+
+def weight_costs(model: PreTrainedConfig) -> Costs:
     """Weights of the encoder's layers."""
-    return parameter_costs(sizes_of(parts.model), gated=_is_gated(parts))
+    return parameter_costs(sizes_by(model), gated=_is_gated(model))
 
 
-def _is_gated(parts: Parts) -> bool:
-    return adapter_for(parts.model.config.model_type).blocks.gated
+def _costs_by_sizes(config: AnyCofiConfig, model: PreTrainedConfig) -> Costs | None:
+    """What the target is a share of; None: that takes more than sizes."""
+    if config.structure.cost == "params":
+        return weight_costs(model)
+    if config.structure.cost == "macs":
+        return mac_costs(sizes_by(model), config.structure.length, gated=_is_gated(model))
+    return None
+
+
+def _is_gated(model: PreTrainedConfig) -> bool:
+    return adapter_for(model.model_type).blocks.gated
 
 
 def costs_of(config: AnyCofiConfig, parts: Parts, folder: RunFolder) -> Costs:
     """What the target is a share of (a collective call)."""
-    asked, sizes = config.structure, sizes_of(parts.model)
-    if asked.cost == "params":
-        return weight_costs(parts)
-    if asked.cost == "macs":
-        return mac_costs(sizes, asked.length, gated=_is_gated(parts))
+    model, asked = parts.model.config, config.structure
+    costs = _costs_by_sizes(config, model)
+    if costs is not None:
+        return costs
+    sizes, path = sizes_by(model), folder.path / LATENCY_FILE
     if asked.cost == "nnz":
         everything = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in parts.scoped.items()}
         masks = [linears_of(block, everything | parts.keep) for block in blocks_of(parts.model)]
         return NonzeroCosts(masks, sizes, hidden=asked.hidden)
-    values = dist.on_rank_zero(lambda: _latency_of(asked, sizes, folder.path / LATENCY_FILE, gated=_is_gated(parts)))
+    values = dist.on_rank_zero(lambda: _latency_of(asked, sizes, path, gated=_is_gated(model)))
     return LatencyCosts(LatencyTable(**{name: tuple(row) for name, row in values.items()}), sizes, device=dist.device())
 
 

@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from ofa import dist
-from ofa.config import AnyCofiConfig, CofiMlmConfig
+from ofa.config import AnyCofiConfig, CofiMlmConfig, ModelConfig
 from ofa.data.task_plan import total_steps
 from ofa.data.tasks import task_for
 from ofa.downstream.cofi.assemble import assemble, compact_run, cut
+from ofa.downstream.cofi.choose import check_sizes
 from ofa.downstream.cofi.describe import in_words, write_structure
 from ofa.downstream.cofi.layer_distillation import LayerDistillation
 from ofa.downstream.cofi.runs import CofiRun, CompactMlmRun, CompactRun, CompactTaskRun, GatedRun
@@ -21,7 +22,7 @@ from ofa.export.from_state import fill
 from ofa.finish import finish as finish_pretraining
 from ofa.inputs import check_inputs as check_pretraining
 from ofa.models.blocks import is_compact
-from ofa.models.build import read_config
+from ofa.models.build import build_config, read_config
 from ofa.models.structure import StructureMasks
 from ofa.train import Data, Kind, run_to_end
 
@@ -55,10 +56,10 @@ def check_inputs(config: AnyCofiConfig, resume: str) -> Data:
     """Open the task or the corpus.
 
     Raises:
-        ValueError: as of fine-tuning or of pre-training; or stages that do not fit, as far as no row has to be read to
-            know how long they are.
+        ValueError: as of fine-tuning or of pre-training; a model or a structure that cannot be, as far as config.json
+            tells; or stages that do not fit, as far as no row has to be read to know how long they are.
     """
-    _check_is_whole(config.model.init)
+    check_model(config)
     if isinstance(config, CofiMlmConfig):
         return check_pretraining(config, resume)
     rows = config.task.train_rows if task_for(config.task).kind != "questions" else None  # these have several each
@@ -67,13 +68,19 @@ def check_inputs(config: AnyCofiConfig, resume: str) -> Data:
     return check_finetuning(config, resume)
 
 
-def _check_is_whole(init: str | None) -> None:
-    """Refuse a model out of which units were cut already."""
-    if init is not None and is_compact(read_config(init)):
+def check_model(config: AnyCofiConfig) -> None:
+    """Hold the structure that is asked for against the config.json of the model that it is to be cut out of.
+
+    Raises:
+        ValueError: units were cut out of it already, or it cannot have that structure.
+    """
+    own = config.model
+    if own.init is not None and is_compact(read_config(own.init)):
         raise ValueError(
-            f"model.init {init} is a compact model already: give the dense one that it was cut out of, or train it on "
-            "with launch/finetune.py"
+            f"model.init {own.init} is a compact model already: give the dense one that it was cut out of, or train it "
+            "on with launch/finetune.py"
         )
+    check_sizes(config, build_config(own) if isinstance(own, ModelConfig) else read_config(own.init))
 
 
 def small_from(run: GatedRun) -> CompactRun:

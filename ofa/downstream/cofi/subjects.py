@@ -40,6 +40,10 @@ class Subject(Protocol):
         """How long they are."""
         ...
 
+    def ramp(self, config: Any, parts: Any, steps: int) -> tuple[str, float]:
+        """Key of the ramp's length, and its value for so many steps."""
+        ...
+
     def module(self, config: Any, parts: Any, structure: Structure, layers: LayerDistillation | None) -> CofiTraining:
         """What the engine trains."""
         ...
@@ -67,6 +71,10 @@ class TaskSubject:
     def stages(self, config: CofiConfig, parts: TaskParts) -> Stages:
         """As many steps as the epochs come to."""
         return Stages.of(config, parts.loader.total_steps)
+
+    def ramp(self, config: CofiConfig, parts: TaskParts, steps: int) -> tuple[str, float]:
+        """In epochs."""
+        return "ramp_epochs", steps * config.batch.global_size / len(parts.data.train.rows)
 
     def module(
         self, config: CofiConfig, parts: TaskParts, structure: Structure, layers: LayerDistillation | None
@@ -97,6 +105,10 @@ class MlmSubject:
     def stages(self, config: CofiMlmConfig, parts: CorpusParts) -> Stages:
         """As the config says."""
         return Stages.of_steps(config)
+
+    def ramp(self, config: CofiMlmConfig, parts: CorpusParts, steps: int) -> tuple[str, float]:
+        """As it is."""
+        return "ramp_steps", steps
 
     def module(
         self, config: CofiMlmConfig, parts: CorpusParts, structure: Structure, layers: LayerDistillation | None

@@ -2,8 +2,9 @@
 
 import pytest
 
-from ofa.config import CofiConfig, FinetuneConfig
+from ofa.config import CofiConfig, CofiMlmConfig, FinetuneConfig
 from ofa.data.tasks import TaskError
+from ofa.downstream.cofi.finalise import BudgetError
 from ofa.downstream.cofi.run import check_inputs as check_cofi
 from ofa.downstream.inputs import check_inputs
 from ofa.models.blocks import sizes_of
@@ -114,6 +115,38 @@ def test_stages_that_do_not_fit_are_refused_before_rows_are_read_where_their_num
     for task in ({"train_rows": 36}, {}):
         with pytest.raises(TaskError):
             check_cofi(CofiConfig.model_validate({**values(models("base"), **task), **stages}), "auto")
+
+
+@pytest.mark.parametrize(
+    ("structure", "words"),
+    [
+        ({"sparsity": 0.5, "multiple": 7}, "32 intermediate dimensions cannot be kept in multiples of 7"),
+        ({"sparsity": 0.5, "multiple": 7, "cost": "latency"}, "32 intermediate dimensions cannot be kept"),
+        ({"sparsity": 0.6, "intermediate": False, "layers": False}, "a sparsity of 0.6 in weights is out of reach"),
+        (
+            {"sparsity": 0.9, "heads": False, "layers": False, "cost": "macs", "length": 16},
+            "a sparsity of 0.9 in multiply-adds at length 16 is out of reach",
+        ),
+    ],
+)
+def test_a_structure_that_sizes_rule_out_is_refused_before_rows_are_read(models, values, structure, words):
+    """For masked words too, whose corpus is not there."""
+    config = CofiConfig.model_validate({**values(models("base")), "structure": structure})
+    with pytest.raises(BudgetError, match=words):
+        check_cofi(config, "auto")
+    own = {name: value for name, value in values(models("base")).items() if name != "task"}
+    own["model"]["architecture"] = {}
+    own |= {"data": {"path": "nowhere", "sequence_length": 48}, "schedule": {"total_steps": 9}}
+    own |= {"finetune": {"steps": 1}, "structure": {**structure, "begin_steps": 1, "ramp_steps": 1}}
+    with pytest.raises(BudgetError, match=words):
+        check_cofi(CofiMlmConfig.model_validate(own), "auto")
+
+
+def test_a_target_that_weights_decide_is_let_through_to_the_rows(models, values):
+    structure = {"sparsity": 0.6, "intermediate": False, "layers": False, "cost": "nnz"}
+    config = CofiConfig.model_validate({**values(models("base")), "structure": structure, "lock": True})
+    with pytest.raises(TaskError):
+        check_cofi(config, "auto")
 
 
 def test_a_compact_model_is_not_cut_again_which_its_config_says(values, tmp_path):

@@ -135,6 +135,12 @@ def only_first_rank() -> None:
         sys.exit(DONE)
 
 
+def say_that_it_starts() -> None:
+    """A line before imports that take seconds, where nothing is wrong so far; by the first rank."""
+    if os.environ.get("RANK", "0") == "0":
+        print("starting: loading torch and transformers", file=sys.stderr, flush=True)
+
+
 def main_wrapper(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` and exit with its status (None: 0); see `explained_errors`."""
     with explained_errors():

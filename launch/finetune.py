@@ -16,5 +16,6 @@ from ofa import config
 if __name__ == "__main__":
     RUN = task_run.prepare(__doc__, config.FinetuneConfig)
     from ofa.downstream.finetune import finetune  # after the checks: it takes seconds to import
+    from ofa.downstream.inputs import check_models
 
-    common.main_wrapper(lambda: RUN.do(finetune, finetune))
+    common.main_wrapper(lambda: RUN.do(finetune, finetune, check_models))

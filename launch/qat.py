@@ -15,6 +15,7 @@ from ofa import config
 if __name__ == "__main__":
     RUN = task_run.prepare(__doc__, config.QatConfig)
     from ofa.downstream.finetune import finetune  # after the checks: it takes seconds to import
+    from ofa.downstream.inputs import check_models
     from ofa.downstream.qat.run import qat
 
-    common.main_wrapper(lambda: RUN.do(qat, finetune))
+    common.main_wrapper(lambda: RUN.do(qat, finetune, check_models))

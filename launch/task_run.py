@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,14 +40,17 @@ class TaskRun:
     teacher: str | None
     """Name of the config that makes the teacher; None if it is not asked for, or there already."""
 
-    def do(self, own: Trains, tune: Trains) -> int:
+    def do(self, own: Trains, tune: Trains, check: Callable[[Any], None]) -> int:
         """Train the teacher if it is asked for, then the model; returns the exit status.
 
         Args:
             own: does the run.
             tune: fine-tunes the teacher.
+            check: refuses a model that the run's config does not fit, before time goes into its teacher.
         """
         if self.teacher is not None:
+            with common.explained_errors(once=True):
+                check(self.settings.model_copy(update={"teacher": None}))
             name = config.run_folder(self.teacher)
             status = self._one(tune, teacher_config(self.options, self.teacher), name, name)
             if status != common.DONE:
@@ -82,6 +86,7 @@ def prepare(description: str | None, kind: type[config.FinetuneConfig], *others:
             _check_inputs(own, options.resume)
     if options.check:
         sys.exit(common.DONE)
+    common.say_that_it_starts()
     return TaskRun(options, settings, folder, run_dir, teacher)
 
 

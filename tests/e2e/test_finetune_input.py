@@ -189,6 +189,10 @@ def test_the_teacher_is_made_first_by_its_shipped_config(tasks):
     shutil.copytree(tasks / "dense", tasks / "runs" / "tiny" / "teacher" / "model")
     missing = (*arguments, "--set", "model.init=runs/tiny/ofa_90/model")
     refused(tasks, *missing, script_name="finetune.py", words=["runs/tiny/ofa_90/model", "tiny/ofa_90.json"])
+    wrong = (*arguments, *overrides("model.init=questions", "lock=false"))
+    refused(tasks, *wrong, script_name="finetune.py", words=["model.init questions is a BertForQuestionAnswering"])
+    wrong = ("--config", "tiny/cofi.json", "--with-teacher", *overrides(*SHIPPED, "structure.multiple=7"))
+    refused(tasks, *wrong, script_name="cofi.py", words=["cannot be kept in multiples of 7"])
 
     arguments = (*arguments, "--set-teacher", "schedule.total_steps=2", "--set-teacher", "evaluate.every=1")
     answer = command("finetune.py", *arguments, cwd=tasks)

@@ -48,3 +48,16 @@ def test_ranks_of_one_machine_say_what_is_wrong_once(tmp_path):
         assert done.returncode == 1
         said.append(done.stderr)
     assert "micro_size 16 * world size 3 = 48" in said[0] and said[1] == ""
+
+
+def test_the_first_rank_says_that_it_starts_before_it_imports_what_takes_seconds(tmp_path):
+    """Here torch is a file that ends the process."""
+    write_corpus(tmp_path / "data", rows=120)
+    (tmp_path / "libraries").mkdir()
+    (tmp_path / "libraries" / "torch.py").write_text("raise SystemExit(3)\n")
+    path = f"{tmp_path / 'libraries'}:{CHECKOUT}"
+    command = [sys.executable, str(CHECKOUT / "launch" / "pretrain.py"), "--config", "tiny/teacher.json", *SMALL]
+    for rank, said in (("0", "starting: loading torch and transformers\n"), ("1", "")):
+        ranks = environment(RANK=rank, LOCAL_RANK=rank, PYTHONPATH=path)
+        done = subprocess.run(command, cwd=tmp_path, env=ranks, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (3, said)

@@ -163,6 +163,14 @@ def finished(command, *, cwd, check=True, **extra):
     return checked(done, check)
 
 
+def answered_no(code, home):
+    """What Python code prints, and asks, in a process that has `n` typed in for every question; `home` is for files of
+    transformers."""
+    line = [sys.executable, "-c", code]
+    own = {"input": "n\n" * 9, "env": environment(HF_HOME=str(home)), "capture_output": True, "text": True}
+    return checked(subprocess.run(line, cwd=home, timeout=TIMEOUT, **own)).stdout
+
+
 def checked(done, check=True):
     """The finished process; a failure shows its output."""
     said = f"{' '.join(done.args)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"

@@ -102,7 +102,7 @@ from transformers import {auto}, AutoTokenizer
 
 folder = "path/to/this/folder"
 model = {auto}.from_pretrained(folder{trust})
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder{trust})
 ```
 """
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ofa.config import CONFIGS, kind_of, load
+from tests.processes import answered_no
 
 README = (CONFIGS.parent / "README.md").read_text()
 NAMED = re.compile(r"`(my_\w+\.json)`[^`]*:\n\n((?:    .*\n)+)")
@@ -50,6 +51,6 @@ def test_models_load_in_the_lines_that_are_shown(exported_task, tmp_path):
     names = {}
     exec(compile(code, "README.md", "exec"), names)
     assert type(names["small"]).__name__.startswith("Compact")
-    inputs = names["tokenizer"]("a b", return_tensors="pt")
-    for model in (names["model"], names["small"]):
-        assert torch.isfinite(model(**inputs).logits).all()
+    for model, tokenizer in (("model", "tokenizer"), ("small", "its_tokenizer")):
+        assert torch.isfinite(names[model](**names[tokenizer]("a b", return_tensors="pt")).logits).all()
+    assert answered_no(code, tmp_path) == "", "a terminal would have been asked"

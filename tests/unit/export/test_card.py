@@ -8,6 +8,7 @@ import torch
 
 from ofa.data.tasks import TASKS
 from ofa.export.card import model_card
+from tests.processes import answered_no
 
 KINDS = {"rte": "classification", "stsb": "regression", "squad": "questions"}
 
@@ -32,6 +33,13 @@ def test_the_code_of_a_task_models_card_runs_and_keeps_the_zeros(exported_task, 
             weight.sub_(1.0)
     names["keep_zeros"]()
     assert all(not names["parameters"][name][places].any() for name, places in names["dropped"].items())
+
+
+def test_the_code_of_a_compact_models_card_asks_nothing_in_a_terminal(exported_task, tmp_path):
+    """In a process that knows nothing of us, which transformers asks whether to run the folder's code."""
+    folder = exported_task("rte", "compact")
+    code = card(folder)[1].partition("import json")[0].replace("path/to/this/folder", str(folder))
+    assert answered_no(code, tmp_path) == ""
 
 
 WORDS = {

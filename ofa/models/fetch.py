@@ -6,15 +6,23 @@ is one error that says what to do.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import transformers
+from huggingface_hub import constants, get_session
 from transformers.utils.hub import cached_file
 
 from ofa.models.place import ModelError, check_place, is_local
+
+LOG = logging.getLogger(__name__)
+
+SECONDS_FOR_THE_HUB = 10.0
+"""To say anything at all."""
 
 WORDS_OF_OTHERS = 300
 """Characters of another library's message that are passed on."""
@@ -32,15 +40,29 @@ def side_file(init: str, name: str) -> Path | None:
         ModelError: there is no such model.
     """
     with explained(init), quiet():
-        found = cached_file(init if not is_local(init) else str(Path(init).expanduser()), name, **_OPTIONAL)
+        place = where(init)
+        found = cached_file(place.pop("pretrained_model_name_or_path"), name, **place, **_OPTIONAL)
     return None if found is None else Path(found)
 
 
 def where(init: str) -> dict[str, Any]:
-    """How transformers is told where a model is; a folder of this machine is never asked of the hub."""
+    """How transformers is told where a model is; a folder of this machine is never asked of the hub, nor is a hub that
+    cannot be reached, whose models may be in the cache."""
     local = is_local(init)
     name = str(Path(init).expanduser()) if local else init
-    return {"pretrained_model_name_or_path": name, "local_files_only": local}
+    alone = local or constants.HF_HUB_OFFLINE or not _hub_answers()
+    return {"pretrained_model_name_or_path": name, "local_files_only": alone}
+
+
+@cache
+def _hub_answers() -> bool:
+    """Whether the hub does, asked once: its own client tries six times for each file, which takes minutes offline."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=SECONDS_FOR_THE_HUB)
+    except Exception as error:  # of whichever HTTP library the hub's client is built upon
+        LOG.warning("%s cannot be reached (%s): its models are looked for in the cache", constants.ENDPOINT, error)
+        return False
+    return True
 
 
 @contextmanager
@@ -52,7 +74,7 @@ def explained(init: str) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:  # a damaged file may break anything in their readers
-        first_line = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0][:WORDS_OF_OTHERS]
+        first_line = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0][:WORDS_OF_OTHERS].rstrip(".")
         if is_local(init):
             raise ModelError(f"model folder {init} cannot be loaded: {first_line}") from error
         raise ModelError(

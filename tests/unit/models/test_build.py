@@ -3,6 +3,8 @@
 import json
 import lzma
 import os
+import socket
+import sys
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +21,7 @@ from ofa.evaluate import evaluate_folder
 from ofa.models.adapters import ADAPTERS
 from ofa.models.build import ModelError, build_config, build_model, like_student, load_teacher, load_tokenizer
 from ofa.models.fit import check_teacher, check_tokenizer, check_vocabulary
+from tests.processes import finished
 from tests.task_parts import save_model
 from tests.task_parts import small_model as task_model
 
@@ -173,6 +176,31 @@ def test_an_unreachable_hub_id_is_an_error_that_says_what_to_do_offline(monkeypa
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="neither a local folder nor a model that could be fetched.*Offline"):
         build_model(config_of("no-such-owner/no-such-model", model_type="bert"), seed=0)
+
+
+FETCH = """
+from ofa.models.build import read_config
+print(read_config("owner/cached").model_type)
+read_config("owner/elsewhere")
+"""
+
+
+def test_a_hub_that_cannot_be_reached_is_tried_once_and_its_cache_serves(tmp_path):
+    """Its own client tries again and again."""
+    commit = tmp_path / "hub" / "models--owner--cached" / "snapshots" / ("0" * 40)
+    commit.mkdir(parents=True)
+    (commit / "config.json").write_text('{"model_type": "bert"}')
+    (commit.parents[1] / "refs").mkdir()
+    (commit.parents[1] / "refs" / "main").write_text(commit.name)
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        hub = f"http://127.0.0.1:{nobody_listens.getsockname()[1]}"
+        values = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+        done = finished([sys.executable, "-c", FETCH], cwd=tmp_path, check=False, **values)
+    assert done.stdout == "bert\n"
+    assert done.stderr.count(f"{hub} cannot be reached") == 1 and "Retrying" not in done.stderr
+    error = done.stderr.splitlines()[-1]
+    assert "owner/elsewhere is neither a local folder" in error and "cached files. Offline, download" in error
 
 
 def test_a_real_model_with_old_norm_names_loads_whole(tmp_path):

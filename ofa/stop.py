@@ -30,6 +30,8 @@ ONE_REQUEST = 5.0
 STDERR = 2
 """Written to directly: the main thread may hold the locks of sys.stderr."""
 
+AT_ONCE = b"asked to stop again: ending at once, without saving; what was saved before stays\n"
+
 INTERRUPTED = 130
 """Exit status of a process that was asked a second time."""
 
@@ -123,7 +125,7 @@ def _listen(reading: int) -> None:
             continue
         now = time.monotonic()
         if first is not None and now - first > ONE_REQUEST:
-            os.write(STDERR, b"asked to stop again: ending at once; the last checkpoint is kept\n")
+            os.write(STDERR, AT_ONCE)
             os._exit(INTERRUPTED)
         first = now if first is None else first
     os.close(reading)

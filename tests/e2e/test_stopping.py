@@ -92,7 +92,7 @@ def test_asked_again_while_a_rank_hangs_it_ends_at_once_and_the_next_start_conti
         assert group.processes[0].poll() is None, "the first request ends nothing by force"
         group.processes[0].send_signal(signal.SIGTERM)
         assert group.processes[0].wait(timeout=30) == 130, group.said()
-        assert "asked to stop again: ending at once; the last checkpoint is kept" in group.said()
+        assert "asked to stop again: ending at once, without saving" in group.said()
     with group_of_two(project, "--run-dir", str(folder)) as group:
         assert group.statuses() == [0, 0], group.said()
         assert "continuing from" in group.said()

@@ -73,7 +73,7 @@ def test_a_late_second_signal_ends_a_process_that_hears_nothing(tmp_path):
     assert process.poll() is None, "signals at once are one request"
     process.send_signal(signal.SIGUSR2)
     assert process.wait(timeout=30) == 130
-    assert process.stderr.read() == "asked to stop again: ending at once; the last checkpoint is kept\n"
+    assert process.stderr.read() == "asked to stop again: ending at once, without saving; what was saved before stays\n"
 
 
 def test_signals_that_were_given_back_act_as_before(tmp_path):

@@ -41,6 +41,9 @@ _CHARACTERS_PER_ENTRY = 2000
 """A vocabulary is trained on about this much text for each of its entries, drawn evenly from the corpus. More changes
 rare entries only, and the trainer's memory and time grow with it."""
 
+STEPS = ("extract", "duplicates", "tokenizer", "encode")
+"""Of a preparation, in their order."""
+
 Facts = dict[str, Any]
 """What a step's JSON file says."""
 

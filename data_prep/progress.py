@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from data_prep.pipeline import Progress
+from data_prep.pipeline import STEPS, Progress
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -26,13 +26,13 @@ def visible_progress() -> Iterator[Progress]:
         with progress_lines() as progress:
             yield progress
         return
-    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description:<17}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, console=console) as bars:
         tasks: dict[str, Any] = {}
 
         def advance(step: str, done: int, total: int) -> None:
             if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total)
+                tasks[step] = bars.add_task(_numbered(step), total=total)
             bars.update(tasks[step], completed=done)
 
         yield advance
@@ -54,7 +54,7 @@ def progress_lines(seconds: float = SECONDS_BETWEEN_LINES) -> Iterator[Progress]
 
     def progress(step: str, done: int, total: int) -> None:
         nonlocal reached
-        reached = f"{step}: {done} of {total}"
+        reached = f"{_numbered(step)}: {done} of {total}"
         if not 0 < done < total:
             say()
 
@@ -65,3 +65,8 @@ def progress_lines(seconds: float = SECONDS_BETWEEN_LINES) -> Iterator[Progress]
     finally:
         ended.set()
         ticking.join()
+
+
+def _numbered(step: str) -> str:
+    """The step, with its number among all."""
+    return f"{STEPS.index(step) + 1} of {len(STEPS)}, {step}"

@@ -18,7 +18,7 @@ def test_a_step_says_where_it_begins_and_ends(capsys):
         for done in range(101):
             progress("extract", done, 100)
         progress("tokenizer", 0, 1)
-    assert lines(capsys) == ["extract: 0 of 100", "extract: 100 of 100", "tokenizer: 0 of 1"]
+    assert lines(capsys) == ["1 of 4, extract: 0 of 100", "1 of 4, extract: 100 of 100", "3 of 4, tokenizer: 0 of 1"]
 
 
 def test_a_part_that_takes_long_says_so_now_and_then(capsys):
@@ -27,6 +27,6 @@ def test_a_part_that_takes_long_says_so_now_and_then(capsys):
         progress("extract", 3, 5)
         time.sleep(0.2)
     first, *others = lines(capsys)
-    assert first == "extract: 0 of 5" and len(others) > 2 and set(others) == {"extract: 3 of 5"}
+    assert first == "1 of 4, extract: 0 of 5" and len(others) > 2 and set(others) == {"1 of 4, extract: 3 of 5"}
     time.sleep(0.05)
     assert lines(capsys) == []

@@ -183,7 +183,8 @@ class Predictor:
         what = {"questions": "a question and a context", "tokens": "one list of words"}.get(self.kind)
         expected = what or ("two texts" if self.paired else "one text")
         found = "a second text" if given else "one text alone"
-        raise InferenceError(f"{self.name} reads {expected} for each example, found {found}")
+        how = "" if given else "; give the second too: --pair, of a file --pair-column, in Python `pairs`"
+        raise InferenceError(f"{self.name} reads {expected} for each example, found {found}{how}")
 
 
 @contextmanager

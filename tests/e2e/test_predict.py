@@ -76,7 +76,7 @@ def test_one_text_is_answered_on_the_standard_output(case):
         ("single", ["--text", "a", "--null-threshold", "0"], ["null_threshold is for questions"], 1),
         ("single", ["--text", "a", "--runtime", "onnx"], ["was not exported to ONNX Runtime", "launch/export.py"], 1),
         ("single", ["--input", "gone.csv"], ["gone.csv: no such file"], 1),
-        ("pairs", ["--text", "a"], ["reads two texts for each example"], 1),
+        ("pairs", ["--text", "a"], ["reads two texts for each example", "give the second too: --pair"], 1),
     ],
 )
 def test_what_does_not_fit_is_one_line(case, name, options, words, status):

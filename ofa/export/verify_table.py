@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ofa.data.shards import ShardState
-from ofa.export.verify import Verification
+from ofa.export.verify import Row, Verification
 from ofa.tables import table
 
 SHOWN_PROBLEMS = 100
@@ -18,18 +18,7 @@ SHOWN_PROBLEMS = 100
 
 def verification_table(found: Verification) -> str:
     """All that was counted, then notes, then either `ok` or the problems."""
-    rows = [
-        (
-            row.name,
-            "x".join(map(str, row.count.shape)),
-            f"{row.count.zeros:,}",
-            f"{row.count.sparsity:.5%}",
-            "-" if row.surplus is None else f"{row.surplus:+d}",
-            f"{1 / row.count.numel:.5%}",
-        )
-        for row in found.rows
-    ]
-    parts = [table(("scoped tensor", "shape", "zeros", "sparsity", "off by", "1 weight"), rows), ""]
+    parts = [_tensor_table(found.rows), ""]
     names = {"encoder_sparsity": "encoder", "scope_sparsity": "scope", "model_sparsity": "model"}
     parts += [f"{names[key]} zeros: {value:.4%}" for key, value in found.sparsities.items()]
     parts += ["", found.units.in_words()] if found.units else []
@@ -41,6 +30,24 @@ def verification_table(found: Verification) -> str:
     parts += ["", problem_table(shown)]
     number = "1 problem" if len(found.problems) == 1 else f"{len(found.problems)} problems"
     return "\n".join([*parts, number + (f", {hidden} not shown" if hidden else "")])
+
+
+def _tensor_table(rows: Sequence[Row]) -> str:
+    """What was counted in each scoped tensor; a line where no zero was, and none was expected."""
+    if rows and not any(row.count.zeros or row.surplus for row in rows):
+        return f"no zero in any of {len(rows)} scoped tensors"
+    cells = [
+        (
+            row.name,
+            "x".join(map(str, row.count.shape)),
+            f"{row.count.zeros:,}",
+            f"{row.count.sparsity:.5%}",
+            "-" if row.surplus is None else f"{row.surplus:+d}",
+            f"{1 / row.count.numel:.5%}",
+        )
+        for row in rows
+    ]
+    return table(("scoped tensor", "shape", "zeros", "sparsity", "off by", "1 weight"), cells)
 
 
 def corpus_table(folder: Path, states: Sequence[ShardState]) -> str:

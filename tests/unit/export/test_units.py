@@ -43,3 +43,11 @@ def test_it_is_said_layer_by_layer_and_what_was_asked_for():
 def test_a_verification_shows_the_structure_of_a_compact_model_and_of_no_other(exported_task):
     text = verification_table(verify_folder(exported_task("mrpc", "compact")))
     assert "layer" in text and "of the dense encoder's" in text and "is what it says it is" in text
+
+
+def test_a_verification_of_a_model_without_zeros_has_no_table_of_them(exported_task):
+    """Unless some are expected."""
+    folder = exported_task("mrpc", "dense")
+    text = verification_table(verify_folder(folder))
+    assert text.startswith("no zero in any of 13 scoped tensors\n") and "off by" not in text
+    assert verification_table(verify_folder(folder, 0.9)).startswith("scoped tensor")

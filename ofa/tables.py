@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-RESULT_COLUMNS = (
+SCORE_COLUMNS = (
     ("validation loss", "validation_loss", "{:.4f}"),
     ("masked accuracy", "masked_accuracy", "{:.2%}"),
+)
+"""Heading, key of a row of result.json, format."""
+
+SPARSITY_COLUMNS = (
     ("encoder zeros", "encoder_sparsity", "{:.4%}"),
     ("scope zeros", "scope_sparsity", "{:.4%}"),
     ("model zeros", "model_sparsity", "{:.4%}"),
 )
-"""Heading, key of a row of result.json, format."""
 
-SPARSITY_COLUMNS = RESULT_COLUMNS[2:]
+RESULT_COLUMNS = (*SCORE_COLUMNS, *SPARSITY_COLUMNS)
 
 STRUCTURE_COLUMNS = (
     ("structure gone", "structural_sparsity", "{:.2%}"),
@@ -65,14 +68,17 @@ Columns = Sequence[tuple[str, str, str]]
 
 
 def result_columns(result: Mapping[str, Any]) -> Columns:
-    """Columns of a result: those of pre-training, or of a task the metrics that its rows have."""
+    """Columns of a result: those of pre-training, or of a task the metrics that its rows have; where units were pruned,
+    none of zeros that no row has."""
     found = {key for row in result["rows"] for key in row} - said_twice(result["rows"])
     structural = [column for column in STRUCTURE_COLUMNS if column[1] in found]
+    known = {name: {row[name] for row in result["rows"] if name in row} for _, name, _ in SPARSITY_COLUMNS}
+    zeros = [column for column in SPARSITY_COLUMNS if not structural or known[column[1]] != {0.0}]
     if "metrics" not in result:
-        return (*RESULT_COLUMNS, *structural)
+        return (*SCORE_COLUMNS, *zeros, *structural)
     names = [name for metric in result["metrics"] for name in sorted(found) if name.split("_mismatched")[0] == metric]
     scores = [(name.replace("_", " "), name, "{:.4f}") for name in names]
-    return [("validation loss", "validation_loss", "{:.4f}"), *scores, *SPARSITY_COLUMNS, *structural]
+    return [("validation loss", "validation_loss", "{:.4f}"), *scores, *zeros, *structural]
 
 
 def said_twice(rows: Iterable[Mapping[str, Any]]) -> set[str]:

@@ -47,3 +47,14 @@ def test_what_is_gone_stands_in_one_column_where_weights_are_the_cost(cost, head
     rows = [{"name": "floor"}, {"name": "compact model", "structural_sparsity": 0.6, "cost_sparsity": cost + 1e-16}]
     found = [heading for heading, _, _ in result_columns({"rows": rows})]
     assert found[len(RESULT_COLUMNS) :] == headings
+
+
+def test_columns_of_zeros_that_no_row_has_are_left_out_where_units_were_pruned():
+    """A compact model is dense; of a model with all its units it is worth saying."""
+    row = {"name": "it", "encoder_sparsity": 0.0, "scope_sparsity": 0.0, "model_sparsity": 0.001}
+    for kind in ({}, {"metrics": ["accuracy"]}):
+        of_all, of_compact = (
+            {heading for heading, _, _ in result_columns({**kind, "rows": [one]})}
+            for one in (row, {**row, "structural_sparsity": 0.6})
+        )
+        assert of_all - of_compact == {"encoder zeros", "scope zeros"} and of_compact - of_all == {"structure gone"}

@@ -16,7 +16,7 @@ from ofa import config
 
 if __name__ == "__main__":
     RUN = task_run.prepare(__doc__, config.CofiConfig, config.CofiMlmConfig)
-    from ofa.downstream.cofi.run import check_model, cofi  # after the checks: it takes seconds to import
+    from ofa.downstream.cofi.run import check_beforehand, cofi  # after the checks: it takes seconds to import
     from ofa.downstream.finetune import finetune
 
-    common.main_wrapper(lambda: RUN.do(cofi, finetune, check_model))
+    common.main_wrapper(lambda: RUN.do(cofi, finetune, check_beforehand))

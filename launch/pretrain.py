@@ -68,7 +68,8 @@ if __name__ == "__main__":
             inputs.check_inputs(CONFIG, OPTIONS.resume)
     if OPTIONS.check:
         sys.exit(common.DONE)
-    common.say_that_it_starts()
+    if not finished:
+        common.say_that_it_starts()
     from ofa.pretrain import pretrain  # after the checks: it takes seconds to import
 
     common.main_wrapper(run)

@@ -86,7 +86,8 @@ def prepare(description: str | None, kind: type[config.FinetuneConfig], *others:
             _check_inputs(own, options.resume)
     if options.check:
         sys.exit(common.DONE)
-    common.say_that_it_starts()
+    if not finished:
+        common.say_that_it_starts()
     return TaskRun(options, settings, folder, run_dir, teacher)
 
 

@@ -4,17 +4,18 @@ before anything is written."""
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ofa.config import CofiConfig, CofiMlmConfig, FinetuneConfig, QatConfig, RunConfig, TrainingConfig
+from ofa.config import CofiMlmConfig, FinetuneConfig, QatConfig, RunConfig, TrainingConfig
 from ofa.data.fit import check_corpus, check_run
 from ofa.data.plan import accumulation
 from ofa.data.shards import Corpus
 from ofa.data.task_files import check_files
 from ofa.data.tasks import task_for
 from ofa.models.place import check_place
-from ofa.run_files import check_config, run_of
+from ofa.run_files import Otherwise, check_config, run_of
 
 RESUME_WORDS = ("auto", "never")
 """Values of --resume that name no folder."""
@@ -101,17 +102,22 @@ def _check_resumed(checkpoint: Path, config: TrainingConfig) -> None:
             f"--resume {checkpoint}: expected auto, never, or a checkpoint folder, and no such folder exists"
         )
     run = run_of(checkpoint)
-    if (run / "checkpoints").is_dir():
+    if run is not None:
         check_config(run, config, without_resume(config))
 
 
-def without_resume(config: TrainingConfig) -> str:
+def without_resume(config: TrainingConfig) -> Otherwise:
     """What to do for a config that is not that of the checkpoint's run (`ofa.run_files.check_config`)."""
-    anew = "begin anew, without --resume"
-    if not isinstance(config, CofiConfig | CofiMlmConfig):
-        return anew
-    unit = "epochs" if isinstance(config, CofiConfig) else "steps"
-    return (
-        f"{anew}: a checkpoint, also one of the dense stage, serves the target of its own run alone. Runs to several "
-        f"targets can share a dense model that is trained already: as model.init, with structure.begin_{unit}=0"
-    )
+    unit = "steps" if isinstance(config, CofiMlmConfig) else "epochs"
+
+    def otherwise(changed: Sequence[str]) -> str:
+        anew = "begin anew, without --resume and in another --run-dir"
+        if not any(one.startswith("structure.") for one in changed):
+            return anew
+        return (
+            f"{anew}: a checkpoint, also one of the dense stage, serves the structure of its own run alone. Runs to "
+            "several targets can share a dense model that is trained already: as model.init, with "
+            f"structure.begin_{unit}=0"
+        )
+
+    return otherwise

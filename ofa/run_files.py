@@ -6,15 +6,20 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ofa.config import TrainingConfig, differences, parse
 from ofa.files import write_text
 
-ELSEWHERE = "choose another --run-dir"
-"""What to do for other values or data than those of a run folder."""
+Otherwise = Callable[[Sequence[str]], str]
+"""From the keys that differ (none: the data do) to what to do for other values or data than those of a run folder."""
+
+
+def elsewhere(changed: Sequence[str]) -> str:
+    """Where a run folder is to go on."""
+    return "choose another --run-dir"
 
 
 class RunFolderError(ValueError):
@@ -55,12 +60,16 @@ def read_record(folder: Path) -> dict[str, Any]:
     return found
 
 
-def run_of(checkpoint: Path) -> Path:
-    """The folder of the run that `--resume DIR` means: DIR, or that in which the step-* folder DIR stands."""
-    return checkpoint if (checkpoint / "checkpoints").is_dir() else checkpoint.resolve().parents[1]
+def run_of(checkpoint: Path) -> Path | None:
+    """The folder of the run that `--resume DIR` means: DIR, or that among whose checkpoints the folder DIR stands; None
+    where it stands elsewhere."""
+    if (checkpoint / "checkpoints").is_dir():
+        return checkpoint
+    around = checkpoint.resolve().parent
+    return around.parent if around.name == "checkpoints" else None
 
 
-def check_config(folder: Path, config: TrainingConfig, otherwise: str = ELSEWHERE) -> dict[str, Any]:
+def check_config(folder: Path, config: TrainingConfig, otherwise: Otherwise = elsewhere) -> dict[str, Any]:
     """Refuse to continue a run with another config; returns its record.
 
     Args:
@@ -77,7 +86,7 @@ def check_config(folder: Path, config: TrainingConfig, otherwise: str = ELSEWHER
     if changed:
         raise RunFolderError(
             f"{folder} was started with another config: {'; '.join(changed)}. "
-            f"Continue with the old values, or {otherwise}"
+            f"Continue with the old values, or {otherwise(changed)}"
         )
     return record
 

@@ -27,7 +27,15 @@ from ofa.code_version import commit
 from ofa.config import TrainingConfig
 from ofa.cost import Size, checkpoint_bytes, disk_bytes
 from ofa.files import check_space, megabytes
-from ofa.run_files import ELSEWHERE, RunFolderError, check_config, is_finished, read_record, write_json
+from ofa.run_files import (
+    Otherwise,
+    RunFolderError,
+    check_config,
+    elsewhere,
+    is_finished,
+    read_record,
+    write_json,
+)
 
 RECORDED = ("torch", "triton", "deepspeed", "transformers", "tokenizers", "safetensors", "numpy", "webdataset")
 """Distributions whose versions a run records, where they are installed."""
@@ -123,7 +131,7 @@ class RunFolder:
         return self.config.is_file()
 
     def check(
-        self, config: TrainingConfig, data_fingerprint: str | None = None, otherwise: str = ELSEWHERE
+        self, config: TrainingConfig, data_fingerprint: str | None = None, otherwise: Otherwise = elsewhere
     ) -> None:
         """Refuse to continue with another config or other data; `otherwise` as of `ofa.run_files.check_config`.
 
@@ -134,7 +142,7 @@ class RunFolder:
         if data_fingerprint is not None and recorded["data_fingerprint"] != data_fingerprint:
             raise RunFolderError(
                 f"{self.path} was started on other data: fingerprint {str(recorded['data_fingerprint'])[:12]}, "
-                f"there is now {data_fingerprint[:12]}. Restore the data, or {otherwise}"
+                f"there is now {data_fingerprint[:12]}. Restore the data, or {otherwise([])}"
             )
 
     def recorded(self) -> dict[str, Any]:

@@ -352,7 +352,7 @@ def _chosen(path: Path, config: TrainingConfig, data: Data) -> Path:
     newest = Checkpoints(path / "checkpoints", config.checkpoint).latest() if (path / "checkpoints").is_dir() else None
     if newest is None:
         check(path)  # `latest` has looked through what it gives
-    RunFolder(run_of(path)).check(config, data.fingerprint, without_resume(config))
+    RunFolder(run_of(path) or path).check(config, data.fingerprint, without_resume(config))
     path = newest or path
     _rewind_checkpoint(path, config)
     return path

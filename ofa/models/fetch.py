@@ -24,6 +24,8 @@ LOG = logging.getLogger(__name__)
 SECONDS_FOR_THE_HUB = 10.0
 """To say anything at all."""
 
+TRIES = 2
+
 WORDS_OF_OTHERS = 300
 """Characters of another library's message that are passed on."""
 _OPTIONAL = {
@@ -56,13 +58,18 @@ def where(init: str) -> dict[str, Any]:
 
 @cache
 def _hub_answers() -> bool:
-    """Whether the hub does, asked once: its own client tries six times for each file, which takes minutes offline."""
-    try:
-        get_session().head(constants.ENDPOINT, timeout=SECONDS_FOR_THE_HUB)
-    except Exception as error:  # of whichever HTTP library the hub's client is built upon
-        LOG.warning("%s cannot be reached (%s): its models are looked for in the cache", constants.ENDPOINT, error)
-        return False
-    return True
+    """Whether the hub does, asked once a process: its own client tries six times for each file, which takes minutes
+    offline, before it looks into the cache."""
+    for remaining in reversed(range(TRIES)):
+        try:
+            get_session().head(constants.ENDPOINT, timeout=SECONDS_FOR_THE_HUB)
+            return True
+        except Exception as error:  # of whichever HTTP library the hub's client is built upon
+            if not remaining:
+                LOG.warning(
+                    "%s cannot be reached (%s): its models are looked for in the cache", constants.ENDPOINT, error
+                )
+    return False
 
 
 @contextmanager

@@ -112,6 +112,8 @@ RUN_FOLDERS = {
     "never continue": (["--run-dir", "runs/teacher", "--resume", "never"], ["--resume is never"]),
     "no such checkpoint": (["--run-dir", "new/run", "--resume", "nowhere"], ["--resume nowhere", "no such folder"]),
     "no checkpoint": (["--run-dir", "new/run", "--resume", "data"], ["data is no checkpoint"]),
+    "no folder of folders": (["--run-dir", "new/run", "--resume", "/"], ["/ is no checkpoint"]),
+    "all checkpoints": (["--run-dir", "new/run", "--resume", "runs/teacher/checkpoints"], ["is no checkpoint"]),
     "a checkpoint of another config": (
         ["--run-dir", "new/run", "--resume", "runs/teacher", *overrides("optimizer.lr=0.002")],
         ["runs/teacher was started with another config: optimizer.lr (0.001 -> 0.002)", "begin anew, without --resume"],

@@ -92,6 +92,9 @@ def test_a_larger_teacher_with_more_layers_teaches_and_another_target_is_no_cont
         branch = ["--config", "cofi.json", "--run-dir", "branch", "--resume", checkpoint]
         answer = command("cofi.py", *branch, *overrides("teacher.init=big", "structure.sparsity=0.7"), cwd=tasks)
         assert answer.status == 1 and len(answer.err.splitlines()) == 1, "nothing was imported or read"
-        for word in (*words, "serves the target of its own run alone", "model.init, with structure.begin_epochs=0"):
+        for word in (*words, "serves the structure of its own run alone", "model.init, with structure.begin_epochs=0"):
             assert word in answer.err
-        assert "--run-dir" not in answer.err and not (tasks / "branch").exists()
+        assert not (tasks / "branch").exists()
+    faster = ["--config", "cofi.json", "--run-dir", "branch", "--resume", str(step), *overrides("optimizer.lr=0.5")]
+    said = refused(tasks, *faster, *overrides("teacher.init=big"), script_name="cofi.py", words=["optimizer.lr"])
+    assert said.endswith("begin anew, without --resume and in another --run-dir")

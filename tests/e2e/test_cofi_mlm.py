@@ -288,6 +288,15 @@ def test_what_cannot_be_is_refused(project, request, changes, words):
     refused(project, *arguments, *overrides(*changes), script_name="cofi.py", words=words)
 
 
+def test_values_that_are_named_for_a_short_ramp_are_not_refused(project):
+    """Steps stand as they are: 1,026 after 4 end before 1,031, which 1,100 would not."""
+    values = ["structure.lr=0.0117", "schedule.total_steps=1031", "finetune.steps=0"]
+    answer = command(
+        "cofi.py", "--config", "mlm.json", "--run-dir", "slow", *overrides(*values), "--time-limit", "1", cwd=project
+    )
+    assert "set structure.ramp_steps=1026; or structure.lr=" in answer.err, answer.err
+
+
 def test_it_is_sent_to_its_own_script_and_a_compact_model_is_not_cut_again(project, pruned):
     refused(project, "--config", "mlm.json", words=["prunes a masked-LM model's structure", "launch/cofi.py"])
     again = ("--set", f"model.init={pruned() / 'model'}", "--set", "model.architecture={}")

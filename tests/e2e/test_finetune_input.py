@@ -193,6 +193,8 @@ def test_the_teacher_is_made_first_by_its_shipped_config(tasks):
     refused(tasks, *wrong, script_name="finetune.py", words=["model.init questions is a BertForQuestionAnswering"])
     wrong = ("--config", "tiny/cofi.json", "--with-teacher", *overrides(*SHIPPED, "structure.multiple=7"))
     refused(tasks, *wrong, script_name="cofi.py", words=["cannot be kept in multiples of 7"])
+    wrong = ("--config", "tiny/cofi.json", "--with-teacher", *overrides(*SHIPPED, "model.init=questions"))
+    refused(tasks, *wrong, script_name="cofi.py", words=["model.init questions is a BertForQuestionAnswering"])
 
     arguments = (*arguments, "--set-teacher", "schedule.total_steps=2", "--set-teacher", "evaluate.every=1")
     answer = command("finetune.py", *arguments, cwd=tasks)

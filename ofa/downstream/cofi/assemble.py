@@ -22,7 +22,7 @@ from ofa.downstream.cofi.pruner import StructurePruner
 from ofa.downstream.cofi.runs import CofiRun, CompactRun, Frame, GatedRun
 from ofa.downstream.cofi.stages import CompactClock, GatedClock, Stages
 from ofa.downstream.cofi.structure import Structure
-from ofa.downstream.cofi.subjects import subject_of
+from ofa.downstream.cofi.subjects import rounded_up, subject_of
 from ofa.downstream.cofi.training import CofiTeacher
 from ofa.engine.engine import Engine
 from ofa.models.adapters import scope, shape
@@ -125,11 +125,11 @@ def _warn_of_a_short_ramp(config: AnyCofiConfig, parts: Parts, stages: Stages) -
     needed, ramp = math.ceil(ROOM / config.structure.lr), stages.ramp_end - stages.begin
     if ramp >= needed or dist.rank() != 0:
         return
-    key, length = subject_of(config).ramp(config, parts, needed)
-    ways = [f"structure.{key}={_rounded_up(length):g}"]
-    if stages.begin + needed >= stages.pruned:
-        ways[0] += f", with a schedule of more than {stages.begin + needed} steps"
-    ways += [f"structure.lr={_rounded_up(ROOM / ramp):g}"] if ramp else []
+    key, length, steps = subject_of(config).ramp(config, parts, needed)
+    ways = [f"structure.{key}={length:.12g}"]
+    if stages.begin + steps >= stages.pruned:
+        ways[0] += f", with a schedule of more than {stages.begin + steps} steps"
+    ways += [f"structure.lr={rounded_up(ROOM / ramp):g}"] if ramp else []
     LOG.warning(
         "the target rises within %d steps, and at structure.lr %g gates need about %d to follow: set %s",
         ramp,
@@ -137,12 +137,6 @@ def _warn_of_a_short_ramp(config: AnyCofiConfig, parts: Parts, stages: Stages) -
         needed,
         "; or ".join(ways),
     )
-
-
-def _rounded_up(value: float) -> float:
-    """To two digits that are not 0."""
-    scale = 10.0 ** (1 - math.floor(math.log10(value)))
-    return math.ceil(value * scale) / scale
 
 
 def _gated_run(frame: Frame, start: Start | None, parts: Parts) -> GatedRun:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ofa import dist
-from ofa.config import AnyCofiConfig, CofiMlmConfig, ModelConfig
+from ofa.config import AnyCofiConfig, CofiConfig, CofiMlmConfig, ModelConfig
 from ofa.data.task_plan import total_steps
 from ofa.data.tasks import task_for
 from ofa.downstream.cofi.assemble import assemble, compact_run, cut
@@ -18,6 +18,7 @@ from ofa.downstream.cofi.runs import CofiRun, CompactMlmRun, CompactRun, Compact
 from ofa.downstream.cofi.stages import Stages
 from ofa.downstream.finish import finish as finish_finetuning
 from ofa.downstream.inputs import check_inputs as check_finetuning
+from ofa.downstream.inputs import check_models
 from ofa.export.from_state import fill
 from ofa.finish import finish as finish_pretraining
 from ofa.inputs import check_inputs as check_pretraining
@@ -66,6 +67,17 @@ def check_inputs(config: AnyCofiConfig, resume: str) -> Data:
     if rows is not None:
         Stages.of(config, partial(total_steps, rows, config.batch.global_size))
     return check_finetuning(config, resume)
+
+
+def check_beforehand(config: AnyCofiConfig) -> None:
+    """All that the config.json of its models tells: whether they are of the task, and have the structure.
+
+    Raises:
+        ValueError: as of fine-tuning, and of `check_model`.
+    """
+    if isinstance(config, CofiConfig):
+        check_models(config)
+    check_model(config)
 
 
 def check_model(config: AnyCofiConfig) -> None:

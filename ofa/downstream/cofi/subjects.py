@@ -6,6 +6,7 @@ teacher it has, and which runs its stages are. The rest of CoFi asks a `Subject`
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 from ofa import assemble as pretraining
@@ -40,8 +41,8 @@ class Subject(Protocol):
         """How long they are."""
         ...
 
-    def ramp(self, config: Any, parts: Any, steps: int) -> tuple[str, float]:
-        """Key of the ramp's length, and its value for so many steps."""
+    def ramp(self, config: Any, parts: Any, steps: int) -> tuple[str, float, int]:
+        """Key of the ramp's length, a round value for at least so many steps, and the steps that it comes to."""
         ...
 
     def module(self, config: Any, parts: Any, structure: Structure, layers: LayerDistillation | None) -> CofiTraining:
@@ -72,9 +73,10 @@ class TaskSubject:
         """As many steps as the epochs come to."""
         return Stages.of(config, parts.loader.total_steps)
 
-    def ramp(self, config: CofiConfig, parts: TaskParts, steps: int) -> tuple[str, float]:
+    def ramp(self, config: CofiConfig, parts: TaskParts, steps: int) -> tuple[str, float, int]:
         """In epochs."""
-        return "ramp_epochs", steps * config.batch.global_size / len(parts.data.train.rows)
+        epochs = rounded_up(steps * config.batch.global_size / len(parts.data.train.rows))
+        return "ramp_epochs", epochs, parts.loader.total_steps(epochs)
 
     def module(
         self, config: CofiConfig, parts: TaskParts, structure: Structure, layers: LayerDistillation | None
@@ -106,9 +108,9 @@ class MlmSubject:
         """As the config says."""
         return Stages.of_steps(config)
 
-    def ramp(self, config: CofiMlmConfig, parts: CorpusParts, steps: int) -> tuple[str, float]:
+    def ramp(self, config: CofiMlmConfig, parts: CorpusParts, steps: int) -> tuple[str, float, int]:
         """As it is."""
-        return "ramp_steps", steps
+        return "ramp_steps", steps, steps
 
     def module(
         self, config: CofiMlmConfig, parts: CorpusParts, structure: Structure, layers: LayerDistillation | None
@@ -124,6 +126,12 @@ class MlmSubject:
         teacher, its_parent = pretraining.teacher_of(config, parts)
         compile_if_asked(config.engine, [teacher.model])
         return teacher, its_parent
+
+
+def rounded_up(value: float) -> float:
+    """To two digits that are not 0."""
+    digits = 1 - math.floor(math.log10(value))
+    return math.ceil(value * 10.0**digits) / 10.0**digits
 
 
 def subject_of(config: AnyCofiConfig) -> Subject:

@@ -68,7 +68,8 @@ class FakeQuantisers:
         """Whether forwards in training mode add to the ranges."""
         self.jitter = 0.0
         """Standard deviation, in rounding steps, of noise on activations before they are rounded: 0 but where it is
-        asked what last bits can do."""
+        asked what last bits can do. Probabilities of attention have none; Linears that read one tensor have each
+        their own."""
         self._observing = self._calibrating = False
         self._real: Tensor | None = None
         place = {name: number for number, name in enumerate(ranges.names)}

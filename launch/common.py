@@ -135,6 +135,13 @@ def only_first_rank() -> None:
         sys.exit(DONE)
 
 
+def say_that_nothing_is_wrong(check: str) -> None:
+    """What `--check` ends with, by the first rank."""
+    if os.environ.get("RANK", "0") == "0":
+        left = "data and models were not looked for" if check == "config" else "rows and weights are read by the run"
+        print(f"checked: nothing wrong was found; {left}")
+
+
 def say_that_it_starts() -> None:
     """A line before imports that take seconds, where nothing is wrong so far; by the first rank."""
     if os.environ.get("RANK", "0") == "0":

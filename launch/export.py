@@ -43,8 +43,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--format",
         choices=("onnx", "openvino", "stock"),
-        help="onnx, openvino: of a finished task model, what the runtime reads; stock: of a structurally pruned model, "
-        "one of a stock class, smaller where that can be said, else padded with zeros",
+        help="onnx, openvino: of a finished task model, what the runtime reads; stock: of a structurally pruned model "
+        "(structure.dead_sublayer=keep_norm), one of a stock class, smaller where that can be said, else padded with "
+        "zeros",
     )
     runtimes = parser.add_argument_group("for a runtime", "a finished task model, reloaded and held against torch")
     runtimes.add_argument(
@@ -109,6 +110,11 @@ def to_stock() -> None:
 if __name__ == "__main__":
     OPTIONS = arguments()
     common.only_first_rank()
+    from ofa.models.place import check_there
+
+    with common.explained_errors():
+        if OPTIONS.folder is not None:
+            check_there(OPTIONS.folder)  # before imports that take seconds
     from ofa.export.from_reference import export_reference  # after the arguments: it takes seconds to import
     from ofa.export.from_state import export_checkpoint
     from ofa.export.stage import percent, stage_lines

@@ -58,7 +58,7 @@ def arguments() -> argparse.Namespace:
     )
     found = parser.parse_args()
     if (found.text is None) == (found.input is None):
-        parser.error("give --text or --input")
+        parser.error("give either --text or --input")
     if found.pair is not None and found.text is None:
         parser.error("--pair goes with --text; of a file, second texts are in --pair-column")
     foreign = [name for name in OF_A_FILE if getattr(found, name)] if found.text is not None else []
@@ -124,6 +124,10 @@ def say(words: str, end: str = "\n") -> None:
 if __name__ == "__main__":
     OPTIONS = arguments()
     common.only_first_rank()
+    from ofa.models.place import check_there
+
+    with common.explained_errors():
+        check_there(OPTIONS.model)  # before imports that take seconds
     from ofa.downstream.task_data import cut_in_words  # after the arguments: it takes seconds to import
     from ofa.inference import load
     from ofa.predict_file import Done, Input, check_places, encoded, predict_file

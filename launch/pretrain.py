@@ -67,6 +67,7 @@ if __name__ == "__main__":
         if OPTIONS.check != "config" and not finished:
             inputs.check_inputs(CONFIG, OPTIONS.resume)
     if OPTIONS.check:
+        common.say_that_nothing_is_wrong(OPTIONS.check)
         sys.exit(common.DONE)
     if not finished:
         common.say_that_it_starts()

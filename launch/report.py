@@ -23,6 +23,10 @@ def main() -> None:
 
 if __name__ == "__main__":
     given = arguments()
+    from ofa.models.place import check_there
+
+    with common.explained_errors():
+        check_there(given.folder)  # before imports that take seconds
 
     from ofa.report import build_report
 

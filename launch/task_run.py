@@ -85,6 +85,7 @@ def prepare(description: str | None, kind: type[config.FinetuneConfig], *others:
                 inputs.check_task_inputs(teacher_config(options, teacher), "auto")
             _check_inputs(own, options.resume)
     if options.check:
+        common.say_that_nothing_is_wrong(options.check)
         sys.exit(common.DONE)
     if not finished:
         common.say_that_it_starts()

@@ -88,6 +88,10 @@ def verify_data() -> int:
 
 if __name__ == "__main__":
     given = arguments()
+    from ofa.models.place import check_there
+
+    with common.explained_errors():
+        check_there(given.folder)  # before imports that take seconds
 
     from ofa.data.shards import Corpus
     from ofa.export.hf import find_model_folder

@@ -19,11 +19,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ofa.export.count import same_bits
 from ofa.export.from_state import fill
-from ofa.export.hf import CONFIG_FILE, OF_A_COMMAND, TOKENIZER_FILES, check_replaceable, export_model, not_a_folder
+from ofa.export.hf import CONFIG_FILE, OF_A_COMMAND, TOKENIZER_FILES, check_replaceable, export_model
 from ofa.export.recipe_file import fingerprint_of_file
 from ofa.export.reload import TOLERATED, auto_class, read_config
 from ofa.export.weights import read_file
 from ofa.models.adapters import scope
+from ofa.models.place import not_a_folder
 
 STATE_FILES = ("raw_pytorch_model.bin", "pytorch_model.bin")
 """The first is written at the end of a training, beside a model that is baked already."""

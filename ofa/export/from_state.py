@@ -14,10 +14,11 @@ from ofa.checkpoint import Checkpoints, check
 from ofa.config import RunConfig, parse
 from ofa.data.shards import Corpus
 from ofa.engine.checkpoint_files import read_checkpoint
-from ofa.export.hf import OF_A_COMMAND, export_model, is_model, is_run, not_a_folder
+from ofa.export.hf import OF_A_COMMAND, export_model, is_model, is_run
 from ofa.export.recipe_file import Parent, describe_run
 from ofa.export.run_kinds import of_another_kind
 from ofa.models.build import like_student
+from ofa.models.place import not_a_folder
 from ofa.pruning.mask_set import unpack
 from ofa.recipe import Recipe
 from ofa.run_files import RunFolderError

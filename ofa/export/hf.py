@@ -21,7 +21,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from ofa.config import command_that_makes
 from ofa.export.card import CARD_FILE, model_card
 from ofa.export.count import count
 from ofa.export.masks_file import MASKS_FILE, write_masks
@@ -30,10 +29,8 @@ from ofa.export.run_kinds import unfinished
 from ofa.export.targets import recorded_patterns
 from ofa.files import check_space, explained_space, new_folder, write_bytes, write_text
 from ofa.models.adapters import scope
+from ofa.models.place import MODEL_FOLDER, not_a_folder
 from ofa.models.sparsity import sparsities
-
-MODEL_FOLDER = "model"
-"""Name of the exported folder inside a run folder."""
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILES = (
@@ -152,14 +149,6 @@ def find_model_folder(path: str | Path) -> Path:
     if is_run(path):
         raise ExportError(unfinished(path, _json_object(path / CONFIG_FILE)))
     raise ExportError(f"{path} is neither a run folder with model/ nor a model folder with a config.json")
-
-
-def not_a_folder(path: Path, expected: str) -> str:
-    """What to say of a path that is no folder: a file, or nothing, and what makes it if a shipped config does."""
-    if path.exists():
-        return f"{path} is a file; expected {expected}"
-    command = command_that_makes(str(path)) or command_that_makes(str(path / MODEL_FOLDER))
-    return f"{path}: no such folder; " + (f"make it with: {command}" if command else f"expected {expected}")
 
 
 def is_model(folder: Path) -> bool:

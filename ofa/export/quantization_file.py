@@ -109,7 +109,9 @@ def read_scales(path: Path) -> Scales:
         QuantizationFileError: none there, damaged, or of another format.
     """
     if not path.is_file():
-        raise QuantizationFileError(f"{path} does not exist: {path.parent} is no model that was trained in 8 bits")
+        raise QuantizationFileError(
+            f"{path} does not exist: {path.parent} is no model that was trained in 8 bits (launch/qat.py)"
+        )
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             about = json.loads((file.metadata() or {}).get(KEY, "null"))

@@ -9,6 +9,12 @@ from typing import Any
 
 from ofa.config import command_that_makes
 
+MODEL_FOLDER = "model"
+"""Of a run folder, its model."""
+
+EXPORT_FILE = "export.json"
+"""What a folder has that was exported to a runtime."""
+
 
 class ModelError(ValueError):
     """A model that cannot be built, or does not fit the data or its teacher."""
@@ -38,10 +44,32 @@ def check_place(init: str | None, key: str | None = None, *, maker: str | None =
     if not (folder / "config.json").is_file():
         hint = _the_one_inside(folder) or _how_to_make(init, maker)
         raise ModelError(f"{place}model folder {init} not found (no config.json there); {hint}")
+    if (folder / EXPORT_FILE).is_file():
+        hint = _the_one_inside(folder.parent) or "give the model folder that it was made from"
+        raise ModelError(f"{place}{init} was exported to a runtime and has no weights for torch; {hint}")
     values = _values(folder / "config.json")
     if "config" in values and "model_type" not in values:
         hint = _the_one_inside(folder) or "it has not made its model yet: start its command again"
         raise ModelError(f"{place}{init} is the folder of a run, not of a model; {hint}")
+
+
+def check_there(given: str | Path) -> None:
+    """Refuse a path at which nothing is, and a text that means such a path and no model of the hub.
+
+    Raises:
+        ModelError: with the command that makes it, as far as shipped configs tell.
+    """
+    path = Path(given).expanduser()
+    if (isinstance(given, Path) or is_local(given)) and not path.exists():
+        raise ModelError(not_a_folder(path, "a run folder or a model folder"))
+
+
+def not_a_folder(path: Path, expected: str) -> str:
+    """What to say of a path that is no folder: a file, or nothing, and what makes it if a shipped config does."""
+    if path.exists():
+        return f"{path} is a file; expected {expected}"
+    command = command_that_makes(str(path)) or command_that_makes(str(path / MODEL_FOLDER))
+    return f"{path}: no such folder; " + (f"make it with: {command}" if command else f"expected {expected}")
 
 
 def _how_to_make(init: str, maker: str | None) -> str:
@@ -58,8 +86,8 @@ def _how_to_make(init: str, maker: str | None) -> str:
 
 def _the_one_inside(folder: Path) -> str | None:
     """The question whether the model that a folder holds was meant; None if it holds none."""
-    there = (folder / "model" / "config.json").is_file()
-    return f"did you mean {folder / 'model'}?" if there else None
+    there = (folder / MODEL_FOLDER / "config.json").is_file()
+    return f"did you mean {folder / MODEL_FOLDER}?" if there else None
 
 
 def _values(path: Path) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from ofa.export.hf import MODEL_FOLDER, ExportError
 from ofa.export.recipe_file import fingerprint_of_file
+from ofa.models.place import EXPORT_FILE
 
-EXPORT_FILE = "export.json"
 ABOUT = {"format": "sparse-ofa export", "version": 1}
 """What stands at its head."""
 

@@ -68,7 +68,7 @@ class UnitsConfig(Section):
     @model_validator(mode="after")
     def _something_goes(self) -> UnitsConfig:
         if not (self.heads or self.intermediate or self.layers or self.hidden):
-            raise ValueError("structure: heads, intermediate, layers and hidden are all false: nothing would be pruned")
+            raise ValueError("heads, intermediate, layers and hidden are all false: nothing would be pruned")
         if self.method == "magnitude" and not (self.heads or self.intermediate):
             raise ValueError("structure: by magnitude heads or intermediate dimensions go, and both are false")
         if self.method == "magnitude" and self.hidden:

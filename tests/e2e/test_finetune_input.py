@@ -193,6 +193,12 @@ def test_the_teacher_is_made_first_by_its_shipped_config(tasks):
     refused(tasks, *wrong, script_name="finetune.py", words=["model.init questions is a BertForQuestionAnswering"])
     wrong = ("--config", "tiny/cofi.json", "--with-teacher", *overrides(*SHIPPED, "structure.multiple=7"))
     refused(tasks, *wrong, script_name="cofi.py", words=["cannot be kept in multiples of 7"])
+    exported = tasks / "exported" / "onnx"
+    exported.mkdir(parents=True)
+    for name in ("config.json", "export.json"):
+        (exported / name).write_text("{}")
+    wrong = ("--config", "tiny/cofi.json", "--with-teacher", *overrides(*SHIPPED, "model.init=exported/onnx"))
+    refused(tasks, *wrong, script_name="cofi.py", words=["onnx was exported to a runtime", "no weights"])
     wrong = ("--config", "tiny/cofi.json", "--with-teacher", *overrides(*SHIPPED, "model.init=questions"))
     refused(tasks, *wrong, script_name="cofi.py", words=["model.init questions is a BertForQuestionAnswering"])
 

@@ -86,8 +86,8 @@ def test_what_does_not_fit_is_one_line(case, name, options, words, status):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], "give --text or --input"),
-        (["--text", "a", "--input", "b"], "give --text or --input"),
+        ([], "give either --text or --input"),
+        (["--text", "a", "--input", "b"], "give either --text or --input"),
         (["--input", "a", "--pair", "b"], "--pair goes with --text"),
         (["--text", "a", "--output", "b"], "--output is for --input"),
         (["--text", "a", "--text-column", "b"], "--text-column is for --input"),

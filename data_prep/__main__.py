@@ -25,6 +25,9 @@ from ofa.config import ConfigError, DataPrepConfig, find, load
 from ofa.data.shards import SPLITS, ShardError
 from ofa.files import DiskFull
 
+BAD = ("dropped", "unreadable", "damaged", "with_nul", "with_undecodable", "leftover", "unparsed")
+"""In names of counts that are shown."""
+
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -99,7 +102,7 @@ def _print_summary(manifest: dict[str, Any], output: Path) -> None:
     console = Console()
     console.print(table)
     console.print(f"rows of {manifest['sequence_length']} tokens, vocabulary of {manifest['vocab_size']:,}")
-    dropped = {name: number for name, number in statistics.items() if "dropped" in name or "unreadable" in name}
+    dropped = {name: number for name, number in statistics.items() if any(word in name for word in BAD)}
     read = f"{statistics.get('documents_read', 0):,} documents read"
     reasons = (f"{name.replace('_', ' ')} {number:,}" for name, number in dropped.items())
     console.print(", ".join([read, *reasons]), soft_wrap=True)

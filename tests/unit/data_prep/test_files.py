@@ -3,7 +3,6 @@
 import gzip
 import json
 import lzma
-from collections import Counter
 
 import pyarrow
 import pyarrow.parquet
@@ -12,6 +11,7 @@ import zstandard
 
 from data_prep import sources
 from data_prep.documents import DataPrepError
+from data_prep.tally import Tally
 from ofa.config import SourceConfig
 
 COMPRESS = {
@@ -29,7 +29,7 @@ def read_all(shard_characters: int = 1000, **source):
     """All documents of a source, in the order of its units."""
     config = SourceConfig(**source)
     found = sources.units(config, shard_characters)
-    return [document for unit in found for document in sources.read(config, unit, Counter())]
+    return [document for unit in found for document in sources.read(config, unit, Tally())]
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)

@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.wiki import templates
 from data_prep.wiki.formulas import formula
-from data_prep.wiki.prune import HOLE
+from data_prep.wiki.prune import HELD, HOLE
 
 LONGEST = 20_000
 """Characters that are parsed at once: the parser's time may grow with the square of them. Hardly a paragraph of prose
@@ -109,12 +109,12 @@ def _template(node: Any) -> str:
     named: dict[str, str] = {}
     for parameter in node.params:
         value = _render(parameter.value)
-        name = str(parameter.name).strip()
+        name = str(parameter.name).replace(HELD, " ").strip()
         if not parameter.showkey or (name.isdigit() and int(name) == len(positional) + 1):
             positional.append(value)
         else:
             named[name.lower()] = value
-    return templates.text_of(str(node.name), positional, named) or HOLE
+    return templates.text_of(str(node.name).replace(HELD, " "), positional, named) or HOLE
 
 
 def _tag(node: Any) -> str:

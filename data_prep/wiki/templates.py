@@ -27,6 +27,12 @@ _UNITS = {
 }  # fmt: skip
 """What stands behind the number, where it is not what the code is."""
 
+_UNITS |= {
+    "Moilbbl": "million barrels", "Moilbbl/d": "million barrels per day", "oilbbl": "barrels",
+    "oilbbl/d": "barrels per day",
+    "hp": "hp", "shp": "shp", "km2/sqmi": "km", "ha": "hectares", "kg": "kg", "lbf": "pounds-force", "L": "litres",
+}  # fmt: skip
+
 _JOINED = {
     "-": "\u2013",
     "\u2013": "\u2013",
@@ -51,6 +57,7 @@ _FIRST = """
 """
 """Those that show their first value; `_` is a space."""
 
+_QUOTATIONS = "quote blockquote quotation cquote centered_pull_quote bquote poemquote poem_quote rquote"
 _SECOND = "lang rtl-lang wikt-lang langx font_color colored_text"
 _JOIN = "chem chem2 gaps linktext digits"
 _SHIPS = "uss hms ss rms usns mv hmas hmcs sms usat ms ins usrc mts hmt gts"
@@ -104,6 +111,11 @@ def _number(number: int) -> Callable[[Arguments], str]:
 
 
 _first = _number(1)
+
+
+def _quotation(given: Arguments) -> str:
+    named = next((given[1][name] for name in ("text", "quote", "content") if given[1].get(name)), "")
+    return _first(given) or named.strip()
 
 
 def _last(given: Arguments) -> str:
@@ -187,6 +199,7 @@ def _names(text: str) -> list[str]:
 _RULES: dict[str, Callable[[Arguments], str]] = {
     **dict.fromkeys(_names(_FIRST), _first),
     **dict.fromkeys(_names(_SECOND), _number(2)),
+    **dict.fromkeys(_names(_QUOTATIONS), _quotation),
     **dict.fromkeys(_names(_JOIN), _joined),
     **dict.fromkeys(("transl", "transliteration", "iast", "xlit"), _last),
     **{name: _ship(name.upper()) for name in _names(_SHIPS)},

@@ -42,6 +42,8 @@ def text_of(wikitext, **options):
             "Wort x 6.2×10^18 J USS Hornet",
         ),
         ("said: {{quote|<poem>Who\nare you?</poem>\n\nI.|author}} so", "said:\nWho are you?\nI. so"),
+        ("{{quote\n| Spoken.\n| author = A\n}}\n{{quote|text=So [[b]].|sign=C}}", "Spoken. So b."),
+        ("{{convert|2.3|Moilbbl/d}} {{convert|20|C|F}}", "2.3 million barrels per day 20\u00b0C"),
         ("<math>x</math> and <math>\\alpha_{1}</math> and <math>\\int_0^1 \\frac{a}{b}</math>", "x and α1 and formula"),
         ("a <nowiki>''b'' [[c]]</nowiki> d", "a ''b'' [[c]] d".replace("''", "").replace("[[", "").replace("]]", "")),
         ("a <code>f(x)</code> b <syntaxhighlight>int i;</syntaxhighlight>", "a f(x) b"),

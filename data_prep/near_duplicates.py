@@ -12,16 +12,24 @@ workers that may still write when the next run begins. Which of a cluster stays 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from data_prep.documents import DataPrepError
 from data_prep.extract import read_piece
-from data_prep.workers import Workers
 from ofa.files import empty_folder_beside, replace_folder
+
+
+class Pool(Protocol):
+    """Of processes, or of jobs."""
+
+    def map(self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """Call a function with each tuple of arguments."""
+        ...
+
 
 BUCKETS = 14
 """datatrove's: with 8 hashes each, documents that share 72 % of their runs are found with even odds, 80 % with 92 %."""
@@ -42,7 +50,7 @@ def check_installed() -> None:
 
 
 def near_duplicates(
-    folder: Path, pieces: Path, units: list[list[str]], pool: Workers, progress: Callable[[int, int], None]
+    folder: Path, pieces: Path, units: list[list[str]], pool: Pool, progress: Callable[[int, int], None]
 ) -> None:
     """Write `NNNNN.npy` of each unit into `folder`: int64 positions of documents that are not the first of a cluster.
 

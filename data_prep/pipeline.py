@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from data_prep import sources
+from data_prep.array import ClusterArray, ClusterOptions
 from data_prep.changes import changes_since_plan
 from data_prep.clean import share_of
 from data_prep.dedup import duplicates
@@ -47,6 +48,8 @@ rare entries only, and the trainer's memory and time grow with it."""
 Facts = dict[str, Any]
 """What a step's JSON file says."""
 
+Pool = Workers | ClusterArray
+
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, what is done and what there is to do."""
 
@@ -65,8 +68,21 @@ def finished(config: DataPrepConfig, output: Path) -> Facts | None:
     return manifest
 
 
-def prepare(config: DataPrepConfig, output: Path, workers: int, progress: Progress) -> Facts:
+def prepare(
+    config: DataPrepConfig,
+    output: Path,
+    workers: int,
+    progress: Progress,
+    cluster: ClusterOptions | None = None,
+) -> Facts:
     """Make `output`, or finish what an interrupted run has begun there; returns the manifest.
+
+    Args:
+        config: What to make.
+        output: On a disk that all nodes share, where there is a cluster.
+        workers: Processes, or jobs of the cluster, side by side.
+        progress: Told how far each step is.
+        cluster: Does the work in jobs; None: processes of this machine do.
 
     Raises:
         DataPrepError: input that cannot be used or changes while it is read, another run at work in the folder, or a
@@ -78,7 +94,7 @@ def prepare(config: DataPrepConfig, output: Path, workers: int, progress: Progre
     with exclusive(output):
         units = sources.all_units(config)
         start_or_continue(work, config, units)
-        with Workers(workers) as pool:
+        with Workers(workers) if cluster is None else ClusterArray(workers, work / "jobs", cluster) as pool:
             if config.clean.near_duplicates:
                 check_installed()
             if config.tokenizer.init is not None:
@@ -108,7 +124,7 @@ def prepare(config: DataPrepConfig, output: Path, workers: int, progress: Progre
 # ---- the steps --------------------------------------------------------------------------------------------------
 
 
-def _extract(work: Path, config: DataPrepConfig, units: list[Unit], pool: Workers, progress: Progress) -> list[Facts]:
+def _extract(work: Path, config: DataPrepConfig, units: list[Unit], pool: Pool, progress: Progress) -> list[Facts]:
     folder = work / "extract"
     folder.mkdir(exist_ok=True)
     results = []
@@ -154,7 +170,7 @@ def _encode(
     config: DataPrepConfig,
     facts: Facts,
     pieces: list[Facts],
-    pool: Workers,
+    pool: Pool,
     progress: Progress,
 ) -> list[Facts]:
     job = Job(

@@ -35,7 +35,8 @@ REJECTS = "rejects.jsonl"
 
 _PUBLISHED = (*SPLITS, "documents", "tokenizer")
 
-_WORK = ("plan.json", "extract", "duplicates", "near_duplicates", "minhash", "tokenizer", "tokenizer.json", "encode")
+_STEPS = ("extract", "duplicates", "minhash", "near_duplicates", "tokenizer", "encode")
+_WORK = ("plan.json", "tokenizer.json", "jobs", *_STEPS)
 """What stands in a work folder."""
 
 

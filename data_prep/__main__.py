@@ -120,7 +120,7 @@ def _print_summary(manifest: dict[str, Any], output: Path) -> None:
     read = f"{statistics.get('documents_read', 0):,} documents read"
     reasons = (f"{name.replace('_', ' ')} {number:,}" for name, number in dropped.items())
     console.print(", ".join([read, *reasons]), soft_wrap=True)
-    console.print(f"rows are {statistics['fill']:.2%} full; {output}/manifest.json", soft_wrap=True)
+    console.print(f"rows are {statistics['fill']:.2%} full; {output}/card.html", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import numpy as np
 
 from data_prep import sources
 from data_prep.array import ClusterArray, ClusterOptions
+from data_prep.card import card
 from data_prep.changes import changes_since_plan
 from data_prep.clean import share_of
 from data_prep.dedup import duplicates
@@ -35,10 +36,10 @@ from data_prep.extract import extract, read_piece
 from data_prep.near_duplicates import check_installed, near_duplicates
 from data_prep.tally import Reject, joined_rejects
 from data_prep.tokenizer import build
-from data_prep.work import REJECTS, exclusive, refuse_another_config, refuse_foreign_folder, start_or_continue
+from data_prep.work import CARD, REJECTS, exclusive, refuse_another_config, refuse_foreign_folder, start_or_continue
 from data_prep.workers import Workers
 from ofa.config import DataPrepConfig
-from ofa.data.shards import SPLITS, Corpus, read_manifest, tokenizer_fingerprint, write_manifest
+from ofa.data.shards import SPLITS, Corpus, fingerprint_of, read_manifest, tokenizer_fingerprint, write_manifest
 from ofa.files import empty_folder_beside, replace_folder, write_bytes, write_text
 
 _CHARACTERS_PER_ENTRY = 2000
@@ -240,6 +241,7 @@ def _publish(work: Path, output: Path, results: list[Facts], manifest: Facts, re
         _move(encoded / f"{piece['name']}.jsonl.zst", output / "documents" / f"{number:05d}.jsonl.zst")
     _move(work / "tokenizer", output / "tokenizer")
     write_text(output / REJECTS, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in rejects))
+    write_text(output / CARD, card({**manifest, "fingerprint": fingerprint_of(manifest)}, rejects))
     write_manifest(output, manifest)
     shutil.rmtree(work)
 
@@ -264,13 +266,17 @@ def _folders_of_duplicates(work: Path, config: DataPrepConfig) -> dict[str, Path
 
 
 def _by_source(extracted: list[Facts], encoded: list[Facts]) -> Facts:
-    """Counts of each source by its name, and `lengths`: documents by the power of two that their tokens stay below."""
+    """By the name of a source its `counts`, its `tokens` in shards, and `lengths`: documents by the power of two that
+    their tokens do not exceed."""
     found: Facts = {}
     for result in [*extracted, *encoded]:
-        own = found.setdefault(result["source"], {"counts": Counter(), "lengths": Counter()})
+        own = found.setdefault(result["source"], {"counts": Counter(), "lengths": Counter(), "tokens": 0})
         for what in ("counts", "lengths"):
             own[what].update(result.get(what, {}))
-    return {name: {what: dict(sorted(own[what].items())) for what in own} for name, own in found.items()}
+        own["tokens"] += sum(shard["tokens"] for shard in result.get("shards", {}).values())
+    for own in found.values():
+        own |= {what: dict(sorted(own[what].items())) for what in ("counts", "lengths")}
+    return found
 
 
 def _check_unchanged(work: Path, config: DataPrepConfig) -> None:

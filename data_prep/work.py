@@ -33,6 +33,9 @@ _NAMED = 5
 REJECTS = "rejects.jsonl"
 """A sample of the documents that were dropped, by reason."""
 
+CARD = "card.html"
+"""What went in, for people."""
+
 _PUBLISHED = (*SPLITS, "documents", "tokenizer")
 
 _STEPS = ("extract", "duplicates", "minhash", "near_duplicates", "tokenizer", "encode")
@@ -63,7 +66,8 @@ def start_or_continue(work: Path, config: DataPrepConfig, units: list[Unit]) -> 
     for published in (work.parent / name for name in _PUBLISHED):
         if published.exists():
             shutil.rmtree(published)
-    (work.parent / REJECTS).unlink(missing_ok=True)
+    for name in (REJECTS, CARD):
+        (work.parent / name).unlink(missing_ok=True)
     fresh(work)
     write_bytes(path, text.encode())
 

@@ -55,6 +55,7 @@ def test_the_corpus_opens_and_verifies(prepared):
         "validation",
         "documents",
         "rejects.jsonl",
+        "card.html",
         "tokenizer",
     }
 

@@ -40,8 +40,9 @@ def units(source: SourceConfig, shard_characters: int) -> list[Unit]:
             raise DataPrepError(f"{path}: an empty file; fetch the dump again or take it off source.paths")
         ratio = 2 if path.suffix == ".xml" else 0.5  # bytes of the file for one of text
         divided = parts(path, max(1, int(shard_characters * ratio)))
-        ends = [part.start for part in divided[1:]] + [size]
-        found += [(str(part), end - part.start) for part, end in zip(divided, ends, strict=True)]
+        starts = [part.start // (8 if part.in_bits else 1) for part in divided]
+        ends = [*starts[1:], size]
+        found += [(str(part), end - start) for part, start, end in zip(divided, starts, ends, strict=True)]
     return batched_units(found, shard_characters // 2)
 
 

@@ -31,7 +31,7 @@ _TAG = re.compile(
 )
 _FORMULA = re.compile(r"\b(?:formula|codice)_\d+")
 _TABLE_LINE = re.compile(r"^(?:class|style|border|align|width|cellpadding|bgcolor|rowspan|colspan) *= *[\"'\w].*")
-_MARKUP = re.compile(r"'{2,}|\[\[(?:[^|\[\]]*\|)?([^\[\]]*)\]\]|\{\{[^{}]*\}\}|\[\[|\]\]|\{\{|\}\}|^[|!{].*$")
+_MARKUP = re.compile(r"'{2,}|\[\[(?:[^|\[\]]*\|)?([^\[\]]*)\]\]|\{\{[^{}]*\}\}|\[\[|\]\]|\{\{|\}\}|^(?:\{\||\|).*$")
 
 units = files.units
 versions = files.versions

@@ -2,7 +2,8 @@
 
 A part is a range of bytes of the file. It owns every page that begins in it, and reads on to the end of its last page;
 so plain XML may be cut anywhere, and bzip2 where one of its streams begins. Those places are in the index that
-Wikimedia publishes beside a multistream dump; where it is missing they are found by their headers.
+Wikimedia publishes beside a multistream dump; where it is missing they are found by their headers. A long file of one
+stream is cut where blocks begin (`data_prep.wiki.blocks`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from data_prep.wiki.blocks import next_block, read_blocks
 from ofa.files import DAMAGE, open_bytes
 
 CHUNK = 1 << 20
@@ -29,15 +31,17 @@ class Part:
     path: str
     start: int = 0
     stop: int = -1
+    in_bits: bool = False
+    """`start` and `stop` count bits, where blocks of a bzip2 stream begin."""
 
     def __str__(self) -> str:
-        return f"{self.path}|{self.start}|{self.stop}"
+        return f"{self.path}|{'b' if self.in_bits else ''}{self.start}|{self.stop}"
 
     @classmethod
     def parse(cls, text: str) -> Part:
         """What `str` made."""
         path, start, stop = text.rsplit("|", 2)
-        return cls(path, int(start), int(stop))
+        return cls(path, int(start.removeprefix("b")), int(stop), start.startswith("b"))
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,10 @@ def parts(path: Path, size: int) -> list[Part]:
     if path.suffix == ".xml":
         starts = list(range(0, max(total, 1), size))
     elif path.suffix == ".bz2":
-        starts = _every(stream_starts(path), size)
+        streams = stream_starts(path)
+        if len(streams) == 1 and total > 2 * size:
+            return _block_parts(path, size)
+        starts = _every(streams, size)
     else:
         starts = [0]
     return [Part(str(path), start, stop) for start, stop in zip(starts, [*starts[1:], -1], strict=True)]
@@ -92,7 +99,19 @@ def read_part(part: Part) -> Iterator[Chunk]:
     path = Path(part.path)
     if path.suffix == ".xml":
         return _read_plain(path, part)
+    if part.in_bits:
+        return _read_blocks(path, part)
     return _read_streams(path, part) if path.suffix == ".bz2" else _read_compressed(path)
+
+
+def _block_parts(path: Path, size: int) -> list[Part]:
+    """One long stream, cut at the first block behind every so many bytes."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = (next_block(data, place * 8) for place in range(0, len(data), size))
+        starts = list(dict.fromkeys(start for start in found if start is not None))
+    if not starts:
+        return [Part(str(path))]
+    return [Part(str(path), start, stop, True) for start, stop in zip(starts, [*starts[1:], -1], strict=True)]
 
 
 def _every(starts: list[int], size: int) -> list[int]:
@@ -128,6 +147,16 @@ def _read_streams(path: Path, part: Part) -> Iterator[Chunk]:
         while start is not None:
             is_own = part.stop < 0 or start < part.stop
             start = yield from _read_stream(file, start, is_own)
+
+
+def _read_blocks(path: Path, part: Part) -> Iterator[Chunk]:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for start, text in read_blocks(data, part.start):
+            is_own = part.stop < 0 or start < part.stop
+            if text is None:
+                yield Chunk(b"", is_own, f"broken or truncated bzip2 block at byte {start // 8}")
+            else:
+                yield Chunk(text, is_own)
 
 
 def _read_stream(file: BinaryIO, start: int, is_own: bool) -> Iterator[Chunk]:

@@ -19,7 +19,7 @@ from typing import Any
 from data_prep.documents import DataPrepError, Document, Unit, batched_units
 from data_prep.tally import Tally
 from ofa.config import SourceConfig
-from ofa.files import COMPRESSIONS, DAMAGE, open_text
+from ofa.files import COMPRESSIONS, DAMAGE, open_bytes, open_text
 
 _PACKED = "|".join(re.escape(ending) for ending in COMPRESSIONS if ending)
 NAMES = {
@@ -59,9 +59,11 @@ def read(source: SourceConfig, unit: Unit, counts: Tally) -> Iterator[Document]:
         path = Path(entry)
         counts["files"] += 1
         try:
-            yield from _read_file(source, path, name(path))
+            yield from _read_file(source, path, name(path), counts)
         except DAMAGE as error:
-            raise DataPrepError(f"{path}: truncated or damaged ({error}); fetch it again or remove it") from error
+            if source.on_damage == "refuse":
+                raise DataPrepError(f"{path}: truncated or damaged ({error}); fetch it again or remove it") from error
+            counts.reject("damaged_files", str(path), f"truncated or damaged ({error})")
         except UnicodeDecodeError as error:
             raise DataPrepError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert it first") from None
 
@@ -131,30 +133,48 @@ def names(files: list[Path]) -> Callable[[Path], str]:
     return lambda path: path.relative_to(root).as_posix()
 
 
-def _read_file(source: SourceConfig, path: Path, name: str) -> Iterator[Document]:
+def _read_file(source: SourceConfig, path: Path, name: str, counts: Tally) -> Iterator[Document]:
     if source.kind == "parquet":
         yield from _read_parquet(source, path, name)
         return
-    with open_text(path) as file:
+    with _open(source, path) as file:
         if ".jsonl" in path.suffixes:
-            yield from _read_lines(source, file, path, name)
+            yield from _read_lines(source, file, path, name, counts)
         else:
             text = file.read()
             yield Document(name, text.replace("\n", "\n\n") if source.lines_are_paragraphs else text)
 
 
-def _read_lines(source: SourceConfig, file: io.TextIOBase, path: Path, name: str) -> Iterator[Document]:
+def _open(source: SourceConfig, path: Path) -> io.TextIOWrapper:
+    """The text of a file; with `skip`, bytes that are no UTF-8 become a mark that cleaning counts and takes out."""
+    if source.on_damage == "refuse":
+        return open_text(path)
+    return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", errors="replace", newline="\n")
+
+
+def _read_lines(
+    source: SourceConfig, file: io.TextIOBase, path: Path, name: str, counts: Tally
+) -> Iterator[Document]:
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
-        where = f"{path}, line {number}"
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataPrepError(f"{where}: not JSON ({error.msg} at column {error.colno}); repair the line") from None
-        if not isinstance(record, dict):
-            raise DataPrepError(f"{where}: expected a JSON object, found {type(record).__name__}")
-        yield document_of(source, record, where, f"{name}:{number}")
+            yield _of_line(source, line, f"{path}, line {number}", f"{name}:{number}")
+        except DataPrepError as error:
+            if source.on_damage == "refuse":
+                raise
+            counts.reject("damaged_lines", str(error), line)
+
+
+def _of_line(source: SourceConfig, line: str, where: str, name: str) -> Document:
+    try:
+        record = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        said = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+        raise DataPrepError(f"{where}: not JSON ({said}); repair the line") from None
+    if not isinstance(record, dict):
+        raise DataPrepError(f"{where}: expected a JSON object, found {type(record).__name__}")
+    return document_of(source, record, where, name)
 
 
 def _read_parquet(source: SourceConfig, path: Path, name: str) -> Iterator[Document]:

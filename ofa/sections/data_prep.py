@@ -58,7 +58,7 @@ class SourceConfig(Section):
     """What the corpus card says of the text's licence."""
 
     on_damage: Literal["refuse", "skip"] = "refuse"
-    """Damaged input (`mediawiki`, `wikiextractor`, `books`, `text`): stop with its name, or leave it out and count it."""
+    """Damaged input (`mediawiki`, `wikiextractor`, `books`, `text`): stop with its name, or leave it out and count."""
 
     wiki: WikiConfig | None = None
     """Of `mediawiki`; null: its defaults."""

@@ -33,6 +33,7 @@ _UNITS |= {
     "hp": "hp", "shp": "shp", "km2/sqmi": "km", "ha": "hectares", "kg": "kg", "lbf": "pounds-force", "L": "litres",
 }  # fmt: skip
 
+_POWERS = {"3": "thousand ", "6": "million ", "9": "billion ", "12": "trillion "}
 _JOINED = {
     "-": "\u2013",
     "\u2013": "\u2013",
@@ -135,7 +136,9 @@ def _convert(given: Arguments) -> str:
         found += _JOINED.get(one, one)
     if not found or not values:
         return found
-    unit = _UNITS.get(values[0], values[0].replace("_", " "))
+    power = re.match(r"e(3|6|9|12)(?=\D)", values[0])  # e6carat: million carat
+    code = values[0][power.end() :] if power else values[0]
+    unit = (_POWERS[power[1]] if power else "") + _UNITS.get(code, code.replace("_", " "))
     return found + ("" if unit.startswith("\u00b0") else " ") + unit
 
 

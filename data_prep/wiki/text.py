@@ -40,7 +40,7 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}|simple|zh-[a-z-]+|be-tarask|be-x-old")
 """Prefixes of links to the same page in other languages, in the margin; with a colon before them they are text."""
 
 _SENTENCE_END = re.compile(r"[.!?\u2026][\"'\u201d\u2019)\]]*$")
-_SENTENCE_WORDS = 8
+_SENTENCE_WORDS = 6
 _SPACES = re.compile(r"[ \t\u00a0]{2,}")
 
 

@@ -43,7 +43,10 @@ def text_of(wikitext, **options):
         ),
         ("said: {{quote|<poem>Who\nare you?</poem>\n\nI.|author}} so", "said:\nWho are you?\nI. so"),
         ("{{quote\n| Spoken.\n| author = A\n}}\n{{quote|text=So [[b]].|sign=C}}", "Spoken. So b."),
-        ("{{convert|2.3|Moilbbl/d}} {{convert|20|C|F}}", "2.3 million barrels per day 20\u00b0C"),
+        (
+            "{{convert|2.3|Moilbbl/d}} {{convert|20|C|F}} {{convert|10|e6sqmi|km2}}",
+            "2.3 million barrels per day 20\u00b0C 10 million square miles",
+        ),
         ("<math>x</math> and <math>\\alpha_{1}</math> and <math>\\int_0^1 \\frac{a}{b}</math>", "x and α1 and formula"),
         ("a <nowiki>''b'' [[c]]</nowiki> d", "a ''b'' [[c]] d".replace("''", "").replace("[[", "").replace("]]", "")),
         ("a <code>f(x)</code> b <syntaxhighlight>int i;</syntaxhighlight>", "a f(x) b"),
@@ -67,15 +70,15 @@ def test_readers_see(wikitext, expected):
     assert re.sub(r" +", " ", found) == re.sub(r"[ \u00a0]+", " ", expected) or found == expected
 
 
-LISTS = "Intro.\n* one\n* This item is a whole sentence of more than eight words.\n# three\n; term\n"
+LISTS = "Intro.\n* one\n* This item is a whole sentence of more than five words.\n# three\n; term\n"
 
 
 @pytest.mark.parametrize(
     ("lists", "expected"),
     [
         ("drop", "Intro."),
-        ("sentences", "Intro.\nThis item is a whole sentence of more than eight words."),
-        ("keep", "Intro.\none\nThis item is a whole sentence of more than eight words.\nthree\nterm"),
+        ("sentences", "Intro.\nThis item is a whole sentence of more than five words."),
+        ("keep", "Intro.\none\nThis item is a whole sentence of more than five words.\nthree\nterm"),
     ],
 )
 def test_lists_are_dropped_or_kept_as_asked(lists, expected):

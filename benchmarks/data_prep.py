@@ -25,7 +25,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +39,7 @@ from benchmarks.watched import Ran, watched
 from data_prep import sources
 from data_prep.clean import clean, fingerprint
 from data_prep.sentences import splitter
+from data_prep.tally import Tally
 from data_prep.tokenizer import build, encoder
 from ofa.config import CHECKOUT, CleanConfig, SourceConfig, TokenizerConfig
 from ofa.tables import table
@@ -205,7 +205,7 @@ def documents(paths: list[str] | None) -> Iterator[str]:
         source = SourceConfig(kind="text", paths=paths)
     else:
         source = SourceConfig(kind="docstrings", distributions=DOCSTRINGS)
-    counts: Counter[str] = Counter()
+    counts = Tally()
     for unit in sources.units(source, 10**9):
         for document in sources.read(source, unit, counts):
             text = clean(document.text, CleanConfig(min_characters=40), counts)

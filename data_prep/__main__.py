@@ -1,4 +1,4 @@
-"""`python -m data_prep --config CONFIG [--set key=value] [--workers N] [--output DIR]`: text to shards.
+"""`python -m data_prep --config CONFIG [--set key=value] [--output DIR]`: text to shards.
 
 Exit status: 0 done, 1 error, 2 usage, 75 stopped by Ctrl-C or SIGTERM (run it again to continue).
 """
@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from data_prep.array import ClusterOptions
 from data_prep.changes import changes_since_plan, compare_source
 from data_prep.documents import DataPrepError
 from data_prep.pipeline import finished, prepare
@@ -24,6 +25,9 @@ from data_prep.work import REMEDY
 from ofa.config import ConfigError, DataPrepConfig, find, load
 from ofa.data.shards import SPLITS, ShardError
 from ofa.files import DiskFull
+
+BAD = ("dropped", "unreadable", "damaged", "with_nul", "with_undecodable", "leftover", "unparsed")
+"""In names of counts that are shown."""
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -47,9 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"note: the source has changed since {output} was begun: {changes}; it starts anew", file=sys.stderr)
         started = time.monotonic()
         with visible_progress() as progress:
-            manifest = prepare(config, output, options.workers, progress)
+            manifest = prepare(config, output, options.workers, progress, _cluster(options))
         _print_summary(manifest, output)
-        print(f"prepared in {time.monotonic() - started:.0f} s with {options.workers} workers")
+        kind = "workers" if options.cluster is None else f"jobs at a time ({options.cluster})"
+        print(f"prepared in {time.monotonic() - started:.0f} s with {options.workers} {kind}")
         return 0
     except (ConfigError, DataPrepError, ShardError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -71,8 +76,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--workers", type=_positive, default=cores, help="processes (default: all cores)")
+    jobs = parser.add_argument_group("a cluster, whose nodes share the disk of --output")
+    jobs.add_argument("--cluster", choices=("slurm", "local"), help="work in jobs, --workers at a time")
+    jobs.add_argument("--time", type=_positive, default=240, metavar="MINUTES", help="of one job (default: 240)")
+    jobs.add_argument("--mem", type=float, default=4.0, metavar="GB", help="of one job (default: 4)")
+    jobs.add_argument("--partition")
+    jobs.add_argument("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="any other option of sbatch")
     parser.add_argument("--output", type=Path, help="default: data/<name of the config>")
     return parser
+
+
+def _cluster(options: argparse.Namespace) -> ClusterOptions | None:
+    if options.cluster is None:
+        return None
+    return ClusterOptions(options.cluster, options.time, options.mem, options.partition, tuple(options.sbatch))
 
 
 def _positive(text: str) -> int:
@@ -99,11 +116,11 @@ def _print_summary(manifest: dict[str, Any], output: Path) -> None:
     console = Console()
     console.print(table)
     console.print(f"rows of {manifest['sequence_length']} tokens, vocabulary of {manifest['vocab_size']:,}")
-    dropped = {name: number for name, number in statistics.items() if "dropped" in name or "unreadable" in name}
+    dropped = {name: number for name, number in statistics.items() if any(word in name for word in BAD)}
     read = f"{statistics.get('documents_read', 0):,} documents read"
     reasons = (f"{name.replace('_', ' ')} {number:,}" for name, number in dropped.items())
     console.print(", ".join([read, *reasons]), soft_wrap=True)
-    console.print(f"rows are {statistics['fill']:.2%} full; {output}/manifest.json", soft_wrap=True)
+    console.print(f"rows are {statistics['fill']:.2%} full; {output}/card.html", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from data_prep import sources
 from data_prep.documents import DataPrepError
-from ofa.config import DataPrepConfig, differences
+from ofa.config import DataPrepConfig, SourceConfig, differences
 
 Sizes = dict[str, int]
 """Bytes of each file, by its name below the folder that all files of the source share."""
@@ -39,45 +39,56 @@ def compare_source(config: DataPrepConfig, manifest: dict[str, Any], output: Pat
     Raises:
         DataPrepError: files were added or removed, or have another size.
     """
-    old = manifest.get("source", {})
-    if config.source.kind == "hub":
+    found = [
+        _compare_one(name, source, sources.versions_of(manifest.get("source", {}), name), output)
+        for name, source in config.named_sources().items()
+    ]
+    results, notes = ([one[what] for one in found if one[what]] for what in (0, 1))
+    return Comparison("; ".join(map(str, results)), "; ".join(map(str, notes)) or None)
+
+
+def _compare_one(name: str, source: SourceConfig, old: dict[str, Any], output: Path) -> Comparison:
+    which = f"source {name}" if name else "the source"
+    if source.kind == "hub":
         return Comparison("the dataset was not looked at again", None)
     try:
-        now = sources.versions(config.source)
-        times = sources.times(config.source)
+        now = sources.versions(source)
+        times = sources.times(source)
     except (DataPrepError, OSError) as error:
-        return Comparison("", f"the source cannot be compared with what the data was prepared from: {error}")
+        return Comparison("", f"{which} cannot be compared with what the data was prepared from: {error}")
     if "files" not in now:
         changed = differences({key: old.get(key) for key in now}, now)
-        return Comparison("", _versions_note(changed, output) if changed else None)
+        return Comparison("", _versions_note(which, changed, output) if changed else None)
     if "files" not in old:
         return Comparison("", None)
     changes = file_changes(old["files"], now["files"])
     if changes is not None:
         raise DataPrepError(
-            f"{output}: prepared from other files than the source holds now: {changes}; to use them choose another "
+            f"{output}: prepared from other files than {which} holds now: {changes}; to use them choose another "
             f"--output, or remove {output} and run again"
         )
     prepared = (output / "manifest.json").stat().st_mtime_ns
-    later = sorted(name for name, time in times.items() if time > prepared)
-    result = f"the source holds the same {len(times)} files, by name and size; their content was not compared"
+    later = sorted(file for file, time in times.items() if time > prepared)
+    result = f"{which} holds the same {len(times)} files, by name and size; their content was not compared"
     return Comparison(result, _later_note(later, output) if later else None)
 
 
 def changes_since_plan(config: DataPrepConfig, work: Path) -> str | None:
-    """What has happened to the source's files since the plan of a work folder was written, if anything.
+    """What has happened to the sources' files since the plan of a work folder was written, if anything.
 
-    None too where there is no plan, or one for another config, or the source is no files.
+    None too where there is no plan, or one for another config, or no source is files.
 
     Raises:
-        DataPrepError: the source cannot be read any more.
+        DataPrepError: a source cannot be read any more.
     """
-    plan, times = read_plan(work), sources.times(config.source)
+    plan, times = read_plan(work), sources.all_times(config)
     if plan is None or not times or plan["config"] != config.model_dump(mode="json"):
         return None
-    changes = file_changes(plan["source"].get("files", {}), sources.versions(config.source).get("files", {}))
-    if changes is not None:
-        return changes
+    for name, source in config.named_sources().items():
+        old = sources.versions_of(plan["source"], name).get("files", {})
+        changes = file_changes(old, sources.versions(source).get("files", {}))
+        if changes is not None:
+            return f"{name}: {changes}" if name else changes
     before = plan.get("times", {})
     written = sorted(name for name, time in times.items() if time != before.get(name, time))
     return f"{len(written)} written anew ({_first(written)})" if written else None
@@ -133,9 +144,9 @@ def _first(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]}, ..."
 
 
-def _versions_note(changed: list[str], output: Path) -> str:
+def _versions_note(which: str, changed: list[str], output: Path) -> str:
     return (
-        f"the source has changed since then ({'; '.join(changed[:5])}); to use it, choose another --output or remove "
+        f"{which} has changed since then ({'; '.join(changed[:5])}); to use it, choose another --output or remove "
         f"{output}"
     )
 

@@ -13,12 +13,12 @@ import inspect
 import sys
 import sysconfig
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 from data_prep.documents import DataPrepError, Document, Unit, batched_units
+from data_prep.tally import Tally
 from ofa.config import SourceConfig
 
 STANDARD_LIBRARY = "python"
@@ -40,7 +40,7 @@ def units(source: SourceConfig, shard_characters: int) -> list[Unit]:
     return batched_units(files, _UNIT_BYTES)
 
 
-def read(source: SourceConfig, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
+def read(source: SourceConfig, unit: Unit, counts: Tally) -> Iterator[Document]:
     """The docstrings of a unit's files, in order; files that do not parse are counted."""
     roots = {name: _root(name) for name in {entry.partition("|")[0] for entry in unit.inputs}}
     for entry in unit.inputs:

@@ -33,6 +33,8 @@ class Unit:
     """What the source needs to find it again."""
     bytes: int
     """Its size on disk; 0 if unknown."""
+    source: str = ""
+    """Name of the source, where there are several."""
 
 
 def batched_units(files: list[tuple[str, int]], size: int) -> list[Unit]:

@@ -6,8 +6,10 @@ and the rows written in a random order, since packing sorts them by length. The 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ from data_prep.extract import CompressedLines, read_piece
 from data_prep.pack import pack
 from data_prep.segments import Encoded, Frame, PairBuilder, sentence_segments
 from data_prep.sentences import splitter
+from data_prep.tally import Tally
 from data_prep.token_ids import TokenIds
 from data_prep.tokenizer import encoder
 from ofa.config import DataPrepConfig
@@ -39,55 +42,118 @@ class Job:
     config: DataPrepConfig
     pieces: Path
     """Folder of the extracted pieces."""
-    duplicates: Path | None
-    """Folder of the positions of duplicates, by unit; None: nothing is dropped."""
+    duplicates: dict[str, Path]
+    """Folders of the positions of duplicates, by unit; by the name of the count of what is dropped for them."""
     tokenizer: Path
     tokenizer_fingerprint: str
     special: dict[str, int]
     vocab_size: int
     output: Path
+    documents: int = 0
+    """Of the corpus, before duplicates are dropped."""
 
 
-def encode(job: Job, piece: dict[str, Any]) -> dict[str, Any]:
+def encode(job: Job, piece: dict[str, Any], copy: int = 0) -> dict[str, Any]:
     """Encode and pack one piece; returns what its JSON file says.
 
-    `shards`: the manifest's entry by half, absent if the half is empty; `counts`: documents, tokens, pairs, ...
+    A source whose weight is above 1 has further copies of a piece: the documents whose share of the weight reaches so
+    far, for training only, with other pairs, lengths and order than in the first.
+
+    Returns:
+        `name`; `source`; `copy`; `shards`: the manifest's entry by half, absent if the half is empty; `counts`:
+        documents, tokens, pairs, ...; `lengths`: see `length_bin`.
     """
-    name = piece["name"]
+    name = piece["name"] if copy == 0 else f"{piece['name']}+{copy}"
     done = job.output / f"{name}.json"
     if done.is_file():
         return json.loads(done.read_text())
-    counts: Counter[str] = Counter()
+    counts = Tally(sample=job.config.clean.reject_samples)
+    lengths: Counter[str] = Counter()
     halves: dict[str, list[Encoded]] = {split: [] for split in SPLITS}
-    with CompressedLines(job.output / f"{name}.jsonl.zst") as file:
-        documents = _kept(job, piece, file, counts)
+    with CompressedLines(job.output / f"{name}.jsonl.zst") if copy == 0 else contextlib.nullcontext() as file:
+        documents = _kept(job, piece, file, counts) if file is not None else _copied(job, piece, copy)
         for split, document in _encoded(job, documents, counts):
             halves[split].append(document)
+            lengths[length_bin(len(document.tokens))] += 1
     shards = {split: _write_shard(job, f"{name}.{split}", halves.pop(split), counts) for split in SPLITS}
-    result = {"shards": {split: entry for split, entry in shards.items() if entry}, "counts": dict(counts)}
+    result = {
+        "name": name,
+        "source": piece["source"],
+        "copy": copy,
+        "shards": {split: entry for split, entry in shards.items() if entry},
+        "counts": dict(counts) if copy == 0 else {f"copied_{what}": number for what, number in counts.items()},
+        "lengths": dict(lengths) if copy == 0 else {},
+        "rejects": counts.rejects,
+    }
     write_bytes(done, json.dumps(result).encode())
     return result
 
 
-def _kept(job: Job, piece: dict[str, Any], file: CompressedLines, counts: Counter[str]) -> Iterator[tuple[str, str]]:
-    """Half and text of the documents that are no duplicates; they go to the documents' file on the way."""
-    dropped: set[int] = set()
-    if job.duplicates is not None:
-        unit = piece["name"].split("-")[0]
-        dropped = set((np.load(job.duplicates / f"{unit}.npy") - piece["first"]).tolist())
+def calls(config: DataPrepConfig, pieces: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
+    """What `encode` is called with: each piece, and its copies behind it."""
+    weights = {name: source.weight for name, source in config.named_sources().items()}
+    return [(piece, copy) for piece in pieces for copy in range(max(1, math.ceil(weights[piece["source"]])))]
+
+
+def length_bin(tokens: int) -> str:
+    """The power of two that a document's tokens do not exceed, as a key: `512` for 257 to 512."""
+    return str(1 << max(0, tokens - 1).bit_length())
+
+
+def _documents(job: Job, piece: dict[str, Any], counts: Tally) -> Iterator[tuple[str, Document]]:
+    """Half and document of those that are no duplicates."""
+    dropped = {reason: _positions(folder, piece) for reason, folder in job.duplicates.items()}
     for position, document in enumerate(read_piece(job.pieces / f"{piece['name']}.jsonl.zst")):
-        if position in dropped:
-            counts["dropped_duplicate"] += 1
+        reason = next((reason for reason, positions in dropped.items() if position in positions), None)
+        if reason is not None:
+            counts.reject(reason, document.id, document.text)
             continue
-        split = split_of(document, job.config)
+        yield split_of(document, job.config, piece.get("before", 0) + position, job.documents), document
+
+
+def _positions(folder: Path, piece: dict[str, Any]) -> set[int]:
+    unit = piece["name"].split("-")[0]
+    return set((np.load(folder / f"{unit}.npy") - piece["first"]).tolist())
+
+
+def _kept(job: Job, piece: dict[str, Any], file: CompressedLines, counts: Tally) -> Iterator[tuple[str, str]]:
+    """Half and text of the documents that go into the corpus; they go to the documents' file on the way."""
+    weight = job.config.named_sources()[piece["source"]].weight
+    for split, document in _documents(job, piece, counts):
+        if split == "train" and copies_of(document, weight) == 0:
+            counts["dropped_by_weight"] += 1
+            continue
         file.add({"id": document.id, "text": document.text, "meta": document.meta, "split": split})
         counts[f"{split}_documents"] += 1
         counts["characters"] += len(document.text)
         yield split, document.text
 
 
-def split_of(document: Document, config: DataPrepConfig) -> str:
-    """The half of the corpus that the document's group belongs to."""
+def _copied(job: Job, piece: dict[str, Any], copy: int) -> Iterator[tuple[str, str]]:
+    """As `_kept`, for a further copy."""
+    weight = job.config.named_sources()[piece["source"]].weight
+    for split, document in _documents(job, piece, Tally()):
+        if split == "train" and copies_of(document, weight) > copy:
+            yield split, document.text
+
+
+def copies_of(document: Document, weight: float) -> int:
+    """How often a document is in the training half: `weight` on average, always its whole part."""
+    whole = math.floor(weight)
+    return whole + (share_of(f"weight:{document.id}") < weight - whole)
+
+
+def split_of(document: Document, config: DataPrepConfig, position: int = 0, documents: int = 0) -> str:
+    """The half of the corpus that the document's group belongs to.
+
+    Args:
+        document: With its group.
+        config: Says how.
+        position: Of the document among all of the corpus, for `prefix`.
+        documents: Of the corpus, before duplicates are dropped, for `prefix`.
+    """
+    if config.split == "prefix":
+        return "validation" if position < round(config.validation_share * documents) else "train"
     group = document.id if document.group is None else document.group
     return "validation" if share_of(f"{config.seed}:{group}") < config.validation_share else "train"
 

@@ -7,7 +7,6 @@ written last, so its presence says that the rest is complete.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import zstandard
 from data_prep import sources
 from data_prep.clean import clean, fingerprint
 from data_prep.documents import Document, Unit
+from data_prep.tally import Tally
 from ofa.config import DataPrepConfig
 from ofa.files import beside, open_text, write_bytes
 
@@ -27,12 +27,13 @@ _LEVEL = 3
 def extract(config: DataPrepConfig, unit: Unit, number: int, folder: Path) -> dict[str, Any]:
     """Read, clean and store unit `number`; returns what its JSON file says.
 
-    `pieces`: name, `first` document within the unit, `documents`, `characters`; `counts`: see `clean`.
+    `pieces`: name, `source`, `first` document within the unit, `documents`, `characters`; `counts`: see `clean`;
+    `rejects`: a sample of what was dropped.
     """
     done = folder / f"{number:05d}.json"
     if done.is_file():
         return json.loads(done.read_text())
-    counts: Counter[str] = Counter()
+    counts = Tally(sample=config.clean.reject_samples)
     hashes: list[np.ndarray] = []
     pieces: list[dict[str, Any]] = []
     documents = _cleaned(config, unit, counts)
@@ -40,10 +41,10 @@ def extract(config: DataPrepConfig, unit: Unit, number: int, folder: Path) -> di
     while first is not None:
         name = f"{number:05d}-{len(pieces):05d}"
         piece, found, first = _write_piece(folder / f"{name}.jsonl.zst", first, documents, config.shard_characters)
-        pieces.append({"name": name, "first": sum(map(len, hashes)), **piece})
+        pieces.append({"name": name, "source": unit.source, "first": sum(map(len, hashes)), **piece})
         hashes.append(found)
     write_bytes(folder / f"{number:05d}.hashes", np.concatenate([np.empty(0, "<u8"), *hashes]).tobytes())
-    result = {"pieces": pieces, "counts": dict(counts)}
+    result = {"source": unit.source, "pieces": pieces, "counts": dict(counts), "rejects": counts.rejects}
     write_bytes(done, json.dumps(result).encode())
     return result
 
@@ -78,9 +79,9 @@ class CompressedLines:
             beside(self._path).replace(self._path)
 
 
-def _cleaned(config: DataPrepConfig, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
-    for document in sources.read(config.source, unit, counts):
-        text = clean(document.text, config.clean, counts)
+def _cleaned(config: DataPrepConfig, unit: Unit, counts: Tally) -> Iterator[Document]:
+    for document in sources.read_unit(config, unit, counts):
+        text = clean(document.text, config.clean, counts, document.id)
         if text is not None:
             yield Document(document.id, text, document.meta, document.group)
 

@@ -11,19 +11,25 @@ import glob
 import io
 import json
 import os
-from collections import Counter
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from data_prep.documents import DataPrepError, Document, Unit, batched_units
+from data_prep.tally import Tally
 from ofa.config import SourceConfig
-from ofa.files import COMPRESSIONS, DAMAGE, open_text
+from ofa.files import COMPRESSIONS, DAMAGE, open_bytes, open_text
 
-SUFFIXES = {
-    "text": tuple(kind + compression for kind in (".txt", ".jsonl") for compression in COMPRESSIONS),
-    "parquet": (".parquet",),
+_PACKED = "|".join(re.escape(ending) for ending in COMPRESSIONS if ending)
+NAMES = {
+    "text": (f".*\\.(?:txt|jsonl)(?:{_PACKED})?", "ending in .txt, .jsonl, also .gz, .zst, .xz"),
+    "books": (f".*\\.txt(?:{_PACKED})?", "ending in .txt, also .gz, .zst, .xz"),
+    "parquet": (r".*\.parquet", "ending in .parquet"),
+    "mediawiki": (f".*\\.xml(?:-p\\d+p\\d+)?(?:{_PACKED}|\\.bz2)?", "ending in .xml, also .bz2, .gz, .zst, .xz"),
+    "wikiextractor": (f".*wiki_\\d+(?:\\.json)?(?:{_PACKED}|\\.bz2)?", "named wiki_00, also .bz2, .gz, .zst, .xz"),
 }
+"""By kind: names of the files that are read, and how people say it."""
 _BATCH_ROWS = 1024
 
 
@@ -35,27 +41,29 @@ def units(source: SourceConfig, shard_characters: int) -> list[Unit]:
 def versions(source: SourceConfig) -> dict[str, Any]:
     """Names and sizes of the files that are read."""
     files = find_files(source)
-    names = _names(files)
-    return {"files": {names(path): path.stat().st_size for path in files}}
+    name = names(files)
+    return {"files": {name(path): path.stat().st_size for path in files}}
 
 
 def times(source: SourceConfig) -> dict[str, int]:
     """When each file was written, in nanoseconds, under the names that `versions` gives."""
     files = find_files(source)
-    names = _names(files)
-    return {names(path): path.stat().st_mtime_ns for path in files}
+    name = names(files)
+    return {name(path): path.stat().st_mtime_ns for path in files}
 
 
-def read(source: SourceConfig, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
+def read(source: SourceConfig, unit: Unit, counts: Tally) -> Iterator[Document]:
     """The documents of a unit's files, in order."""
-    names = _names(find_files(source))
+    name = names(find_files(source))
     for entry in unit.inputs:
         path = Path(entry)
         counts["files"] += 1
         try:
-            yield from _read_file(source, path, names(path))
+            yield from _read_file(source, path, name(path), counts)
         except DAMAGE as error:
-            raise DataPrepError(f"{path}: truncated or damaged ({error}); fetch it again or remove it") from error
+            if source.on_damage == "refuse":
+                raise DataPrepError(f"{path}: truncated or damaged ({error}); fetch it again or remove it") from error
+            counts.reject("damaged_files", str(path), f"truncated or damaged ({error})")
         except UnicodeDecodeError as error:
             raise DataPrepError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert it first") from None
 
@@ -66,17 +74,18 @@ def find_files(source: SourceConfig) -> list[Path]:
     Raises:
         DataPrepError: an entry matches nothing, or a file has a suffix that is not read.
     """
-    suffixes = SUFFIXES[source.kind]
+    pattern_of_names, in_words = NAMES[source.kind]
+    is_wanted = re.compile(pattern_of_names).fullmatch
     found: set[Path] = set()
     for entry in source.paths:
         pattern = os.path.expanduser(entry)
         matches = [Path(match) for match in glob.glob(pattern, recursive=True)] or [Path(pattern)]
         files = [path for match in matches for path in (_below(match) if match.is_dir() else [match])]
-        usable = [path for path in files if path.is_file() and path.name.endswith(suffixes)]
+        usable = [path for path in files if path.is_file() and is_wanted(path.name)]
         if not usable:
             state = "exists but holds no file" if any(path.exists() for path in matches) else "matches nothing; no file"
             raise DataPrepError(
-                f"source.paths: {entry} {state} ending in {', '.join(suffixes)} (working directory {Path.cwd()})"
+                f"source.paths: {entry} {state} {in_words} (working directory {Path.cwd()})"
             )
         found.update(path.resolve() for path in usable)
     return sorted(found)
@@ -113,38 +122,59 @@ def document_of(source: SourceConfig, record: dict[str, Any], where: str, name: 
     group = None if source.group_field is None else str(record[source.group_field])
     used = (source.text_field, source.id_field)
     meta = {key: value for key, value in record.items() if key not in used and isinstance(value, str | int | float)}
+    if source.lines_are_paragraphs:
+        text = text.replace("\n", "\n\n")
     return Document(name if identifier is None else str(identifier), text, meta, group)
 
 
-def _names(files: list[Path]) -> Any:
+def names(files: list[Path]) -> Callable[[Path], str]:
     """A function from path to a name that does not depend on where the corpus lies."""
     root = os.path.commonpath([path.parent for path in files])
     return lambda path: path.relative_to(root).as_posix()
 
 
-def _read_file(source: SourceConfig, path: Path, name: str) -> Iterator[Document]:
+def _read_file(source: SourceConfig, path: Path, name: str, counts: Tally) -> Iterator[Document]:
     if source.kind == "parquet":
         yield from _read_parquet(source, path, name)
         return
-    with open_text(path) as file:
+    with _open(source, path) as file:
         if ".jsonl" in path.suffixes:
-            yield from _read_lines(source, file, path, name)
+            yield from _read_lines(source, file, path, name, counts)
         else:
-            yield Document(name, file.read())
+            text = file.read()
+            yield Document(name, text.replace("\n", "\n\n") if source.lines_are_paragraphs else text)
 
 
-def _read_lines(source: SourceConfig, file: io.TextIOBase, path: Path, name: str) -> Iterator[Document]:
+def _open(source: SourceConfig, path: Path) -> io.TextIOWrapper:
+    """The text of a file; with `skip`, bytes that are no UTF-8 become a mark that cleaning counts and takes out."""
+    if source.on_damage == "refuse":
+        return open_text(path)
+    return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", errors="replace", newline="\n")
+
+
+def _read_lines(
+    source: SourceConfig, file: io.TextIOBase, path: Path, name: str, counts: Tally
+) -> Iterator[Document]:
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
-        where = f"{path}, line {number}"
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataPrepError(f"{where}: not JSON ({error.msg} at column {error.colno}); repair the line") from None
-        if not isinstance(record, dict):
-            raise DataPrepError(f"{where}: expected a JSON object, found {type(record).__name__}")
-        yield document_of(source, record, where, f"{name}:{number}")
+            yield _of_line(source, line, f"{path}, line {number}", f"{name}:{number}")
+        except DataPrepError as error:
+            if source.on_damage == "refuse":
+                raise
+            counts.reject("damaged_lines", str(error), line)
+
+
+def _of_line(source: SourceConfig, line: str, where: str, name: str) -> Document:
+    try:
+        record = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        said = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+        raise DataPrepError(f"{where}: not JSON ({said}); repair the line") from None
+    if not isinstance(record, dict):
+        raise DataPrepError(f"{where}: expected a JSON object, found {type(record).__name__}")
+    return document_of(source, record, where, name)
 
 
 def _read_parquet(source: SourceConfig, path: Path, name: str) -> Iterator[Document]:

@@ -7,13 +7,13 @@ source needs it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from data_prep.documents import DataPrepError, Document, Unit
 from data_prep.files import document_of
+from data_prep.tally import Tally
 from ofa.config import SourceConfig
 
 _UNIT_ROWS = 50_000
@@ -45,7 +45,7 @@ def times(source: SourceConfig) -> dict[str, int]:
     return {}
 
 
-def read(source: SourceConfig, unit: Unit, counts: Counter[str]) -> Iterator[Document]:
+def read(source: SourceConfig, unit: Unit, counts: Tally) -> Iterator[Document]:
     """The documents of a unit's rows, in order."""
     data, (entry,) = _load(source), unit.inputs
     if source.streaming:

@@ -1,7 +1,7 @@
 """Text to shards, in four steps, each of which does only what is missing.
 
     extract     units of the input -> pieces of cleaned text and hashes     (workers)
-    duplicates  hashes -> positions of later occurrences, by unit
+    duplicates  hashes -> positions of later occurrences, by unit; near ones too, if asked (workers)
     tokenizer   loaded, or trained on the pieces
     encode      pieces -> documents, train and validation shards            (workers)
 
@@ -13,6 +13,7 @@ changes no byte.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -24,18 +25,22 @@ from typing import Any
 import numpy as np
 
 from data_prep import sources
+from data_prep.array import ClusterArray, ClusterOptions
+from data_prep.card import card
 from data_prep.changes import changes_since_plan
 from data_prep.clean import share_of
 from data_prep.dedup import duplicates
 from data_prep.documents import DataPrepError, Unit
-from data_prep.encode import Job, encode
+from data_prep.encode import Job, calls, encode
 from data_prep.extract import extract, read_piece
+from data_prep.near_duplicates import check_installed, near_duplicates
+from data_prep.tally import Reject, joined_rejects
 from data_prep.tokenizer import build
-from data_prep.work import exclusive, refuse_another_config, refuse_foreign_folder, start_or_continue
+from data_prep.work import CARD, REJECTS, exclusive, refuse_another_config, refuse_foreign_folder, start_or_continue
 from data_prep.workers import Workers
 from ofa.config import DataPrepConfig
-from ofa.data.shards import SPLITS, Corpus, read_manifest, tokenizer_fingerprint, write_manifest
-from ofa.files import empty_folder_beside, replace_folder, write_bytes
+from ofa.data.shards import SPLITS, Corpus, fingerprint_of, read_manifest, tokenizer_fingerprint, write_manifest
+from ofa.files import empty_folder_beside, replace_folder, write_bytes, write_text
 
 _CHARACTERS_PER_ENTRY = 2000
 """A vocabulary is trained on about this much text for each of its entries, drawn evenly from the corpus. More changes
@@ -46,6 +51,8 @@ STEPS = ("extract", "duplicates", "tokenizer", "encode")
 
 Facts = dict[str, Any]
 """What a step's JSON file says."""
+
+Pool = Workers | ClusterArray
 
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, what is done and what there is to do."""
@@ -65,8 +72,21 @@ def finished(config: DataPrepConfig, output: Path) -> Facts | None:
     return manifest
 
 
-def prepare(config: DataPrepConfig, output: Path, workers: int, progress: Progress) -> Facts:
+def prepare(
+    config: DataPrepConfig,
+    output: Path,
+    workers: int,
+    progress: Progress,
+    cluster: ClusterOptions | None = None,
+) -> Facts:
     """Make `output`, or finish what an interrupted run has begun there; returns the manifest.
+
+    Args:
+        config: What to make.
+        output: On a disk that all nodes share, where there is a cluster.
+        workers: Processes, or jobs of the cluster, side by side.
+        progress: Told how far each step is.
+        cluster: Does the work in jobs; None: processes of this machine do.
 
     Raises:
         DataPrepError: input that cannot be used or changes while it is read, another run at work in the folder, or a
@@ -76,32 +96,39 @@ def prepare(config: DataPrepConfig, output: Path, workers: int, progress: Progre
     work = output / ".work"
     refuse_foreign_folder(output)
     with exclusive(output):
-        units = sources.units(config.source, config.shard_characters)
+        units = sources.all_units(config)
         start_or_continue(work, config, units)
-        with Workers(workers) as pool:
+        with Workers(workers) if cluster is None else ClusterArray(workers, work / "jobs", cluster) as pool:
+            if config.clean.near_duplicates:
+                check_installed()
             if config.tokenizer.init is not None:
                 _tokenizer(work, config, [])  # refused before hours of extraction
             extracted = _extract(work, config, units, pool, progress)
             _check_unchanged(work, config)
-            pieces = [piece for unit in extracted for piece in unit["pieces"]]
+            pieces = _numbered(extracted)
             if not pieces:
                 raise DataPrepError(f"no document is left after cleaning: {_readable(_counts(extracted))}")
             progress("duplicates", 0, 1)
             _duplicates(work, config, len(units))
             progress("duplicates", 1, 1)
+            if config.clean.near_duplicates:
+                names = [[piece["name"] for piece in unit["pieces"]] for unit in extracted]
+                report = functools.partial(progress, "near duplicates")
+                near_duplicates(work / "near_duplicates", work / "extract", names, pool, report)
             progress("tokenizer", 0, 1)
             facts = _tokenizer(work, config, pieces)
             progress("tokenizer", 1, 1)
             encoded = _encode(work, config, facts, pieces, pool, progress)
         manifest = _manifest(work, config, facts, extracted, encoded)
-        _publish(work, output, pieces, manifest)
+        rejects = joined_rejects((result["rejects"] for result in [*extracted, *encoded]), config.clean.reject_samples)
+        _publish(work, output, encoded, manifest, rejects)
     return read_manifest(output)
 
 
 # ---- the steps --------------------------------------------------------------------------------------------------
 
 
-def _extract(work: Path, config: DataPrepConfig, units: list[Unit], pool: Workers, progress: Progress) -> list[Facts]:
+def _extract(work: Path, config: DataPrepConfig, units: list[Unit], pool: Pool, progress: Progress) -> list[Facts]:
     folder = work / "extract"
     folder.mkdir(exist_ok=True)
     results = []
@@ -147,25 +174,27 @@ def _encode(
     config: DataPrepConfig,
     facts: Facts,
     pieces: list[Facts],
-    pool: Workers,
+    pool: Pool,
     progress: Progress,
 ) -> list[Facts]:
     job = Job(
         config,
         pieces=work / "extract",
-        duplicates=work / "duplicates" if config.clean.deduplicate else None,
+        duplicates=_folders_of_duplicates(work, config),
         tokenizer=work / "tokenizer",
         tokenizer_fingerprint=facts["fingerprint"],
         special=facts["special"],
         vocab_size=facts["vocab_size"],
         output=work / "encode",
+        documents=sum(piece["documents"] for piece in pieces),
     )
     job.output.mkdir(exist_ok=True)
     results = []
-    progress("encode", 0, len(pieces))
-    for result in pool.map(encode, ((job, piece) for piece in pieces)):
+    todo = calls(config, pieces)
+    progress("encode", 0, len(todo))
+    for result in pool.map(encode, ((job, piece, copy) for piece, copy in todo)):
         results.append(result)
-        progress("encode", len(results), len(pieces))
+        progress("encode", len(results), len(todo))
     return results
 
 
@@ -196,29 +225,61 @@ def _manifest(
         "tokenizer": {"fingerprint": facts["fingerprint"], "special": facts["special"]},
         "splits": splits,
         "source": json.loads((work / "plan.json").read_text())["source"],
+        "sources": _by_source(extracted, encoded),
         "statistics": {**dict(sorted(counts.items())), "fill": round(tokens / (rows * config.sequence_length), 6)},
         "config": config.model_dump(mode="json"),
     }
 
 
-def _publish(work: Path, output: Path, pieces: list[Facts], manifest: Facts) -> None:
+def _publish(work: Path, output: Path, results: list[Facts], manifest: Facts, rejects: list[Reject]) -> None:
     """Move everything to its name; the manifest comes last. May be interrupted and repeated at any point."""
     encoded = work / "encode"
     for split in SPLITS:
         (output / split).mkdir(exist_ok=True)
-        made = [json.loads((encoded / f"{piece['name']}.json").read_text()) for piece in pieces]
-        names = [piece["name"] for piece, one in zip(pieces, made, strict=True) if split in one["shards"]]
+        names = [result["name"] for result in results if split in result["shards"]]
         for name, entry in zip(names, manifest["splits"][split]["shards"], strict=True):
             _move(encoded / f"{name}.{split}.tar", output / split / entry["name"])
     (output / "documents").mkdir(exist_ok=True)
-    for number, piece in enumerate(pieces):
+    for number, piece in enumerate(result for result in results if result["copy"] == 0):
         _move(encoded / f"{piece['name']}.jsonl.zst", output / "documents" / f"{number:05d}.jsonl.zst")
     _move(work / "tokenizer", output / "tokenizer")
+    write_text(output / REJECTS, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in rejects))
+    write_text(output / CARD, card({**manifest, "fingerprint": fingerprint_of(manifest)}, rejects))
     write_manifest(output, manifest)
     shutil.rmtree(work)
 
 
 # ---- small parts ------------------------------------------------------------------------------------------------
+
+
+def _numbered(extracted: list[Facts]) -> list[Facts]:
+    """All pieces in order, each with the number of documents `before` it."""
+    pieces, before = [], 0
+    for unit in extracted:
+        for piece in unit["pieces"]:
+            pieces.append({**piece, "before": before})
+            before += piece["documents"]
+    return pieces
+
+
+def _folders_of_duplicates(work: Path, config: DataPrepConfig) -> dict[str, Path]:
+    """By the name of the count; exact ones first, which are near ones too."""
+    found = {"dropped_duplicate": work / "duplicates"} if config.clean.deduplicate else {}
+    return found | ({"dropped_near_duplicate": work / "near_duplicates"} if config.clean.near_duplicates else {})
+
+
+def _by_source(extracted: list[Facts], encoded: list[Facts]) -> Facts:
+    """By the name of a source its `counts`, its `tokens` in shards, and `lengths`: documents by the power of two that
+    their tokens do not exceed."""
+    found: Facts = {}
+    for result in [*extracted, *encoded]:
+        own = found.setdefault(result["source"], {"counts": Counter(), "lengths": Counter(), "tokens": 0})
+        for what in ("counts", "lengths"):
+            own[what].update(result.get(what, {}))
+        own["tokens"] += sum(shard["tokens"] for shard in result.get("shards", {}).values())
+    for own in found.values():
+        own |= {what: dict(sorted(own[what].items())) for what in ("counts", "lengths")}
+    return found
 
 
 def _check_unchanged(work: Path, config: DataPrepConfig) -> None:

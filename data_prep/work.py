@@ -17,11 +17,11 @@ import tokenizers
 from data_prep import sources
 from data_prep.changes import read_plan
 from data_prep.documents import DataPrepError, Unit
-from ofa.config import DataPrepConfig, differences
+from ofa.config import ConfigError, DataPrepConfig, differences, parse
 from ofa.data.shards import SPLITS
 from ofa.files import explained_space, write_bytes
 
-_CODE_VERSION = 1
+_CODE_VERSION = 2
 """Raised when the same input and config give other bytes, so that unfinished work of the old code is not mixed in."""
 
 REMEDY = "free space or choose another --output, then run again: finished parts are kept"
@@ -30,9 +30,16 @@ REMEDY = "free space or choose another --output, then run again: finished parts 
 _NAMED = 5
 """Entries of a folder that an error names."""
 
+REJECTS = "rejects.jsonl"
+"""A sample of the documents that were dropped, by reason."""
+
+CARD = "card.html"
+"""What went in, for people."""
+
 _PUBLISHED = (*SPLITS, "documents", "tokenizer")
 
-_WORK = ("plan.json", "extract", "duplicates", "tokenizer", "tokenizer.json", "encode")
+_STEPS = ("extract", "duplicates", "minhash", "near_duplicates", "tokenizer", "encode")
+_WORK = ("plan.json", "tokenizer.json", "jobs", *_STEPS)
 """What stands in a work folder."""
 
 
@@ -42,12 +49,12 @@ def start_or_continue(work: Path, config: DataPrepConfig, units: list[Unit]) -> 
         "version": _CODE_VERSION,
         "config": config.model_dump(mode="json"),
         "source": {
-            **sources.versions(config.source),
+            **sources.all_versions(config),
             "tokenizers": tokenizers.__version__,
             "python": platform.python_version(),
         },
         "units": [asdict(unit) for unit in units],
-        "times": sources.times(config.source),
+        "times": sources.all_times(config),
     }
     text = json.dumps(plan, indent=1)
     path = work / "plan.json"
@@ -59,6 +66,8 @@ def start_or_continue(work: Path, config: DataPrepConfig, units: list[Unit]) -> 
     for published in (work.parent / name for name in _PUBLISHED):
         if published.exists():
             shutil.rmtree(published)
+    for name in (REJECTS, CARD):
+        (work.parent / name).unlink(missing_ok=True)
     fresh(work)
     write_bytes(path, text.encode())
 
@@ -89,7 +98,9 @@ def _is_rest_of_work(path: Path) -> bool:
 
 
 def refuse_another_config(old: dict[str, Any], config: DataPrepConfig, output: Path) -> None:
-    """Raise DataPrepError, naming the keys, unless `old` is the dump of `config`."""
+    """Raise DataPrepError, naming the keys, unless `old` is the dump of `config`; what it lacks is the default."""
+    with contextlib.suppress(ConfigError):
+        old = parse(DataPrepConfig, old, origin=str(output)).model_dump(mode="json")
     changed = differences(old, config.model_dump(mode="json"))
     if changed:
         raise DataPrepError(

@@ -35,7 +35,14 @@ from ofa.sections.cofi_mlm import (
     StructureStepsConfig,
 )
 from ofa.sections.data import BatchConfig, DataConfig
-from ofa.sections.data_prep import CleanConfig, DataPrepConfig, SourceConfig, TokenizerConfig
+from ofa.sections.data_prep import (
+    BooksConfig,
+    CleanConfig,
+    DataPrepConfig,
+    SourceConfig,
+    TokenizerConfig,
+    WikiConfig,
+)
 from ofa.sections.engine import EngineConfig
 from ofa.sections.finetune import (
     FinetuneConfig,
@@ -56,6 +63,7 @@ from ofa.sections.training import CheckpointConfig, LogConfig, TrainingConfig
 __all__ = [
     "AnyCofiConfig",
     "BatchConfig",
+    "BooksConfig",
     "CHECKOUT",
     "CONFIGS",
     "CellConfig",
@@ -100,6 +108,7 @@ __all__ = [
     "TeacherConfig",
     "TokenizerConfig",
     "TrainingConfig",
+    "WikiConfig",
     "apply_override",
     "command_that_makes",
     "config_that_makes",
@@ -137,6 +146,7 @@ KEYS: dict[tuple[str, ...], type[Section]] = {
     ("quantization",): QatConfig,
     ("task",): FinetuneConfig,
     ("source",): DataPrepConfig,
+    ("sources",): DataPrepConfig,
     ("data",): RunConfig,
 }
 """Sections that configs of one kind have, and no kind that stands further down."""

@@ -7,7 +7,6 @@ in ten years; a dashboard that is served needs TensorBoard, which reads the same
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -18,6 +17,7 @@ from ofa import report_structure
 from ofa.data.tasks import TASKS
 from ofa.export.words import pruning_method, pruning_target
 from ofa.files import write_text
+from ofa.page import definitions, document, folded, none, note, picture, rows_table, section
 from ofa.report_data import ReportData, read_report_data
 from ofa.report_structure import is_of_structure
 from ofa.run_files import read_json
@@ -34,25 +34,6 @@ NOT_TERMS = {
 
 NOT_SCORES = NOT_TERMS | {"validation_loss"}
 """Keys of a validation line that are no metrics, beside what is said of the structure."""
-
-STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #1f2937; background: #f3f4f6; margin: 0; }
-main { max-width: 1000px; margin: 0 auto; padding: 24px; background: #fff; }
-h1 { font-size: 26px; margin: 0; } h2 { font-size: 18px; margin: 36px 0 8px; border-bottom: 1px solid #d1d5db; }
-p.lead { margin: 4px 0 16px; color: #4b5563; }
-.state { display: inline-block; padding: 1px 10px; border-radius: 10px; background: #dcfce7; color: #166534; }
-.state.open { background: #fef3c7; color: #92400e; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: 5px 10px; border-bottom: 1px solid #e5e7eb; text-align: right; } th { color: #4b5563; }
-th:first-child, td:first-child { text-align: left; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; margin: 8px 0; }
-dt { color: #6b7280; } dd { margin: 0; overflow-wrap: anywhere; }
-img { width: 100%; height: auto; display: block; } .none { color: #6b7280; font-style: italic; }
-code, pre { font: 13px/1.45 ui-monospace, monospace; } pre { overflow-x: auto; background: #f9fafb; padding: 12px; }
-p.note { color: #6b7280; font-size: 13px; margin: 4px 0 8px; }
-"""
-
 
 def build_report(folder: str | Path, output: str | Path | None = None) -> Path:
     """Write the page of a run folder or model folder and return its path.
@@ -90,15 +71,8 @@ def page(data: ReportData) -> str:
         ("throughput", "Throughput", throughput_section(data)),
         ("config", "Config", config_section(data)),
     ]
-    body = [header(data)]
-    body += [f'<section id="{key}"><h2>{title}</h2>\n{content}\n</section>' for key, title, content in sections]
-    content = "\n".join(body)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(data.name)}</title><style>{STYLE}</style></head>\n"
-        f"<body><main>\n{content}\n</main></body></html>\n"
-    )
+    body = [header(data), *(section(*one) for one in sections)]
+    return document(data.name, body)
 
 
 def header(data: ReportData) -> str:
@@ -324,31 +298,4 @@ def config_section(data: ReportData) -> str:
 
 def html_table(rows: Iterable[Sequence[str]], columns: Columns) -> str:
     """The result's columns as a table."""
-    head = "".join(f"<th>{escape(title)}</th>" for title in ["", *(title for title, _, _ in columns)])
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def definitions(pairs: Iterable[tuple[str, str]]) -> str:
-    """Labels and values in two columns."""
-    return "<dl>" + "".join(f"<dt>{escape(label)}</dt><dd>{escape(value)}</dd>" for label, value in pairs) + "</dl>"
-
-
-def folded(title: str, value: Any) -> str:
-    """JSON that opens on a click."""
-    return f"<details><summary>{escape(title)}</summary><pre>{escape(json.dumps(value, indent=2))}</pre></details>"
-
-
-def picture(uri: str, description: str) -> str:
-    """An image whose bytes are in the page."""
-    return f'<img alt="{escape(description)}" src="{uri}">'
-
-
-def note(text: str) -> str:
-    """A line that explains a picture."""
-    return f'<p class="note">{escape(text)}</p>'
-
-
-def none(text: str) -> str:
-    """What a section says when it has nothing to show."""
-    return f'<p class="none">{escape(text)}</p>'
+    return rows_table(["", *(title for title, _, _ in columns)], rows)

@@ -2,22 +2,72 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from ofa.sections.base import Section
 
+_SOURCE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
+
+class WikiConfig(Section):
+    """What of a wiki's pages becomes text."""
+
+    headings: bool = False
+    """Keep headings, each as a paragraph."""
+
+    lists: Literal["drop", "sentences", "keep"] = "sentences"
+    """Items of lists: none, those that are whole sentences, or all."""
+
+    drop_sections: tuple[str, ...] | None = None
+    """Titles of sections that are left out; null: references, external links and their like in English."""
+
+    namespaces: tuple[int, ...] = (0,)
+    """Numbers of the namespaces that are read; 0: articles."""
+
+    disambiguations: bool = False
+    """Keep pages that only list the meanings of a title."""
+
+    max_page_bytes: int = Field(default=8_000_000, ge=1000)
+    """Longer pages are dropped, and never held in memory; no page of a Wikipedia is above 2 MB."""
+
+
+class BooksConfig(Section):
+    """How books are cut into documents."""
+
+    chapters: bool = False
+    """Each chapter is a document; those of a book stay in one half of the corpus. Else each book is one."""
+
 
 class SourceConfig(Section):
     """Where documents come from."""
 
-    kind: Literal["docstrings", "text", "parquet", "hub"]
-    """`docstrings` of installed packages, `text` (.txt, .jsonl; also .gz, .zst, .xz), `parquet` files, or a dataset
-    of the `hub` (also a local folder in its layout)."""
+    kind: Literal["docstrings", "text", "parquet", "hub", "mediawiki", "wikiextractor", "books"]
+    """`docstrings` of installed packages, `text` (.txt, .jsonl; also .gz, .zst, .xz), `parquet` files, a dataset of
+    the `hub` (also a local folder in its layout), `mediawiki` dumps (.xml, .xml.bz2), the output of `wikiextractor`,
+    or `books` (.txt)."""
 
     paths: list[str] = []
-    """Files, folders or glob patterns (`text`, `parquet`)."""
+    """Files, folders or glob patterns (all kinds but `docstrings` and `hub`)."""
+
+    weight: float = Field(default=1.0, gt=0.0, le=100.0)
+    """How often each of its documents is in the training half: 2: twice, in shards of their own; 0.5: half of them."""
+
+    licence: str | None = None
+    """What the corpus card says of the text's licence."""
+
+    on_damage: Literal["refuse", "skip"] = "refuse"
+    """Damaged input (`mediawiki`, `wikiextractor`, `books`, `text`): stop with its name, or leave it out and count."""
+
+    wiki: WikiConfig | None = None
+    """Of `mediawiki`; null: its defaults."""
+
+    books: BooksConfig | None = None
+    """Of `books`; null: its defaults."""
+
+    lines_are_paragraphs: bool = False
+    """A line break ends a paragraph (`text`, `parquet`, `hub`); else only a blank line does."""
 
     distributions: list[str] = []
     """Installed distributions to read (`docstrings`); the standard library is always read."""
@@ -45,10 +95,13 @@ class SourceConfig(Section):
 
     @model_validator(mode="after")
     def _kind_is_complete(self) -> SourceConfig:
-        if self.kind in ("text", "parquet") and not self.paths:
+        if self.kind not in ("docstrings", "hub") and not self.paths:
             raise ValueError(f"source.kind {self.kind} needs source.paths")
         if self.kind == "hub" and not self.dataset:
             raise ValueError("source.kind hub needs source.dataset")
+        for section, kind in (("wiki", "mediawiki"), ("books", "books")):
+            if getattr(self, section) is not None and self.kind != kind:
+                raise ValueError(f"source.{section} is for source.kind {kind}, found kind {self.kind}")
         return self
 
 
@@ -61,11 +114,35 @@ class CleanConfig(Section):
     max_characters: int | None = Field(default=None, gt=0)
     """Longer documents are dropped; null: none are."""
 
+    min_words: int = Field(default=0, ge=0)
+    """Documents of fewer words are dropped."""
+
+    language: Literal["en", "de", "fr", "es", "it", "nl", "pt", "sv", "pl"] | None = None
+    """Documents that are not in this language, by their function words, are dropped; those too short to tell stay."""
+
+    max_symbol_share: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Documents with a larger share of characters that are no letters, digits, space or marks of prose are dropped."""
+
+    max_repeated_lines: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Documents with a larger share of lines that have stood in them before are dropped."""
+
+    unicode: Literal["none", "NFC", "NFKC"] = "none"
+    """Unicode's normal form that texts are put in: NFC composes accents, NFKC also replaces ligatures."""
+
+    drop_boilerplate_lines: bool = False
+    """Drop short lines of web pages about cookies, privacy, logging in, and placeholders."""
+
     drop_code_lines: bool = False
     """Drop doctest lines (`>>>`, `...`) and rule lines (`----`, `====`)."""
 
     deduplicate: bool = True
     """Keep the first of documents whose text, white space aside, is the same."""
+
+    near_duplicates: bool = False
+    """Keep the first of documents that share most of their runs of five words (MinHash; needs datatrove)."""
+
+    reject_samples: int = Field(default=5, ge=0, le=1000)
+    """Documents that are kept in `rejects.jsonl` for each reason to drop any, to be read."""
 
 
 class TokenizerConfig(Section):
@@ -87,7 +164,12 @@ class DataPrepConfig(Section):
     seed: int = Field(default=42, ge=0)
     """Sentence pairs and short sequences derive from it."""
 
-    source: SourceConfig
+    source: SourceConfig | None = None
+    """The one source; or `sources`."""
+
+    sources: dict[str, SourceConfig] = {}
+    """Several sources by name, in one corpus; their names stand before the ids of their documents."""
+
     clean: CleanConfig = CleanConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
 
@@ -109,13 +191,36 @@ class DataPrepConfig(Section):
     """Share of documents with a random shorter target length (`segment_pair_nsp`)."""
 
     validation_share: float = Field(default=0.05, ge=0.0, lt=1.0)
-    """Share of document groups that goes to validation, by a hash of the group."""
+    """Share of document groups that goes to validation."""
+
+    split: Literal["hash", "prefix"] = "hash"
+    """Which ones: by a hash of the group, or the first documents of the corpus, as the published method does."""
 
     record_tokens: int = Field(default=65536, ge=1024)
     """Tokens in one record of a shard."""
 
     shard_characters: int = Field(default=64_000_000, ge=1000)
     """Characters of text in one shard: the unit of work and of a restart."""
+
+    def named_sources(self) -> dict[str, SourceConfig]:
+        """All sources by name; a source alone has none, ""."""
+        return self.sources if self.source is None else {"": self.source}
+
+    @model_validator(mode="after")
+    def _sources_are_one_or_several(self) -> DataPrepConfig:
+        if (self.source is None) == (not self.sources):
+            found = "both" if self.sources else "neither"
+            raise ValueError(f"give source, or several sources by name: found {found}")
+        wrong = [name for name in self.sources if not _SOURCE_NAME.fullmatch(name)]
+        if wrong:
+            raise ValueError(f"sources: names are letters, digits, - and _; found {wrong[0]!r}")
+        grouped = any(
+            source.group_field is not None or source.kind in ("docstrings", "books")
+            for source in self.named_sources().values()
+        )
+        if self.split == "prefix" and (grouped or self.sources):
+            raise ValueError("split prefix cuts one source whose documents have no groups; use hash")
+        return self
 
     @model_validator(mode="after")
     def _pairs_need_sentences(self) -> DataPrepConfig:

@@ -1,11 +1,10 @@
 """The docstrings source, on an invented distribution."""
 
-from collections import Counter
-
 import pytest
 
 from data_prep import docstrings
 from data_prep.documents import DataPrepError
+from data_prep.tally import Tally
 from ofa.config import DataPrepConfig, SourceConfig, load
 
 MODULE = '''"""Module text."""
@@ -55,7 +54,7 @@ def installed(tmp_path, monkeypatch):
 
 def read(source):
     """Documents of the invented distribution, and the counts."""
-    counts = Counter()
+    counts = Tally()
     units = docstrings.units(source, 0)
     wanted = [unit.inputs[i : i + 1] for unit in units for i in range(len(unit.inputs)) if "madeup" in unit.inputs[i]]
     found = [one for inputs in wanted for one in docstrings.read(source, docstrings.Unit(inputs, 0), counts)]

@@ -3,7 +3,6 @@
 import gzip
 import json
 import lzma
-from collections import Counter
 
 import pyarrow
 import pyarrow.parquet
@@ -12,6 +11,7 @@ import zstandard
 
 from data_prep import sources
 from data_prep.documents import DataPrepError
+from data_prep.tally import Tally
 from ofa.config import SourceConfig
 
 COMPRESS = {
@@ -29,7 +29,7 @@ def read_all(shard_characters: int = 1000, **source):
     """All documents of a source, in the order of its units."""
     config = SourceConfig(**source)
     found = sources.units(config, shard_characters)
-    return [document for unit in found for document in sources.read(config, unit, Counter())]
+    return [document for unit in found for document in sources.read(config, unit, Tally())]
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
@@ -94,6 +94,22 @@ def test_a_bad_line_is_an_error_with_its_number(tmp_path, data, message):
     (tmp_path / "a.jsonl").write_bytes(data)
     with pytest.raises(DataPrepError, match=message):
         read_all(kind="text", paths=[str(tmp_path)])
+
+
+def test_damage_is_left_out_and_counted_on_request(tmp_path):
+    """A line that is no JSON or has no text, bytes that are no UTF-8, a file that is cut off."""
+    lines = b'{"text": "a"}\n{"text": \n{"txt": "b"}\n[1]\n{"text": "c\xff"}\n'
+    (tmp_path / "a.jsonl").write_bytes(lines)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(LINES)[:-20])
+    source, counts = SourceConfig(kind="text", paths=[str(tmp_path)], on_damage="skip"), Tally(sample=9)
+    found = [one for unit in sources.units(source, 10**6) for one in sources.read(source, unit, counts)]
+    assert [one.text for one in found[:2]] == ["a", "c\ufffd"]
+    assert counts == {"files": 2, "damaged_lines": 3, "damaged_files": 1}
+    assert {one["id"].partition(": ")[0][-6:] for one in counts.rejects if one["reason"] == "damaged_lines"} == {
+        "line 2",
+        "line 3",
+        "line 4",
+    }
 
 
 def test_a_path_that_matches_nothing_is_an_error(tmp_path):

@@ -1,13 +1,13 @@
 """Datasets of the hub, from local folders."""
 
 import json
-from collections import Counter
 
 import datasets
 import pytest
 
 from data_prep import sources
 from data_prep.documents import DataPrepError
+from data_prep.tally import Tally
 from ofa.config import SourceConfig
 
 ROWS = [{"id": f"n{number}", "text": f"Text {number}."} for number in range(120)]
@@ -22,7 +22,7 @@ def own_cache(tmp_path, monkeypatch):
 def read_all(**source):
     """All documents of a dataset, in the order of its units."""
     config = SourceConfig(kind="hub", **source)
-    return [one for unit in sources.units(config, 1000) for one in sources.read(config, unit, Counter())]
+    return [one for unit in sources.units(config, 1000) for one in sources.read(config, unit, Tally())]
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -54,6 +54,8 @@ def test_the_corpus_opens_and_verifies(prepared):
         "train",
         "validation",
         "documents",
+        "rejects.jsonl",
+        "card.html",
         "tokenizer",
     }
 

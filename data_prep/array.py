@@ -1,0 +1,152 @@
+"""The work of a pool done by jobs of a cluster: an array of Slurm through submitit, or submitit's local processes.
+
+Every call of a step leaves a file that says it is done, on a disk that all nodes share; so a job does its calls, and
+the main process reads what they have left. Calls that are done already are not submitted, and a job that was preempted
+goes back into the queue and does the rest. What is written is what the pool of processes writes, byte for byte.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.documents import DataPrepError
+from data_prep.encode import encode
+from data_prep.extract import extract
+from data_prep.workers import ResultT
+from ofa.config import CHECKOUT
+
+_SLICES = 4
+"""Jobs for each that runs at a time, so that a slow one holds up less."""
+
+_LEFT_BY: dict[Any, Callable[..., Path]] = {
+    extract: lambda config, unit, number, folder: folder / f"{number:05d}.json",
+    encode: lambda job, piece, copy=0: job.output / f"{piece['name']}{f'+{copy}' if copy else ''}.json",
+}
+"""The file that says that a call is done; other functions look themselves."""
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """What is asked of the cluster."""
+
+    cluster: str = "slurm"
+    """`slurm`, or `local`: processes of this machine."""
+
+    minutes: int = 240
+    """Limit of one job."""
+
+    memory_gb: float = 4.0
+    partition: str | None = None
+    other: tuple[str, ...] = ()
+    """Further `KEY=VALUE` of sbatch."""
+
+
+class ClusterArray:
+    """As `data_prep.workers.Workers`: `with ClusterArray(...) as pool: for result in pool.map(function, calls): ...`"""
+
+    def __init__(self, at_a_time: int, folder: Path, options: ClusterOptions):
+        """
+        Args:
+            at_a_time: Jobs that run side by side.
+            folder: For submitit's files; on the shared disk.
+            options: What is asked.
+        """
+        self._at_a_time, self._folder, self._options = at_a_time, folder, options
+        self._jobs: list[Any] = []
+
+    def __enter__(self) -> ClusterArray:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            for job in self._jobs:
+                job.cancel()
+
+    def map(self, function: Callable[..., ResultT], arguments: Iterable[tuple[Any, ...]]) -> Iterator[ResultT]:
+        """Call `function` with each tuple of arguments, in jobs; results come in order when all are done.
+
+        Raises:
+            DataPrepError: a job failed, in the words of its error and with its log.
+        """
+        calls = list(arguments)
+        missing = [call for call in calls if not _is_done(function, call)]
+        number = min(len(missing), _SLICES * self._at_a_time)
+        if number:
+            self._do([(function, missing[start::number]) for start in range(number)])
+        for call in calls:
+            yield function(*call)
+
+    def _do(self, slices: list[tuple[Any, list[tuple[Any, ...]]]]) -> None:
+        executor = self._executor()
+        self._jobs = executor.map_array(_Slice(), [one for one, _ in slices], [calls for _, calls in slices])
+        for job in self._jobs:
+            try:
+                job.result()
+            except Exception as error:  # submitit wraps whatever it was
+                raise DataPrepError(_words(error, job)) from None
+        self._jobs = []
+
+    def _executor(self) -> Any:
+        import submitit  # takes a second, and no other run needs it
+
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        options = self._options
+        more = dict(_pair(one) for one in options.other)
+        try:
+            executor = submitit.AutoExecutor(folder=self._folder, cluster=options.cluster)
+        except RuntimeError as error:
+            raise DataPrepError(f"--cluster {options.cluster}: {error}; use it on a login node of Slurm") from None
+        executor.update_parameters(name="data_prep", timeout_min=options.minutes)
+        if options.cluster == "slurm":
+            executor.update_parameters(
+                cpus_per_task=1,
+                mem_gb=options.memory_gb,
+                slurm_array_parallelism=self._at_a_time,
+                slurm_setup=[f"export PYTHONPATH={shlex.quote(os.environ['PYTHONPATH'])}"],
+                slurm_additional_parameters=more,
+                **({"slurm_partition": options.partition} if options.partition else {}),
+            )
+        return executor
+
+
+class _Slice:
+    """What a job does; preempted, it is queued again and does what is left."""
+
+    def __call__(self, function: Callable[..., Any], calls: list[tuple[Any, ...]]) -> int:
+        os.environ["RAYON_NUM_THREADS"] = "1"
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        for call in calls:
+            function(*call)
+        return len(calls)
+
+    def checkpoint(self, *arguments: Any) -> Any:
+        """As submitit asks for it."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self, *arguments)
+
+
+def _is_done(function: Any, call: tuple[Any, ...]) -> bool:
+    left = _LEFT_BY.get(function)
+    return left is not None and left(*call).is_file()
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, equals, value = text.removeprefix("--").partition("=")
+    if not re.fullmatch(r"[a-z][a-z-]*", key):
+        raise DataPrepError(f"--sbatch {text}: expected an option of sbatch, KEY or KEY=VALUE such as qos=long")
+    return key, value if equals else True
+
+
+def _words(error: Exception, job: Any) -> str:
+    """The last error that a job has written, and where its log is."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"[\w.]*(?:Error|DiskFull)\b", line)]
+    said = (named or lines or ["no reason given"])[-1].removeprefix("data_prep.documents.DataPrepError: ")
+    return f"{said} (job {job.job_id}, log {job.paths.stderr}); run again: finished parts are kept"

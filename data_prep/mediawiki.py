@@ -1,0 +1,123 @@
+"""Source `mediawiki`: XML dumps of a wiki (`pages-articles*.xml`, plain or packed), pages to plain text.
+
+A document is an article; redirects, disambiguations and pages of other namespaces are counted and left out. A damaged
+dump stops the preparation, or by `source.on_damage` is read past the damage with every loss counted.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from data_prep import files
+from data_prep.documents import DataPrepError, Document, Unit, batched_units
+from data_prep.tally import Tally
+from data_prep.wiki.files import Part, parts, read_part
+from data_prep.wiki.pages import TOO_LARGE, Flaw, Page, namespace_names, read_pages
+from data_prep.wiki.text import SECTIONS_WITHOUT_TEXT, TextOptions, to_text
+from ofa.config import SourceConfig, WikiConfig
+
+FILE, CATEGORY, MEDIA = 6, 14, -2
+"""Numbers of the namespaces whose links leave no text."""
+
+_DISAMBIGUATION = re.compile(
+    r"\{\{\s*(?:[^{}|\n]*disambig(?!uation needed|uation-needed)[^{}|\n]*|dab|hndis|geodis|numberdis|mathdab|schooldis"
+    r"|roaddis|begriffskl\u00e4rung|homonymie|desambiguaci\u00f3n|disambigua|doorverwijspagina|dp|ujednoznacznienie|\u043d\u0435\u043e\u0434\u043d\u043e\u0437\u043d\u0430\u0447\u043d\u043e\u0441\u0442\u044c)\s*[|}]"
+    r"|__DISAMBIG__",
+    re.IGNORECASE,
+)
+
+
+def units(source: SourceConfig, shard_characters: int) -> list[Unit]:
+    """Parts of the dumps; small files together."""
+    _check_installed()
+    found: list[tuple[str, int]] = []
+    for path in files.find_files(source):
+        size = path.stat().st_size
+        if size == 0:
+            raise DataPrepError(f"{path}: an empty file; fetch the dump again or take it off source.paths")
+        ratio = 2 if path.suffix == ".xml" else 0.5  # bytes of the file for one of text
+        divided = parts(path, max(1, int(shard_characters * ratio)))
+        starts = [part.start // (8 if part.in_bits else 1) for part in divided]
+        ends = [*starts[1:], size]
+        found += [(str(part), end - start) for part, start, end in zip(divided, starts, ends, strict=True)]
+    return batched_units(found, shard_characters // 2)
+
+
+def read(source: SourceConfig, unit: Unit, counts: Tally) -> Iterator[Document]:
+    """The articles of a unit, in order."""
+    wiki = source.wiki or WikiConfig()
+    for entry in unit.inputs:
+        part = Part.parse(entry)
+        options = _options(wiki, _dropped_prefixes(part.path))
+        for found in read_pages(read_part(part), wiki.max_page_bytes):
+            if isinstance(found, Flaw):
+                _count_flaw(found, part, source, counts)
+            elif _is_article(found, wiki, counts):
+                text = to_text(found.text, options, counts)
+                yield Document(found.id, text, {"title": found.title, "revision": found.revision})
+
+
+def versions(source: SourceConfig) -> dict[str, Any]:
+    """Names and sizes of the dumps, and what reads them."""
+    import mwparserfromhell  # an extra
+
+    return {**files.versions(source), "mwparserfromhell": mwparserfromhell.__version__}
+
+
+times = files.times
+
+
+def _is_article(page: Page, wiki: WikiConfig, counts: Tally) -> bool:
+    counts["pages"] += 1
+    if page.namespace not in wiki.namespaces:
+        reason = "dropped_namespace"
+    elif page.is_redirect:
+        reason = "dropped_redirect"
+    elif page.model != "wikitext":
+        reason = "dropped_model"
+    elif not wiki.disambiguations and _is_disambiguation(page):
+        reason = "dropped_disambiguation"
+    else:
+        return True
+    counts.reject(reason, page.title, page.text)
+    return False
+
+
+def _is_disambiguation(page: Page) -> bool:
+    titled = page.title.endswith(("(disambiguation)", "(Begriffskl\u00e4rung)"))
+    return titled or _DISAMBIGUATION.search(page.text) is not None
+
+
+def _count_flaw(flaw: Flaw, part: Part, source: SourceConfig, counts: Tally) -> None:
+    if flaw.kind == TOO_LARGE:
+        counts.reject("dropped_page_too_large", flaw.where, f"{flaw.size} bytes")
+    elif source.on_damage == "skip":
+        counts.reject(f"damaged_{flaw.kind}", flaw.where, f"{part.path}: {flaw.where}")
+    else:
+        raise DataPrepError(
+            f"{part.path}: {flaw.kind.replace('_', ' ')} ({flaw.where}); fetch the dump again, or set "
+            "source.on_damage=skip to leave out what is damaged and count it"
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _dropped_prefixes(path: str) -> frozenset[str]:
+    """Of links that leave no text, in this wiki's language and in English."""
+    names = namespace_names(read_part(Part(path)))
+    local = (names[number].lower() for number in (FILE, CATEGORY, MEDIA) if number in names)
+    return TextOptions.dropped_prefixes.union(local)
+
+
+def _options(wiki: WikiConfig, dropped_prefixes: frozenset[str]) -> TextOptions:
+    sections = SECTIONS_WITHOUT_TEXT if wiki.drop_sections is None else wiki.drop_sections
+    return TextOptions(wiki.headings, wiki.lists, frozenset(map(str.lower, sections)), dropped_prefixes)
+
+
+def _check_installed() -> None:
+    try:
+        import mwparserfromhell  # noqa: F401, an extra
+    except ImportError:
+        raise DataPrepError("source mediawiki needs mwparserfromhell: pip install 'sparse-ofa[prep]'") from None

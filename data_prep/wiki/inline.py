@@ -1,0 +1,147 @@
+"""Inline markup of one paragraph -> plain text, by mwparserfromhell; holes are marked for `data_prep.wiki.tidy`."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from data_prep.wiki import templates
+from data_prep.wiki.formulas import formula
+from data_prep.wiki.prune import HELD, HOLE
+
+LONGEST = 20_000
+"""Characters that are parsed at once: the parser's time may grow with the square of them. Hardly a paragraph of prose
+is as long; one that is, is cut where a word ends outside of brackets."""
+
+_MARKUP = re.compile(r"[\[<{&]|''|__|://")
+_PIPE_TRICK = re.compile(r"^[^:]*:|\s*\([^()]*\)$|,.*$")
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,30});")
+_LEFT = re.compile(r"</?[a-zA-Z][^<>]{0,300}>|'{2,}|\[\[|\]\]|\{\{+|\}\}+|\{\||\|\}|__[A-Z]{3,}__")
+_BRACKET_OR_SPACE = re.compile(r" |\[\[|\{\{|\]\]|\}\}|\[|\]")
+_CHEMICAL = re.compile(r"[_^{}]")
+
+
+def plain(text: str, counts: Counter[str]) -> str:
+    """The text that a reader sees, without line structure.
+
+    Args:
+        text: A paragraph of pruned wikitext.
+        counts: `unparsed_paragraphs` and `leftover_markup` are added to.
+    """
+    if not _MARKUP.search(text):
+        return text
+    found = "".join(_parsed(part, counts) for part in (_parts(text) if len(text) > LONGEST else (text,)))
+    found, left = _LEFT.subn("", found)
+    counts["leftover_markup"] += left
+    return _ENTITY.sub(lambda match: html.unescape(match.group()), found) if "&" in found else found
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The text in pieces of at most `LONGEST` characters."""
+    start, depth, last = 0, 0, 0
+    for match in _BRACKET_OR_SPACE.finditer(text):
+        while match.end() - start > LONGEST:
+            stop = last if last > start else start + LONGEST
+            yield text[start:stop]
+            start = stop
+            depth = 0 if stop != last else depth
+        if match.group() == " ":
+            last = match.end() if depth == 0 else last
+        else:
+            depth = max(0, depth + (1 if match.group() in "[[{{" else -1))
+    yield from (text[begin : begin + LONGEST] for begin in range(start, len(text), LONGEST))
+
+
+def _parsed(text: str, counts: Counter[str]) -> str:
+    import mwparserfromhell  # an extra
+
+    try:
+        return _render(mwparserfromhell.parse(text, skip_style_tags="''" not in text))
+    except (mwparserfromhell.parser.ParserError, RecursionError):
+        counts["unparsed_paragraphs"] += 1
+        return text
+
+
+def _render(code: Any) -> str:
+    return "".join([_NODES.get(type(node).__name__, _nothing)(node) for node in code.nodes])
+
+
+def _text(node: Any) -> str:
+    return node.value
+
+
+def _nothing(node: Any) -> str:
+    return ""
+
+
+def _wikilink(node: Any) -> str:
+    if node.text is None:
+        return _render(node.title).lstrip(":")
+    shown = _render(node.text)
+    if shown.strip():
+        return shown
+    return _PIPE_TRICK.sub("", _render(node.title)).strip()
+
+
+def _external_link(node: Any) -> str:
+    if not node.brackets:
+        return str(node.url)
+    return HOLE if node.title is None else _render(node.title).strip()
+
+
+def _entity(node: Any) -> str:
+    return node.normalize()
+
+
+def _heading(node: Any) -> str:
+    return _render(node.title)
+
+
+def _argument(node: Any) -> str:
+    return HOLE if node.default is None else _render(node.default)
+
+
+def _template(node: Any) -> str:
+    positional: list[str] = []
+    named: dict[str, str] = {}
+    for parameter in node.params:
+        value = _render(parameter.value)
+        name = str(parameter.name).replace(HELD, " ").strip()
+        if not parameter.showkey or (name.isdigit() and int(name) == len(positional) + 1):
+            positional.append(value)
+        else:
+            named[name.lower()] = value
+    return templates.text_of(str(node.name).replace(HELD, " "), positional, named) or HOLE
+
+
+def _tag(node: Any) -> str:
+    name = str(node.tag).strip().lower()
+    if name == "br":
+        return "\n"
+    if name in ("math", "ce", "chem"):
+        return _formula(name, str(node.contents))
+    if name == "nowiki":
+        return str(node.contents)
+    if name in ("li", "dd", "dt", "hr", "wbr", "img", "link", "meta") or node.contents is None:
+        return ""
+    return _render(node.contents)
+
+
+def _formula(name: str, source: str) -> str:
+    return formula(source) if name == "math" else _CHEMICAL.sub("", source).strip()
+
+
+_NODES: dict[str, Callable[[Any], str]] = {
+    "Text": _text,
+    "Wikilink": _wikilink,
+    "ExternalLink": _external_link,
+    "HTMLEntity": _entity,
+    "Heading": _heading,
+    "Argument": _argument,
+    "Template": _template,
+    "Tag": _tag,
+}
+"""By the name of the node's class; a comment leaves nothing."""

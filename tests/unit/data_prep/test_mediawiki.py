@@ -1,0 +1,143 @@
+"""Dumps as a source: what becomes a document, what is counted, and what a damaged dump does."""
+
+import bz2
+import os
+from pathlib import Path
+
+import pytest
+
+from data_prep import sources
+from data_prep.documents import DataPrepError
+from data_prep.tally import Tally
+from ofa.config import SourceConfig, WikiConfig
+from tests.dumps import dump, multistream, page
+
+pytest.importorskip("mwparserfromhell")
+
+PAGES = [
+    page("Eins", "'''Eins''' ist [[Zwei|eine]] Zahl.{{Zitat}}\n[[Datei:x.png|mini]]\n[[Kategorie:Zahl]]", number=1),
+    page("1", "#WEITERLEITUNG [[Eins]]", number=2, redirect="Eins"),
+    page("Diskussion:Eins", "Hm.", number=3, namespace=1),
+    page("Zwei (Begriffsklärung)", "* [[a]]", number=4),
+    page("Drei", "* [[b]]\n{{Disambig}}", number=5),
+    page("Vier", "return {}", number=6, model="Scribunto"),
+    page("Fünf", "A text.{{disambiguation needed|date=x}}", number=7),
+]
+
+
+def documents(path, counts=None, size=10**6, **values):
+    """All documents of a dump."""
+    source = SourceConfig(kind="mediawiki", paths=[str(path)], **values)
+    counts = Tally(sample=3) if counts is None else counts
+    return [one for unit in sources.units(source, size) for one in sources.read(source, unit, counts)]
+
+
+def test_articles_are_documents_and_the_rest_is_counted(tmp_path):
+    (tmp_path / "a.xml").write_bytes(dump(PAGES))
+    counts = Tally(sample=3)
+    found = documents(tmp_path, counts)
+    assert [(one.id, one.text) for one in found] == [("1", "Eins ist eine Zahl."), ("7", "A text.")]
+    assert found[0].meta == {"title": "Eins", "revision": "1001"} and found[0].group is None
+    assert {name: number for name, number in counts.items() if number} == {
+        "pages": 7,
+        "dropped_redirect": 1,
+        "dropped_namespace": 1,
+        "dropped_disambiguation": 2,
+        "dropped_model": 1,
+    }
+    assert {(one["reason"], one["id"]) for one in counts.rejects} >= {
+        ("dropped_model", "Vier"),
+        ("dropped_redirect", "1"),
+    }
+
+
+def test_other_namespaces_and_disambiguations_on_request(tmp_path):
+    (tmp_path / "a.xml").write_bytes(dump(PAGES))
+    wiki = WikiConfig(namespaces=(0, 1), disambiguations=True, lists="keep")
+    assert [one.text for one in documents(tmp_path, wiki=wiki)][1:] == ["Hm.", "a", "b", "A text."]
+
+
+def test_the_index_beside_a_dump_is_no_dump_and_small_dumps_share_a_unit(tmp_path):
+    data, index = multistream(PAGES, 2)
+    for number in (1, 2):
+        (tmp_path / f"w-multistream{number}.xml-p{number}p9.bz2").write_bytes(data)
+        (tmp_path / f"w-multistream-index{number}.txt-p{number}p9.bz2").write_bytes(index)
+    assert len(documents(tmp_path)) == 4
+    source = SourceConfig(kind="mediawiki", paths=[str(tmp_path)])
+    assert len(sources.units(source, 10**6)) == 1 and len(sources.units(source, 1)) == 2 * 5
+    assert len(documents(tmp_path, size=1)) == 4
+
+
+def broken(tmp_path: Path, what: str) -> Path:
+    """A dump with a damage of a kind, and one whole page before and behind it where it can be."""
+    path = tmp_path / ("a.xml.bz2" if what.startswith("bz2") else "a.xml")
+    pages = [page("A", "First."), page("B", "HERE " + "filler " * 50, number=2), page("C", "Last.", number=3)]
+    whole = dump(pages)
+    data = {
+        "truncated": whole[: whole.index(b"HERE")],
+        "utf8": whole.replace(b"HERE", b"\xff"),
+        "nul": whole.replace(b"HERE", b"\0"),
+        "bz2_truncated": bz2.compress(whole)[:-20],
+        "bz2_broken": b"",
+        "no_page": dump([])[:-14],
+    }[what]
+    if what == "bz2_broken":
+        parts = [bz2.compress(part.encode()) for part in pages]
+        parts[1] = parts[1][:60] + os.urandom(20) + parts[1][80:]
+        data = bz2.compress(dump([])[:-13]) + b"".join(parts) + bz2.compress(b"</mediawiki>\n")
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("what", "said", "count", "left"),
+    [
+        ("truncated", r"a.xml: page without end \(B\)", "damaged_page_without_end", ["First."]),
+        ("utf8", r"a.xml: page not xml \(B: not UTF-8", "damaged_page_not_xml", ["First.", "Last."]),
+        ("nul", r"a.xml: page not xml \(B: NUL byte", "damaged_page_not_xml", ["First.", "Last."]),
+        ("bz2_truncated", r"a.xml.bz2: lost bytes \(truncated", "damaged_lost_bytes", []),
+        (
+            "bz2_broken",
+            r"a.xml.bz2: lost bytes \(broken bzip2 stream at byte \d+",
+            "damaged_lost_bytes",
+            ["First.", "Last."],
+        ),
+        ("no_page", r"a.xml: lost bytes \(the file ends before </mediawiki>", "damaged_lost_bytes", []),
+    ],
+)
+def test_damage_is_refused_with_its_place_or_skipped_and_counted(tmp_path, what, said, count, left):
+    path = broken(tmp_path, what)
+    with pytest.raises(DataPrepError, match=said + ".*; fetch the dump again, or set source.on_damage=skip"):
+        documents(path)
+    counts = Tally(sample=3)
+    assert [one.text for one in documents(path, counts, on_damage="skip")] == left
+    assert counts[count] == 1 and any(one["reason"] == count for one in counts.rejects)
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    (tmp_path / "a.xml.bz2").touch()
+    with pytest.raises(DataPrepError, match="a.xml.bz2: an empty file"):
+        documents(tmp_path)
+
+
+def test_a_page_of_fifty_megabytes_is_counted_and_costs_nothing(tmp_path):
+    (tmp_path / "a.xml").write_bytes(dump([page("Huge", "[[a " * 12_500_000), page("B", "Small.", number=2)]))
+    counts = Tally(sample=3)
+    assert [one.text for one in documents(tmp_path, counts)] == ["Small."]
+    assert counts["dropped_page_too_large"] == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_the_number_of_workers_changes_no_byte(tools, tmp_path, workers):
+    """OFA-26, OFA-28: of a dump in many parts."""
+    words = "Sentences of the article number {0} say this and that about {0}. "
+    pages = [page(f"T{number}", words.format(number) * 30, number=number) for number in range(60)]
+    data, _ = multistream(pages, 5)
+    (tmp_path / "a.xml.bz2").write_bytes(data)
+    values = {"source": {"kind": "mediawiki", "paths": [str(tmp_path / "a.xml.bz2")], "group_field": None}}
+    config = tools.config_for(tmp_path, **values, shard_characters=8000, tokenizer={"vocab_size": 120})
+    tools.run(config, tmp_path / "once", 1)
+    tools.run(config, tmp_path / str(workers), workers)
+    expected = tools.sums(tmp_path / "once")
+    assert tools.sums(tmp_path / str(workers)) == expected
+    assert len([name for name in expected if name.startswith("train/")]) >= 5

@@ -1,0 +1,191 @@
+"""Wikitext to plain text."""
+
+import re
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.wiki.text import TextOptions, to_text
+
+pytest.importorskip("mwparserfromhell")
+
+
+def text_of(wikitext, **options):
+    """Plain text; a paragraph a line."""
+    return to_text(wikitext, TextOptions(**options), Counter()).replace("\n\n", "\n")
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "expected"),
+    [
+        ("'''A''' is ''b''.", "A is b."),
+        ("a [[b]]s, [[c|d]]ing and [[E (f)|]] [[:Category:G|g]]", "a bs, ding and E g"),
+        ("a [[Category:B]][[de:C]][[File:d.png|thumb|e [[f]] g]] h", "a h"),
+        ("a [http://b c d] [http://e] http://f.g h", "a c d http://f.g h"),
+        ("a &ndash; b&nbsp;c &amp; d &#8364; AT&T", "a – b\u00a0c & d € AT&T"),
+        ("H<sub>2</sub>O <small>s</small> <span style='x'>t</span> <u>v</u>", "H2O s t v"),
+        ("one\ntwo\n\nthree", "one two\nthree"),
+        ("a<br>b", "a b"),
+        ("Fact.<ref>{{cite}}</ref> Next", "Fact. Next"),
+        ("Fact.<ref>x</ref>Next", "Fact. Next"),
+        ("word<ref>x</ref>, next", "word, next"),
+        ("A ({{IPAc-en|x}}; born 1900) b", "A (born 1900) b"),
+        ("A ({{IPAc-en|x}}) b", "A b"),
+        ("A (b, {{unknown}}) c", "A (b) c"),
+        ("A (b, {{unknown}}, c) d", "A (b, c) d"),
+        ("{{lang|fr|bon}} {{nowrap|a [[b]]}} {{convert|5|to|10|sqmi|km2}}", "bon a b 5 to 10 square miles"),
+        ("in {{as of|2010|3|lc=y}} {{frac|1|2}} it{{'}}s {{chem|CH|3}}", "in as of March 2010 1/2 it's CH3"),
+        (
+            "{{lang-de|Wort}} {{transl|ar|ALA|x}} {{val|6.2|e=18|u=J}} {{USS|Hornet|CV-12}}",
+            "Wort x 6.2×10^18 J USS Hornet",
+        ),
+        ("said: {{quote|<poem>Who\nare you?</poem>\n\nI.|author}} so", "said:\nWho are you?\nI. so"),
+        ("{{quote\n| Spoken.\n| author = A\n}}\n{{quote|text=So [[b]].|sign=C}}", "Spoken. So b."),
+        (
+            "{{convert|2.3|Moilbbl/d}} {{convert|20|C|F}} {{convert|10|e6sqmi|km2}}",
+            "2.3 million barrels per day 20\u00b0C 10 million square miles",
+        ),
+        ("<math>x</math> and <math>\\alpha_{1}</math> and <math>\\int_0^1 \\frac{a}{b}</math>", "x and α1 and formula"),
+        ("a <nowiki>''b'' [[c]]</nowiki> d", "a ''b'' [[c]] d".replace("''", "").replace("[[", "").replace("]]", "")),
+        ("a <code>f(x)</code> b <syntaxhighlight>int i;</syntaxhighlight>", "a f(x) b"),
+        ("__NOTOC__a\n----\nb", "a\nb"),
+        ("{| class=x\n| cell\n|}\nafter", "after"),
+        ("before\n| lost = cell\n|-\n! a !! b\n|}\nafter", "before\nafter"),
+        (":''For other uses, see [[X]].''\nText.", "Text."),
+        ("He said:\n:A quotation.\nThen", "He said:\nA quotation.\nThen"),
+        ("<blockquote>\nQuoted.\n\nMore.\n</blockquote>", "Quoted.\nMore."),
+        ("<div>a</div><div>b</div>", "a\nb"),
+        ("a '''b", "a b"),
+        ("a <b>c", "a c"),
+        ("a <b and c", "a <b and c"),
+        ("{{Infobox\n| a = b\n}}\n'''A'''", "A"),
+        ("{{unclosed\nText goes on.", "unclosed Text goes on."),
+        ("...\n\n—", ""),
+    ],
+)
+def test_readers_see(wikitext, expected):
+    found = text_of(wikitext)
+    assert re.sub(r" +", " ", found) == re.sub(r"[ \u00a0]+", " ", expected) or found == expected
+
+
+LISTS = "Intro.\n* one\n* This item is a whole sentence of more than five words.\n# three\n; term\n"
+
+
+@pytest.mark.parametrize(
+    ("lists", "expected"),
+    [
+        ("drop", "Intro."),
+        ("sentences", "Intro.\nThis item is a whole sentence of more than five words."),
+        ("keep", "Intro.\none\nThis item is a whole sentence of more than five words.\nthree\nterm"),
+    ],
+)
+def test_lists_are_dropped_or_kept_as_asked(lists, expected):
+    assert text_of(LISTS, lists=lists) == expected
+
+
+PAGE = """Lead.
+== A ==
+Text a.
+=== B ===
+* x
+== C ==
+=== D ===
+Text d.
+== See also ==
+Not this.
+=== E ===
+Nor this.
+== F ==
+Text f.
+== References ==
+"""
+
+
+def test_headings_stay_on_request_where_text_follows():
+    assert text_of(PAGE, headings=True) == "Lead.\nA\nText a.\nC\nD\nText d.\nF\nText f."
+    assert text_of(PAGE) == "Lead.\nText a.\nText d.\nText f."
+
+
+def test_sections_without_text_are_those_that_the_config_names():
+    assert text_of(PAGE, without_text=frozenset({"c"})) == "Lead.\nText a.\nNot this.\nNor this.\nText f."
+
+
+def test_pictures_and_categories_go_by_the_names_of_the_wiki():
+    assert text_of("a [[Datei:b]] c", dropped_prefixes=frozenset({"datei"})) == "a c"
+
+
+words = st.text(alphabet="abcdefgéß", min_size=1, max_size=8)
+marked = st.one_of(
+    words.map(lambda word: (word, word)),
+    words.map(lambda word: (f"'''{word}'''", word)),
+    words.map(lambda word: (f"''{word}''", word)),
+    words.map(lambda word: (f"[[{word}]]", word)),
+    st.tuples(words, words).map(lambda pair: (f"[[{pair[0]}|{pair[1]}]]", pair[1])),
+    words.map(lambda word: (f"[http://x.org/{word} {word}]", word)),
+    words.map(lambda word: (f"{{{{lang|de|{word}}}}}", word)),
+    words.map(lambda word: (f"<small>{word}</small>", word)),
+    words.map(lambda word: (f"{word}<ref>{{{{cite|{word}}}}} [[x]]</ref>", word)),
+    words.map(lambda word: (f"{word}<!-- {word} -->", word)),
+    words.map(lambda word: (f"{{{{unknown|{word}|{{{{x}}}}}}}} {word}", word)),
+    words.map(lambda word: (f"{word} [[File:{word}.png|{word} [[x]]]]", word)),
+)
+paragraphs = st.lists(st.lists(marked, min_size=1, max_size=8), max_size=5)
+between = st.sampled_from(
+    [
+        "\n\n",
+        "\n\n{{Infobox\n| a = {{b}}\n}}\n\n",
+        "\n\n{|\n| a || b\n|-\n| {{c}}\n|}\n\n",
+        "\n== Title ==\n",
+        "\n\n[[File:a.png|thumb|x]]\n\n",
+        "\n<!-- x -->\n\n",
+        "\n* item\n\n",
+        "\n\n<gallery>\na\n</gallery>\n\n",
+    ]
+)
+
+
+@given(paragraphs, st.data())
+def test_every_word_of_prose_stays_and_all_else_goes(parts, data):
+    """Paragraphs of marked words with blocks between them: what is expected is known word by word."""
+    wikitext = ""
+    for number, part in enumerate(parts):
+        wikitext += (data.draw(between) if number else "") + " ".join(mark for mark, _ in part)
+    expected = [" ".join(word for _, word in part) for part in parts]
+    found = text_of(wikitext)
+    assert [re.sub(r"\s+", " ", line) for line in found.split("\n") if line] == expected
+
+
+@given(st.text(alphabet="[]{}|'<>/=*#:;! \nab&-_h:rtp", max_size=60))
+def test_any_text_is_read_and_leaves_no_private_sign(text):
+    found = text_of(text, headings=True, lists="keep")
+    assert not re.search("[\x00-\x08]|\n\n\n|''|\\[\\[|\\{\\{", found)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "{{",
+        "[[",
+        "''",
+        "'''''",
+        "<b>",
+        "[http://a ",
+        "<ref>",
+        "* ",
+        "=",
+        "&",
+        "<",
+        "{{lang|",
+        "[[a|",
+        "{|\n|",
+        "_",
+        "<i ",
+        "a'''b''",
+        "{{lang|a|[[b|",
+    ],
+)
+def test_a_paragraph_of_nothing_but_openers_ends(piece):
+    """The parser alone takes minutes for some of these."""
+    text_of(piece * 5_000)

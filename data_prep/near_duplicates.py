@@ -189,5 +189,5 @@ def _run(steps: list[Any], logs: Path, rank: int, tasks: int) -> None:
             names = ("node_ips", "cpus_per_task", "mem_per_cpu", "gpus_on_node")
             return {"datatrove_executor": "LOCAL", **{f"datatrove_{name}": "-1" for name in names}}
 
-    logger.remove()  # its lines would run through the progress
+    logger.disable("datatrove")  # its lines would run through the progress
     Executor().run()

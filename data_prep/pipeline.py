@@ -47,7 +47,7 @@ _CHARACTERS_PER_ENTRY = 2000
 rare entries only, and the trainer's memory and time grow with it."""
 
 STEPS = ("extract", "duplicates", "tokenizer", "encode")
-"""Of a preparation, in their order."""
+"""Of a preparation, in their order; a part of one stands behind it and a comma."""
 
 Facts = dict[str, Any]
 """What a step's JSON file says."""
@@ -113,7 +113,7 @@ def prepare(
             progress("duplicates", 1, 1)
             if config.clean.near_duplicates:
                 names = [[piece["name"] for piece in unit["pieces"]] for unit in extracted]
-                report = functools.partial(progress, "near duplicates")
+                report = functools.partial(progress, "duplicates, near")
                 near_duplicates(work / "near_duplicates", work / "extract", names, pool, report)
             progress("tokenizer", 0, 1)
             facts = _tokenizer(work, config, pieces)

@@ -69,4 +69,4 @@ def progress_lines(seconds: float = SECONDS_BETWEEN_LINES) -> Iterator[Progress]
 
 def _numbered(step: str) -> str:
     """The step, with its number among all."""
-    return f"{STEPS.index(step) + 1} of {len(STEPS)}, {step}"
+    return f"{STEPS.index(step.partition(',')[0]) + 1} of {len(STEPS)}, {step}"

@@ -17,8 +17,10 @@ def test_a_step_says_where_it_begins_and_ends(capsys):
     with visible_progress() as progress:
         for done in range(101):
             progress("extract", done, 100)
+        progress("duplicates, near", 0, 17)
         progress("tokenizer", 0, 1)
-    assert lines(capsys) == ["1 of 4, extract: 0 of 100", "1 of 4, extract: 100 of 100", "3 of 4, tokenizer: 0 of 1"]
+    extracted = ["1 of 4, extract: 0 of 100", "1 of 4, extract: 100 of 100"]
+    assert lines(capsys) == [*extracted, "2 of 4, duplicates, near: 0 of 17", "3 of 4, tokenizer: 0 of 1"]
 
 
 def test_a_part_that_takes_long_says_so_now_and_then(capsys):

@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         config = load(DataPrepConfig, options.config, options.set)
+        if options.check:
+            return 0
         output = options.output or Path("data") / find(options.config).stem
         manifest = finished(config, output)
         if manifest is not None:
@@ -72,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--workers", type=_positive, default=cores, help="processes (default: all cores)")
     parser.add_argument("--output", type=Path, help="default: data/<name of the config>")
+    parser.add_argument("--check", action="store_true", help="say what is wrong with the config, and stop")
     return parser
 
 

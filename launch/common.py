@@ -118,6 +118,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """A whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, found {text}")
+    return int(text)
+
+
 def duration(text: str) -> float:
     """Seconds of `5400`, `90m`, `1h30m`, `1d2h` or `[[D-]HH:]MM:SS`."""
     units = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
@@ -136,7 +143,12 @@ def only_first_rank() -> None:
 
 
 def main_wrapper(main: Callable[[], int | None]) -> NoReturn:
-    """Run `main` and exit with its status (None: 0); see `explained_errors`."""
+    """Run `main` and exit with its status (None: 0); see `explained_errors`.
+
+    With OFA_CHECK=arguments that is all: the command line has been read by now, and nothing is done.
+    """
+    if os.environ.get("OFA_CHECK") == "arguments":
+        sys.exit(DONE)
     with explained_errors():
         signal.signal(signal.SIGINT, signal.default_int_handler)
         status = main()

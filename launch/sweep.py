@@ -43,11 +43,19 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--slurm", action="store_true", help="submit the runs as jobs, with the config's slurm values")
     parser.add_argument(
-        "--limit", type=common.duration, metavar="TIME", help="of each run: then it saves, to be continued by a restart"
+        "--uncommitted", action="store_true", help="with --slurm: run the checkout's files as they are now"
+    )
+    parser.add_argument(
+        "--limit",
+        type=common.duration,
+        metavar="TIME",
+        help="of each run: then it saves, to be continued by a restart; a job goes back into the queue",
     )
     found = parser.parse_args()
     if found.verbose and not found.dry_run:
         parser.error("-v is for --dry-run; what a run says stands in output.txt of its folder")
+    if found.uncommitted and not found.slurm:
+        parser.error("--uncommitted is for --slurm; here the checkout's files are run")
     return found
 
 
@@ -64,6 +72,7 @@ def main() -> int:
         only=OPTIONS.only,
         workers=OPTIONS.workers,
         slurm=OPTIONS.slurm,
+        uncommitted=OPTIONS.uncommitted,
         limit=OPTIONS.limit,
     )
 

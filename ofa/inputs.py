@@ -14,7 +14,7 @@ from ofa.data.shards import Corpus
 from ofa.data.task_files import check_files
 from ofa.data.tasks import task_for
 from ofa.models.place import check_place
-from ofa.run_files import check_config
+from ofa.run_files import check_config, check_resume
 
 RESUME_WORDS = ("auto", "never")
 """Values of --resume that name no folder."""
@@ -81,9 +81,11 @@ def check_beforehand(config: TrainingConfig, run_dir: Path, resume: str) -> None
         run_dir: its folder; may hold the run's beginning.
 
     Raises:
-        ValueError: a batch that the ranks cannot share, no such checkpoint folder, or a run with another config.
+        ValueError: a batch that the ranks cannot share, no such checkpoint folder, or a run that is not to be
+            continued, or has another config.
     """
     _check_start(config, resume)
+    check_resume(run_dir, resume)
     if (run_dir / "config.json").is_file():
         check_config(run_dir, config)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 
+from ofa.cluster.command import ScriptCall
 from ofa.config import (
     CHECKOUT,
     CofiConfig,
@@ -69,8 +70,15 @@ class Cell:
     def command(self, *more: str) -> list[str]:
         """The command line that does the run."""
         script = CHECKOUT / "launch" / f"{self.script}.py"
-        sets = [part for one in self.overrides for part in ("--set", one)]
-        return [sys.executable, str(script), "--config", self.config, *sets, "--run-dir", str(self.folder.path), *more]
+        run_dir = ["--run-dir", str(self.folder.path)]
+        return [sys.executable, str(script), "--config", self.config, *self._sets(), *run_dir, *more]
+
+    def call(self, *more: str) -> ScriptCall:
+        """The same as what a job does."""
+        return ScriptCall(self.script, self.config, self.folder.path, (*self._sets(), *more))
+
+    def _sets(self) -> list[str]:
+        return [part for one in self.overrides for part in ("--set", one)]
 
     def is_done(self) -> bool:
         """Whether its result is there."""

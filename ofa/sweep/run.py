@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from ofa.config import TrainingConfig
 from ofa.run_files import is_held
 from ofa.stop import INTERRUPTED, SIGNALS
 from ofa.sweep.cells import Cell
-from ofa.sweep.output import output_path, why_it_failed
 
 BETWEEN_LOOKS = 0.2
 """Seconds between two looks at the cells that run."""
@@ -29,8 +29,15 @@ STOPPED_AND_SAVED = 75
 class Running(Protocol):
     """A cell that was started, here or by Slurm."""
 
+    output: Path
+    """Where what it says stands."""
+
     def poll(self) -> int | None:
         """Its exit status; None while it runs."""
+        ...
+
+    def why(self, status: int) -> str:
+        """Why it failed, once it has ended with this status."""
         ...
 
     def stop(self, number: int) -> None:
@@ -126,9 +133,9 @@ class Sweep:
             if status is None:
                 continue
             del self._running[name]
-            self._ended(cell, status, f", {time.monotonic() - began:.0f} s")
+            self._ended(cell, running, status, f", {time.monotonic() - began:.0f} s")
 
-    def _ended(self, cell: Cell, status: int, took: str) -> None:
+    def _ended(self, cell: Cell, running: Running, status: int, took: str) -> None:
         if status == 0 and cell.is_done():
             self.outcome.done.append(cell.name)
             self._say(cell, f"done{took}")
@@ -136,7 +143,7 @@ class Sweep:
             self.outcome.stopped.append(cell.name)
             self._say(cell, f"stopped{took}; start the sweep again to continue it")
         else:
-            why = "it ended well without a result.json" if status == 0 else why_it_failed(cell, status)
+            why = "it ended well without a result.json" if status == 0 else running.why(status)
             self._fail(cell, why)
         self._after(self.outcome)
 
@@ -177,7 +184,7 @@ class Sweep:
         running = self._starter.start(cell, config, self._arguments, list(self._running))
         self._running[cell.name] = cell, running, time.monotonic()
         again = " again" if cell.folder.has_started() else ""
-        self._say(cell, f"started{again}; what it says stands in {output_path(cell)}")
+        self._say(cell, f"started{again}; what it says stands in {running.output}")
 
     def _fail(self, cell: Cell, why: str) -> None:
         self.outcome.failed[cell.name] = why

@@ -69,7 +69,7 @@ def test_an_array_has_a_folder_for_every_combination():
     assert [call.run_dir.name for call in calls] == [
         f"ofa_90-seed={seed}-optimizer.lr={lr}" for seed in (1, 2) for lr in ("1e-3", "5e-4")
     ]
-    assert calls[1].overrides() == ["seed=1", "optimizer.lr=5e-4"]
+    assert calls[1].arguments == ("--set", "seed=1", "--set", "optimizer.lr=5e-4")
     paths = expanded(read_call(TINY_CALL), ["model.init=runs/a/model,runs/b/model"])
     assert [call.run_dir.name for call in paths] == [f"ofa_90-model.init=runs_{name}_model" for name in "ab"]
 
@@ -137,7 +137,46 @@ def test_configs_of_other_scripts_are_refused(place):
     assert (CONFIGS / "tiny" / "docstrings.json").is_file()
     with pytest.raises(SubmitError, match="prepares data"):
         check(read_call(["pretrain", "--config", "tiny/docstrings.json"]), [1], first=False)
-    with pytest.raises(ConfigError, match="pre-trains a model"):
-        check(read_call(["data_prep", "--config", "tiny/ofa_90.json"]), [1], first=True)
-    with pytest.raises(ConfigError, match="pre-trains a model"):
-        check(read_call(["sweep", "--config", "tiny/ofa_90.json"]), [1], first=False)
+    for script in ("data_prep", "sweep"):
+        for first in (True, False):
+            with pytest.raises(SubmitError, match="pre-trains a model"):
+                check(read_call([script, "--config", "tiny/ofa_90.json"]), [1], first=first)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data_prep", "--config", "tiny/docstrings.json", "--wrokers", "3"], "unrecognized arguments: --wrokers"),
+        (["data_prep", "--config", "tiny/docstrings.json", "--set", "mode=x"], "mode"),
+        (["sweep", "--config", "tiny/sweep.json", "--onyl", "x"], "unrecognized arguments: --onyl"),
+        (["launch/verify.py", "runs/a", "--expect", "0.9", "0.8"], "unrecognized arguments: 0.8"),
+        (["launch/report.py"], "required: DIR"),
+        (["launch/export.py", "runs/a", "--format", "onyx"], "onyx"),
+    ],
+)
+def test_arguments_of_scripts_that_do_not_train_are_read_before_they_wait_for_days(place, words, said, first):
+    with pytest.raises(SubmitError, match=said):
+        check(read_call(words), [1], first=first)
+
+
+@pytest.mark.parametrize("words", [["launch/verify.py", "runs/a"], ["data_prep", "--config", "tiny/docstrings.json"]])
+def test_nothing_of_theirs_is_done_by_that(place, words):
+    before = sorted(place.rglob("*"))
+    check(read_call(words), [1], first=True)
+    assert sorted(place.rglob("*")) == before, "and what a report or a check is of may yet be made"
+
+
+def test_a_check_that_ends_without_a_word_is_an_error(place, monkeypatch):
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(SubmitError, match="status 1 and no word"):
+        check(read_call(["pretrain", "--config", "mine.json"]), [1], first=True)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_run_that_is_there_is_not_continued_by_who_says_never(place, first):
+    (place / "runs" / "mine").mkdir(parents=True)
+    record = {"config": TINY, "data_fingerprint": "", "versions": {}}
+    (place / "runs" / "mine" / "config.json").write_text(json.dumps(record))
+    with pytest.raises(SubmitError, match="holds a run and --resume is never"):
+        check(read_call(["pretrain", "--config", "mine.json", "--resume", "never"]), [1], first=first)

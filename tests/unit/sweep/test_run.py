@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from ofa.sweep.output import open_output
+from ofa.sweep.output import open_output, output_path, why_it_failed
 from ofa.sweep.run import Sweep
 
 CODE = """
@@ -40,7 +41,9 @@ class Process:
         with open_output(cell) as out:
             command = [sys.executable, "-c", CODE, str(cell.folder.path)]
             self.process = subprocess.Popen(command, stdout=out, stderr=out)
+        self.output = output_path(cell)
         self.poll, self.stop = self.process.poll, self.process.send_signal
+        self.why = partial(why_it_failed, self.output)
 
 
 class Starter:

@@ -19,7 +19,7 @@ from pathlib import Path
 from ofa.cluster import partitions
 from ofa.cluster.attempts import attempts_of
 from ofa.cluster.follow import UNKNOWN
-from ofa.cluster.here import start_here
+from ofa.cluster.here import check_here, start_here
 from ofa.cluster.jobs_file import noted_jobs
 from ofa.cluster.queue import QueuedJob, queued
 from ofa.cluster.resources import Resources, check_options
@@ -170,20 +170,22 @@ class JobStarter:
 
         Raises:
             SweepError: with the first cell that the ranks cannot share.
-            SubmitError: Slurm has not what is asked for.
+            SubmitError: Slurm, or this machine, has not what is asked for.
         """
+        link = self._link(cells[0], ())
+        self._resources.check()
+        if self._is_local:
+            check_here([link], "local")
+        else:
+            partitions.check(self._resources, partitions.partitions())
         for cell in cells:
             try:
                 for ranks in self._resources.rank_counts():
                     accumulation(configs[cell.name].batch, ranks)
             except ValueError as error:
                 raise SweepError(f"cell {cell.name}: {error}") from None
-        if self._is_local and self._resources.nodes != (1, 1):
-            raise SweepError("slurm: the cluster local has one node, this one")
-        self._resources.check()
         if not self._is_local:
-            partitions.check(self._resources, partitions.partitions())
-            ask_slurm([self._link(cells[0], ())], self._folder, self._code)
+            ask_slurm([link], self._folder, self._code)
 
     def start(self, cell: Cell, config: TrainingConfig, more: Sequence[str], running: Sequence[str]) -> JobRun:
         """Submit a cell, or look after the job that a sweep that was killed has left in the queue for it; arguments as

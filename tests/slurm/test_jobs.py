@@ -6,11 +6,10 @@ import pytest
 
 from ofa.cluster.attempts import read_attempts
 from tests.run_files import model_bytes
-from tests.slurm.test_submit import ended, log
+from tests.slurm.test_submit import SHORT, ended, log, row
 
 pytestmark = pytest.mark.slurm
 
-SHORT = ("--set", "schedule.total_steps=20", "--set", "schedule.rewind=null", "--set", "pruning=null")
 ON_ONE = ("launch/pretrain.py", "--config", "long.json", *SHORT)
 
 
@@ -20,6 +19,8 @@ def test_a_crash_that_repeats_is_stopped_with_its_error_shown(cluster, project, 
     hold = ("--sbatch", "hold")
     _, (job,) = submit(*hold, *ON_ONE, "--run-dir", "runs/crashing", "--set", "data.path=gone")
     (project / "gone").unlink()
+    seen = row(cluster, project, project / "runs" / "crashing")
+    assert (seen["state"], seen["job"], seen["waits_for"]) == ("pending", job, "JobHeldUser")
     cluster.call("scontrol", "release", job)
     said = ended(cluster, project, job, "FAILED")
     attempts = read_attempts(project / "runs" / "crashing")
@@ -27,6 +28,8 @@ def test_a_crash_that_repeats_is_stopped_with_its_error_shown(cluster, project, 
     assert {attempt.end.reason for attempt in attempts} == {"crashed"}
     assert "3 times in a row at step 0" in attempts[-1].end.error and "gone" in attempts[-1].end.error
     assert said.count("queueing job") == 2 and attempts[-1].end.error in said
+    seen = row(cluster, project, project / "runs" / "crashing")
+    assert (seen["state"], seen["attempts"]) == ("failed", 3) and "3 times in a row at step 0" in seen["error"]
 
 
 def test_a_chain_goes_on_where_one_job_has_succeeded(cluster, project, submit):
@@ -79,7 +82,7 @@ def test_following_prints_the_log_to_the_end(cluster, project, submit):
     ("arguments", "words"),
     [
         (("--partition", "debog", *ON_ONE), ["--partition debog", "did you mean debug?"]),
-        (("--gpus-per-node", "8", *ON_ONE), ["--gpus-per-node 8", "partition debug has at most 0 GPUs"]),
+        (("--gpus-per-node", "8", *ON_ONE), ["--gpus-per-node 8", "partition debug has at most 2 GPUs"]),
         (("--nodes", "3", *ON_ONE), ["--nodes 3", "partition debug has 2 nodes"]),
         (("--partition", "high", "--time", "2h", *ON_ONE), ["120 minutes", "60 of partition high"]),
         (("--constraint", "fast", *ON_ONE), ["sbatch says", "feature"]),
@@ -88,6 +91,8 @@ def test_following_prints_the_log_to_the_end(cluster, project, submit):
         (("--nodes", "1-2", *ON_ONE, "--set", "batch.micro_size=8"), ["on 2 ranks", "batch.global_size 8"]),
         ((*ON_ONE, "--then", *ON_ONE), ["two jobs would have the run folder runs/long"]),
         ((*ON_ONE, "--then", "launch/pretrain.py", "--config", "none.json"), ["none.json not found"]),
+        ((*ON_ONE, "--then", "launch/report.py", "runs/long", "--otput", "x"), ["unrecognized arguments: --otput"]),
+        (("--partition", "debug,hihg", *ON_ONE), ["--partition hihg", "did you mean high?"]),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_queued(cluster, project, submit, arguments, words):

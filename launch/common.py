@@ -72,7 +72,25 @@ def run_arguments() -> argparse.ArgumentParser:
         choices=("all", "config"),
         help="say what is wrong and stop; config: without looking for data and models, which may yet be made",
     )
+    add_made(parser, "all")
     return parser
+
+
+def add_made(parser: argparse.ArgumentParser, check: str = "") -> None:
+    """Add --made, which goes with --check and its value."""
+    parser.add_argument(
+        "--made",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help=f"with --check{check and ' '}{check}: a folder that others will have made by then; may be repeated",
+    )
+
+
+def check_made(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Refuse --made where nothing is only checked: what is not there cannot be used."""
+    if given.made and given.check != "all":
+        parser.error("--made is for --check all")
 
 
 def folder_arguments(expected: str) -> argparse.ArgumentParser:

@@ -116,13 +116,13 @@ def expanded(call: ScriptCall, each: Sequence[str]) -> list[ScriptCall]:
     return [_with(call, point) for point in product(*axes)]
 
 
-def check(call: ScriptCall, rank_counts: Sequence[int], *, first: bool) -> None:
+def check(call: ScriptCall, rank_counts: Sequence[int], made: Sequence[Path] = ()) -> None:
     """Refuse a call that would not start.
 
     Args:
         call: what is to be done.
         rank_counts: each number of ranks that the job may get.
-        first: of its chain; what later ones need is made by those before them.
+        made: what those before it in its chain make, by `makes`; not looked for.
 
     Raises:
         SubmitError: in the script's own words.
@@ -131,13 +131,25 @@ def check(call: ScriptCall, rank_counts: Sequence[int], *, first: bool) -> None:
         check_folder(call.run_dir)
     if call.trains:
         few = rank_counts if len(rank_counts) <= MOST_CHECKS else [rank_counts[0], rank_counts[-1]]
-        _ask(call, few, "--check", "all" if first else "config")
+        _ask(call, few, "--check", "all", *_options("--made", made))
     elif call.script == DATA_PREP:
         _ask(call, [1], "--check")
-    elif call.script == "sweep" and first:
-        _ask(call, [1], "--dry-run")
+    elif call.script == "sweep":
+        _ask(call, [1], "--check", *_options("--made", made))
     else:
         _ask(call, [1], OFA_CHECK="arguments")
+
+
+def makes(call: ScriptCall) -> list[Path]:
+    """Folders in which a call makes something that others may need: its run folder, its data; of scripts that have
+    neither, all that they are given."""
+    if call.run_dir is not None:
+        return [call.run_dir]
+    if call.script != DATA_PREP:
+        return [Path(word) for word in call.arguments if not word.startswith("-")]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--output", default=Path("data", find(call.config or "").stem))
+    return [Path(parser.parse_known_args(call.arguments)[0].output)]
 
 
 def environment(program: Sequence[str]) -> dict[str, str]:
@@ -215,6 +227,10 @@ def _known() -> argparse.ArgumentParser:
     parser.add_argument("--run-dir")
     parser.add_argument("--set", action="append", default=[])
     return parser
+
+
+def _options(name: str, values: Sequence[Path]) -> list[str]:
+    return [part for value in values for part in (name, str(value))]
 
 
 def _in_code(config: Path, code: Path) -> Path:

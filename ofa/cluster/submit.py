@@ -19,7 +19,7 @@ import submitit
 from ofa.cluster import partitions
 from ofa.cluster.attempt import Command, JobTask
 from ofa.cluster.attempts import attempts_folder, attempts_of
-from ofa.cluster.command import ScriptCall, check
+from ofa.cluster.command import ScriptCall, check, makes
 from ofa.cluster.errors import SubmitError
 from ofa.cluster.follow import FORGOTTEN
 from ofa.cluster.jobs_file import note_job, noted_jobs
@@ -89,7 +89,8 @@ def check_chain(chain: Sequence[Link], *, slurm: bool) -> None:
     if slurm:
         _check_free([call.run_dir for link in chain for call in link.calls if call.run_dir is not None])
     folders: set[Path] = set()
-    for number, link in enumerate(chain):
+    made: list[Path] = []
+    for link in chain:
         for call in link.calls:
             if call.run_dir is not None and call.run_dir.absolute() in folders:
                 raise SubmitError(f"two jobs would have the run folder {call.run_dir}; give one another --run-dir")
@@ -97,7 +98,8 @@ def check_chain(chain: Sequence[Link], *, slurm: bool) -> None:
         if slurm:
             partitions.check(link.resources, groups)
         for call in link.calls:
-            check(call, link.resources.rank_counts(), first=number == 0)
+            check(call, link.resources.rank_counts(), made)
+        made += [folder for call in link.calls for folder in makes(call)]
 
 
 def scripts(chain: Sequence[Link], folder: Path, code: Code) -> list[str]:

@@ -90,6 +90,22 @@ def _job_starter(
     return starter
 
 
+def check_sweep(
+    config: SweepConfig, folder: Path, *, origin: str, only: str | None = None, made: Sequence[str] = ()
+) -> None:
+    """Refuse a sweep that could not be started; nothing is started or written.
+
+    Args:
+        config, folder, origin, only: as of `sweep`.
+        made: folders that others make before it is; what lies in them is not looked for.
+
+    Raises:
+        ValueError: as `sweep`.
+    """
+    cells, configs = _checked(config, folder, origin)
+    check_places(chosen(cells, only), configs, made)
+
+
 def preview(config: SweepConfig, folder: Path, *, origin: str, only: str | None = None, whole: bool = False) -> str:
     """Check a sweep's configs and say what it would run, and what is not there yet; nothing is started or written.
 

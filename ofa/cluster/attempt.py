@@ -19,7 +19,8 @@ from ofa.cluster.child import Child, signal_name
 from ofa.cluster.command import environment
 from ofa.cluster.other_ranks import first_end, say_end
 from ofa.cluster.place import Place, export, own_place
-from ofa.cluster.slurm import SlurmError, ask, job_values
+from ofa.cluster.queue import is_running
+from ofa.cluster.slurm import SlurmError, ask
 from ofa.cluster.verdict import DONE, KILLED, STOPPED_AND_SAVED, Ended, Limits, Verdict, judge, refusal
 from ofa.code_version import commit
 from ofa.run_files import saved_step
@@ -140,9 +141,9 @@ class JobTask:
             return DONE
         if verdict.requeue and place.can_requeue:
             try:
-                if not _is_running(place.job):  # cancelled, or queued again by Slurm
+                if not is_running(place.job):  # cancelled, or queued again by Slurm
                     _say(f"{verdict.reason}; job {place.job} was taken back")
-                    sys.exit(DONE)
+                    sys.exit(status if status > 0 else 1)
                 _say(f"{verdict.reason}: queueing job {place.job} again")
                 ask("scontrol", "requeue", place.job)
             except SlurmError as error:
@@ -187,11 +188,6 @@ class Signals:
             self.asked, self.asked_at = signal_name(number), time.monotonic()
         if self._child is not None:
             self._child.send(number)
-
-
-def _is_running(job: str) -> bool:
-    """Whether Slurm has let a job run so far, and has not ended it in the meantime."""
-    return job_values(job).get("JobState") == "RUNNING"
 
 
 def _last_error(folder: Path) -> str:

@@ -6,13 +6,17 @@ import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ofa.cluster.slurm import FORGOTTEN, ask
+from ofa.cluster.slurm import FORGOTTEN, ask, job_values
 
 PATIENCE = 20.0
 """Seconds that the controller is given to answer: somebody waits for a table."""
 
 RUNS = frozenset({"RUNNING", "CONFIGURING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"})
 """States of Slurm in which a job has its nodes; in the others that `squeue` lists it waits for some."""
+
+
+ENDS = "COMPLETING"
+"""That in which Slurm has begun to take them away."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,16 @@ def queued(jobs: Collection[str]) -> dict[str, QueuedJob]:
         return {}
     command = ("squeue", "--noheader", "--array", "--format=%i|%T|%r", "--jobs", ",".join(sorted(jobs)))
     return parse(ask(*command, patience=PATIENCE, forgiven=FORGOTTEN))
+
+
+def is_running(job: str) -> bool:
+    """Whether Slurm lets a job run, and has not begun to end it: cancelled it, or put it back into the queue.
+
+    Raises:
+        SlurmError: the controller does not answer.
+    """
+    state = job_values(job).get("JobState")
+    return state in RUNS and state != ENDS
 
 
 def parse(text: str) -> dict[str, QueuedJob]:

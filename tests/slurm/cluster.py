@@ -17,7 +17,7 @@ from tests import processes
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel")
 NODES = ("n1", "n2")
-LIVE = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
+LIVE = ("PENDING", "RUNNING", "SIGNALING", "COMPLETING", "CONFIGURING", "SUSPENDED")
 PATIENCE = 60.0
 """Seconds in which daemons come up, on a machine that has other work too."""
 
@@ -60,6 +60,7 @@ NodeName=DEFAULT CPUs={cpus} RealMemory=4000 Gres=gpu:2 State=UNKNOWN
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]}
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]}
 PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
+PartitionName=graceless Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=high Nodes=n1,n2 MaxTime=60 State=UP PriorityTier=10 PreemptMode=OFF
 """
 """A node that is lost is noticed in seconds, and a job that was queued again may start at once. GPUs are files: what

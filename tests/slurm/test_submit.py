@@ -15,6 +15,7 @@ from ofa.cluster.attempts import read_attempts
 from ofa.cluster.verdict import SAVED
 from tests import processes
 from tests.run_files import metrics, model_bytes
+from tests.slurm.cluster import LIVE
 from tests.slurm.conftest import STEPS
 
 pytestmark = pytest.mark.slurm
@@ -50,7 +51,7 @@ def wait_for(cluster, project, job, reached, patience=600):
     until = time.monotonic() + patience
     while not reached():
         state = cluster.job(job)["JobState"]
-        assert state in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING"), (state, log(project, job))
+        assert state in LIVE, (state, log(project, job))
         assert time.monotonic() < until, (cluster.job(job), log(project, job))
         time.sleep(0.1)
 
@@ -147,6 +148,20 @@ def test_a_run_that_is_preempted_saves_waits_and_ends_as_if_left_alone(cluster, 
     assert first.job == job and second.restart == 1
     steps = [line["step"] for line in metrics(folder) if "lr" in line]
     assert steps == sorted(set(steps))
+
+
+def test_a_run_that_slurm_takes_back_without_grace_is_queued_by_slurm_and_ends(cluster, project, submit, undisturbed):
+    """It has only the seconds between Slurm's SIGTERM and SIGKILL; what its job says as it ends changes nothing."""
+    folder = project / "runs" / "graceless"
+    options = ("--nodes", "2", "--partition", "graceless")
+    _, (job,) = submit(*options, *ON_TWO[4:], "--run-dir", "runs/graceless")
+    wait_for(cluster, project, job, lambda: last_step(folder) >= 20)
+    high_job(cluster)
+    wait_for(cluster, project, job, lambda: cluster.job(job)["Restarts"] == "1")
+    assert "was taken back" in ended(cluster, project, job)
+    first, second = read_attempts(folder)
+    assert (first.restart, second.restart, second.end.status) == (0, 1, 0)
+    assert model_bytes(folder) == model_bytes(undisturbed)
 
 
 def test_a_run_saves_before_its_limit_and_goes_on(cluster, project, submit, undisturbed):

@@ -10,6 +10,7 @@ from ofa.cluster.attempts import write_end, write_start
 from ofa.cluster.command import ScriptCall
 from ofa.cluster.errors import SubmitError
 from ofa.cluster.follow import FORGOTTEN, UNKNOWN, follow, job_state
+from ofa.cluster.queue import is_running
 from ofa.cluster.resources import Resources
 from ofa.cluster.slurm import SlurmError, ask
 from ofa.cluster.snapshot import Code
@@ -119,6 +120,16 @@ def test_a_controller_that_does_not_answer_ends_no_following(program, tmp_path, 
 def test_the_state_of_a_job_is_in_slurms_words(program, text, state):
     program("scontrol", text)
     assert job_state("17") == state
+
+
+@pytest.mark.parametrize(
+    ("state", "runs"),
+    [("RUNNING", True), ("SIGNALING", True), ("COMPLETING", False), ("PENDING", False), ("CANCELLED", False)],
+)
+def test_a_job_to_which_slurm_is_just_sending_a_signal_runs(program, state, runs):
+    """Taken for one that was taken back, it would not be queued again."""
+    program("scontrol", f"echo 'JobId=17 JobState={state} Reason=None'")
+    assert is_running("17") == runs
 
 
 def test_a_command_that_fails_or_hangs_says_so_but_for_what_is_forgiven(program):

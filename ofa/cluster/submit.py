@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +34,11 @@ from ofa.cluster.verdict import DONE, Limits
 DEAF = shlex.quote('trap "" USR2 TERM; exec "$0" "$@"')
 """A task hears nothing of signals until it can answer them, seconds after its start: they would end it, and the job
 with it. Slurm ends what has not heard it when its time is over, and queues it again."""
+
+
+OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
+OF_A_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS", "SUBMITIT_PREEMPT_SIGNAL")
+"""Variables: beginnings of their names, and those of the same beginnings that are no job's."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,8 @@ def submit(chain: Sequence[Link], folder: Path, code: Code) -> list[Submitted]:
     before: str | None = None
     for link in chain:
         try:
-            new = _submit_link(link, folder, code, None if before is None else f"afterok:{before}")
+            with _outside_of_jobs():
+                new = _submit_link(link, folder, code, None if before is None else f"afterok:{before}")
             done += new
             for one in new:
                 note(one)
@@ -174,6 +182,18 @@ def task(call: ScriptCall, link: Link, folder: Path, code: Path) -> JobTask:
     record = None if call.run_dir is None else call.run_dir.absolute()
     command = Command(call.program(code), Path.cwd(), call.trains, record)
     return JobTask(command, folder=folder, grace=link.resources.grace, limits=link.limits)
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Hide what Slurm has told this process of a job that it is in itself: the new one would take it for its own."""
+    own = {key: value for key, value in os.environ.items() if key.startswith(OF_A_JOB) and key not in OF_A_CLUSTER}
+    for key in own:
+        del os.environ[key]
+    try:
+        yield
+    finally:
+        os.environ.update(own)
 
 
 def _taken_back(done: Sequence[Submitted]) -> str:

@@ -15,10 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from ofa.cluster.errors import SubmitError
 from ofa.config import TrainingConfig
 from ofa.run_files import is_held
 from ofa.stop import INTERRUPTED, SIGNALS
 from ofa.sweep.cells import Cell
+
+BETWEEN_TRIES = 60.0
+"""Seconds after which Slurm is offered a job again that it did not take: queues have limits, controllers restart."""
 
 BETWEEN_LOOKS = 0.2
 """Seconds between two looks at the cells that run."""
@@ -99,6 +103,7 @@ class Sweep:
         self._asked: list[int] = []
         self._stopping = False
         self._told: set[str] = set()
+        self._not_before = 0.0
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -167,6 +172,8 @@ class Sweep:
         """A cell that can be started now."""
         if self._asked or self._stopping or len(self._running) >= self._starter.workers:
             return None
+        if self._running and time.monotonic() < self._not_before:
+            return None
         under_way = {cell.name for cell in self._waiting} | self._running.keys()
         for cell in self._waiting:
             if any(name in under_way for name in cell.needs):
@@ -179,9 +186,16 @@ class Sweep:
         return None
 
     def _start(self, cell: Cell) -> None:
-        self._waiting.remove(cell)
         config = self._configs[cell.name]
-        running = self._starter.start(cell, config, self._arguments, list(self._running))
+        try:
+            running = self._starter.start(cell, config, self._arguments, list(self._running))
+        except SubmitError as error:
+            if not self._running:
+                raise
+            self._not_before = time.monotonic() + BETWEEN_TRIES
+            self._say(cell, f"not submitted yet: {error}; trying again while others run")
+            return
+        self._waiting.remove(cell)
         self._running[cell.name] = cell, running, time.monotonic()
         again = " again" if cell.folder.has_started() else ""
         self._say(cell, f"started{again}; what it says stands in {running.output}")

@@ -1,10 +1,12 @@
 """Chains and arrays of jobs, crashes that repeat, and mistakes that are found before anything is queued."""
 
 import json
+import sys
 
 import pytest
 
 from ofa.cluster.attempts import read_attempts
+from tests import processes
 from tests.run_files import model_bytes
 from tests.slurm.test_submit import SHORT, ended, log, row
 
@@ -104,15 +106,33 @@ def test_mistakes_are_refused_before_anything_is_queued(cluster, project, submit
     assert sorted(path.name for path in (project / "runs").iterdir()) == before
 
 
+def test_a_job_that_is_submitted_inside_of_another_is_its_own(cluster, project, submit):
+    """As from a shell of salloc, or by a sweep that is a job of an array."""
+    inside = {"JOB_ID": 999, "ARRAY_JOB_ID": 999, "ARRAY_TASK_ID": 3, "RESTART_COUNT": 2, "MEM_PER_CPU": 1, "NTASKS": 7}
+    script = processes.CHECKOUT / "launch" / "submit.py"
+    variables = [f"SLURM_{name}={value}" for name, value in inside.items()]
+    options = ("--uncommitted", "--time", "30m", "--mem", "1", *ON_ONE, "--run-dir", "runs/inside")
+    done = cluster.call("env", *variables, sys.executable, script, *options, cwd=project)
+    (job,) = [line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("job ")]
+    ended(cluster, project, job)
+    (attempt,) = read_attempts(project / "runs" / "inside")
+    assert (attempt.job, attempt.restart, attempt.ranks, attempt.end.status) == (job, 0, 1, 0)
+
+
 def test_a_dry_run_prints_what_would_be_queued(cluster, project, submit):
     before = sorted(path.name for path in (project / "runs").iterdir())
-    done, _ = submit("--dry-run", "--nodes", "1-2", "--grace", "3m", *ON_ONE, "--then", *ON_ONE, "--run-dir", "runs/b")
+    options = ("--dry-run", "--nodes", "1-2", "--grace", "3m", "--gpus-per-node", "1", "--setup", "export A=1")
+    then = ("--then", "--gpus-per-node", "0", "--setup", "export B=2", *ON_ONE, "--run-dir", "runs/b")
+    done, _ = submit(*options, *ON_ONE, *then)
     for line in ("--nodes=1-2", "--signal=USR2@180", "--requeue", "--time=30", "--open-mode=append"):
         assert f"#SBATCH {line}" in done.stdout, line
     assert "#SBATCH --dependency=afterok:JOB_1" in done.stdout
     assert cluster.queue() == [] and sorted(path.name for path in (project / "runs").iterdir()) == before
     scripts = done.stdout.split("#!/bin/bash")[1:]
     assert len(scripts) == 2
+    assert ["--gpus-per-node=1" in script for script in scripts] == [True, False]
+    assert ["export A=1" in script for script in scripts] == [True, False], "who gives one gives all"
+    assert ["export B=2" in script for script in scripts] == [False, True]
     (project / "job.sh").write_text("#!/bin/bash" + scripts[0].split("\n# ")[0])
     cluster.call("sbatch", "--test-only", project / "job.sh")
 

@@ -32,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from benchmarks.common import architecture_of, parsed, size_options
 from benchmarks.gpu_common import write_data
 from benchmarks.made_by import made_by
-from benchmarks.step import architecture_of
 from ofa.assemble import PretrainingRun, assemble
 from ofa.config import ObjectiveConfig, RunConfig, load, parse
 from ofa.engine.process import start, stop
@@ -69,20 +69,13 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--hidden", type=int, default=256, help="heads of 64 (of 16 below 256), feed-forward 4 times")
-    parser.add_argument("--vocab", type=int, default=8192)
-    parser.add_argument("--sequence", type=int, default=128, help="tokens of a row")
-    parser.add_argument("--rows", type=int, default=16, help="packed rows of an update")
+    sizes = size_options("an update", layers=4, hidden=256, vocab=8192, sequence=128, rows=16)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[sizes]
+    )
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="in which everything has its turn")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: does everything run?")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    if options.quick:
-        vars(options).update(QUICK)
-    return options
+    return parsed(parser, QUICK)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

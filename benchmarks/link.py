@@ -30,6 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.common import SIZES, parsed, size_options
 from benchmarks.hosts import INTERFACE, Host, missing, two_hosts
 from ofa.config import CHECKOUT
 from ofa.tables import table
@@ -42,8 +43,6 @@ SERIAL = 1.1
 
 BYTES = 1.07
 """Of the formula's at most: 4.6 % of headers, 2.2 % of acknowledgements."""
-
-SIZES = ("layers", "hidden", "vocab", "sequence", "rows")
 
 QUICK = {"layers": 1, "hidden": 64, "vocab": 500, "sequence": 32, "rows": 4, "rounds": 2}
 
@@ -62,19 +61,12 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--hidden", type=int, default=256, help="heads of 64 (of 16 below 256), feed-forward 4 times")
-    parser.add_argument("--vocab", type=int, default=8192)
-    parser.add_argument("--sequence", type=int, default=128, help="tokens of a row")
-    parser.add_argument("--rows", type=int, default=8, help="packed rows of an update on each host")
+    sizes = size_options("an update on each host", layers=4, hidden=256, vocab=8192, sequence=128, rows=8)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[sizes]
+    )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="in which everything has its turn")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: does everything run?")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    if options.quick:
-        vars(options).update(QUICK)
-    return options
+    return parsed(parser, QUICK)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

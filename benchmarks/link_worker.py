@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch.distributed as torch_dist
 
+from benchmarks.common import architecture_of
 from benchmarks.gpu_common import write_data
 from benchmarks.made_by import in_words, made_by
-from benchmarks.step import architecture_of
 from ofa import dist
 from ofa.assemble import PretrainingRun, assemble
 from ofa.config import RunConfig, parse

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from benchmarks.common import architecture_of, parsed, size_options
 from benchmarks.made_by import made_by
 from benchmarks.step_batches import Batches, Layout, StepBatch, Text, make_batches
 from benchmarks.step_counts import count
@@ -55,23 +56,18 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--hidden", type=int, default=768, help="heads of 64 (of 16 below 256), feed-forward 4 times")
-    parser.add_argument("--vocab", type=int, default=30522)
-    parser.add_argument("--sequence", type=int, default=128, help="tokens of a row")
-    parser.add_argument("--rows", type=int, default=8, help="packed rows of a step; padded steps hold as many tokens")
+    of_rows = "a step; padded steps hold as many tokens"
+    sizes = size_options(of_rows, layers=2, hidden=768, vocab=30522, sequence=128, rows=8)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[sizes]
+    )
     parser.add_argument("--pairs", type=int, default=9, metavar="N", help="rounds in which every step has its turn")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: bf16 on a GPU, fp32 on a CPU")
     parser.add_argument("--data", default="docstrings", help="docstrings, synthetic, or a prepared folder")
     parser.add_argument("--engine", choices=["torch", "deepspeed"], default="torch", help="deepspeed adds a row")
     parser.add_argument("--threads", type=int, help="CPU threads; default: as torch decides")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes and random words: does everything run?")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    if options.quick:
-        vars(options).update(QUICK)
+    options = parsed(parser, QUICK)
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     options.precision = options.precision or ("fp32" if options.device == "cpu" else "bf16")
@@ -114,14 +110,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def note(text: str) -> None:
     """What is being done, for whoever waits: minutes pass in silence otherwise."""
     print(text, file=sys.stderr, flush=True)
-
-
-def architecture_of(layers: int, hidden: int, vocab: int, length: int) -> dict[str, object]:
-    """A BERT of some layers in the proportions of BERT-base."""
-    heads = hidden // (64 if hidden >= 256 else 16)
-    sizes = {"hidden_size": hidden, "num_attention_heads": heads, "intermediate_size": 4 * hidden}
-    lengths = {"vocab_size": vocab, "max_position_embeddings": length}
-    return {"model_type": "bert", "num_hidden_layers": layers, **sizes, **lengths}
 
 
 def loss_difference(variants: Mapping[str, Variant], models: Models, check: Mapping[Layout, StepBatch]) -> float:

@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         config = load(DataPrepConfig, options.config, options.set)
+        if options.check:
+            return 0
         output = options.output or Path("data") / find(options.config).stem
         manifest = finished(config, output)
         if manifest is not None:
@@ -83,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     jobs.add_argument("--partition")
     jobs.add_argument("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="any other option of sbatch")
     parser.add_argument("--output", type=Path, help="default: data/<name of the config>")
+    parser.add_argument("--check", action="store_true", help="say what is wrong with the config, and stop")
     return parser
 
 

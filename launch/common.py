@@ -72,7 +72,25 @@ def run_arguments() -> argparse.ArgumentParser:
         choices=("all", "config"),
         help="say what is wrong and stop; config: without looking for data and models, which may yet be made",
     )
+    add_made(parser, "all")
     return parser
+
+
+def add_made(parser: argparse.ArgumentParser, check: str = "") -> None:
+    """Add --made, which goes with --check and its value."""
+    parser.add_argument(
+        "--made",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help=f"with --check{check and ' '}{check}: a folder that others will have made by then; may be repeated",
+    )
+
+
+def check_made(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Refuse --made where nothing is only checked: what is not there cannot be used."""
+    if given.made and given.check != "all":
+        parser.error("--made is for --check all")
 
 
 def folder_arguments(expected: str) -> argparse.ArgumentParser:
@@ -118,6 +136,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """A whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, found {text}")
+    return int(text)
+
+
 def duration(text: str) -> float:
     """Seconds of `5400`, `90m`, `1h30m`, `1d2h` or `[[D-]HH:]MM:SS`."""
     units = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
@@ -149,7 +174,12 @@ def say_that_it_starts() -> None:
 
 
 def main_wrapper(main: Callable[[], int | None]) -> NoReturn:
-    """Run `main` and exit with its status (None: 0); see `explained_errors`."""
+    """Run `main` and exit with its status (None: 0); see `explained_errors`.
+
+    With OFA_CHECK=arguments that is all: the command line has been read by now, and nothing is done.
+    """
+    if os.environ.get("OFA_CHECK") == "arguments":
+        sys.exit(DONE)
     with explained_errors():
         signal.signal(signal.SIGINT, signal.default_int_handler)
         status = main()

@@ -31,6 +31,7 @@ def arguments() -> argparse.Namespace:
         "--ranks", type=common.positive, default=1, metavar="N", help="with --summary: ranks (default 1)"
     )
     options = parser.parse_args()
+    common.check_made(parser, options)
     if (options.summary or options.tokens_per_second) and not options.plan:
         parser.error("--summary and --tokens-per-second belong to --plan")
     if options.tokens_per_second is not None and options.tokens_per_second <= 0:
@@ -65,7 +66,7 @@ if __name__ == "__main__":
             inputs.check_beforehand(CONFIG, RUN_DIR, OPTIONS.resume)
         finished = (RUN_DIR / "result.json").is_file()  # it needs its inputs no more
         if OPTIONS.check != "config" and not finished:
-            inputs.check_inputs(CONFIG, OPTIONS.resume)
+            inputs.check_later_inputs(CONFIG, OPTIONS.resume, OPTIONS.made)
     if OPTIONS.check:
         common.say_that_nothing_is_wrong(OPTIONS.check)
         sys.exit(common.DONE)

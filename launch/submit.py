@@ -16,6 +16,7 @@ Stopped before its limit, a run saves, is queued again and continues; `touch RUN
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -25,6 +26,14 @@ from ofa import config
 from ofa.cluster.command import SCRIPTS, expanded, read_call
 from ofa.cluster.errors import SubmitError
 from ofa.cluster.resources import Resources, check_options, minutes, node_range
+
+OF_ONE_LINK = ("each", "name", "script", "arguments", "setup", "sbatch")
+"""What a link of the chain does not take over from the one before it."""
+
+REPEATED = ("setup", "sbatch")
+"""Of these, all together: who gives one gives all."""
+
+OF_THE_CHAIN = ("cluster", "jobs", "uncommitted", "dry_run", "follow")
 
 
 def arguments() -> list[argparse.Namespace]:
@@ -39,8 +48,13 @@ def arguments() -> list[argparse.Namespace]:
             words[-1].append(word)
     for part in words:
         before = vars(links[-1]) if links else {}
-        start = {key: value for key, value in before.items() if key not in ("each", "name", "script", "arguments")}
-        links.append(parser.parse_args(part, namespace=argparse.Namespace(**start)))
+        start = {key: value for key, value in before.items() if key not in OF_ONE_LINK}
+        link = parser.parse_args(part, namespace=argparse.Namespace(**start))
+        vars(link).update({key: before.get(key, []) for key in REPEATED if getattr(link, key) is None})
+        links.append(link)
+    for option in OF_THE_CHAIN:
+        if any(vars(link)[option] != vars(links[0])[option] for link in links):
+            parser.error(f"--{option.replace('_', '-')} holds for the whole chain: give it before the first script")
     if links[0].cluster == "slurm" and any(link.time is None for link in links):
         parser.error("--time says how long one attempt may take, such as 12h: it saves before that and is queued again")
     return links
@@ -54,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     asked = parser.add_argument_group("what is asked of Slurm")
     asked.add_argument("--nodes", default="1", metavar="N|N-M", help="or as many of a range as there are (default: 1)")
-    asked.add_argument("--gpus-per-node", type=common.positive, metavar="N", help="each with a process")
+    asked.add_argument("--gpus-per-node", type=common.count, metavar="N", help="each with a process")
     asked.add_argument("--tasks-per-node", type=common.positive, metavar="N", help="processes, where there are no GPUs")
     asked.add_argument("--cpus-per-task", type=common.positive, metavar="N")
     asked.add_argument("--mem", type=float, metavar="GB", help="of a node; 0: all")
@@ -62,13 +76,13 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument("--grace", type=common.duration, default=120.0, metavar="TIME", help="to save in (default: 2m)")
     for name in ("partition", "account", "qos", "constraint", "exclude"):
         asked.add_argument(f"--{name}", metavar=name.upper())
-    asked.add_argument("--setup", action="append", default=[], metavar="COMMAND", help="of the shell, before it starts")
-    asked.add_argument("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="any other option of sbatch")
+    asked.add_argument("--setup", action="append", metavar="COMMAND", help="of the shell, before it starts")
+    asked.add_argument("--sbatch", action="append", metavar="KEY=VALUE", help="any other option of sbatch")
     jobs = parser.add_argument_group("jobs")
     jobs.add_argument("--each", action="append", default=[], metavar="KEY=A,B", help="an array over a key, or config")
     jobs.add_argument("--at-a-time", type=common.positive, default=100, metavar="N", help="jobs of an array")
-    jobs.add_argument("--max-requeues", type=common.positive, default=100, metavar="N", help="in all (default: 100)")
-    jobs.add_argument("--max-crashes", type=int, default=2, metavar="N", help="in a row, no step saved (default: 2)")
+    jobs.add_argument("--max-requeues", type=common.count, default=100, metavar="N", help="in all (default: 100)")
+    jobs.add_argument("--max-crashes", type=common.count, default=2, metavar="N", help="in a row, no step saved (2)")
     jobs.add_argument("--jobs", type=Path, default=Path("runs", ".jobs"), metavar="DIR", help="for logs; shared")
     jobs.add_argument("--cluster", choices=("slurm", "local", "debug"), default="slurm")
     jobs.add_argument("--uncommitted", action="store_true", help="run the checkout's files as they are now")
@@ -85,13 +99,7 @@ def _link(options: argparse.Namespace) -> "Link":
     calls = tuple(expanded(call, options.each)) if options.each else (call,)
     if options.gpus_per_node and options.tasks_per_node:
         raise SubmitError("--tasks-per-node is for nodes without GPUs: each GPU has one process")
-    if options.max_crashes < 0:
-        raise SubmitError("--max-crashes must be at least 0")
     check_options(options.sbatch)
-    if options.time is not None and options.grace >= options.time:
-        raise SubmitError(
-            f"--grace {options.grace:.0f} s is as long as --time {options.time:.0f} s: choose a shorter one"
-        )
     resources = Resources(
         nodes=node_range(options.nodes) if call.trains else (1, 1),
         gpus_per_node=options.gpus_per_node or 0,
@@ -104,6 +112,7 @@ def _link(options: argparse.Namespace) -> "Link":
         setup=tuple(options.setup),
         other=tuple(options.sbatch),
     )
+    resources.check()
     return Link(calls, resources, Limits(options.max_requeues, options.max_crashes), options.at_a_time)
 
 
@@ -117,7 +126,9 @@ def main() -> int:
         return _here(chain, folder, first)
     code = snapshot(config.CHECKOUT, folder / "code", uncommitted=first.uncommitted)
     if code.commit is None:
-        print(f"note: {code.path} is no git checkout: jobs run the files as they are when they start", file=sys.stderr)
+        print(
+            f"note: no commit is known of {code.path}: jobs run its files as they are when they start", file=sys.stderr
+        )
     ask_slurm(chain, folder, code)
     if first.dry_run:
         for link, script in zip(chain, scripts(chain, folder, code), strict=True):
@@ -129,6 +140,7 @@ def main() -> int:
 
 
 def _here(chain: "list[Link]", folder: Path, options: argparse.Namespace) -> int:
+    check_here(chain, options.cluster)
     if options.dry_run:
         for link in chain:
             for call in link.calls:
@@ -152,13 +164,15 @@ def _show(submitted: "list[Submitted]", chain: "list[Link]") -> None:
         place = "" if one.call.run_dir is None else f" -> {one.call.run_dir}"
         print(f"job {one.job}: {one.call.name}{place}, {what[one.call].resources.in_words()}; log {one.log}")
     jobs = list(dict.fromkeys(one.job.split("_")[0] for one in submitted))
-    print(f"watch: python launch/status.py --watch; cancel: scancel {' '.join(jobs)}")
+    elsewhere = dict.fromkeys(str(call.run_dir) for call in what if call.run_dir and call.run_dir.parts[0] != "runs")
+    watched = ["python", "launch/status.py", *(["runs", *elsewhere] if elsewhere else []), "--watch"]
+    print(f"watch: {shlex.join(watched)}; cancel: scancel {' '.join(jobs)}")
 
 
 def _follow(submitted: "list[Submitted]") -> int:
     """One job after the other."""
     try:
-        ended = [follow(one.job, one.log) for one in submitted]
+        ended = [one.ended_well(follow(one.job, one.log)) for one in submitted]
     except KeyboardInterrupt:
         print("no longer following; the jobs go on", file=sys.stderr)
         return common.DONE
@@ -168,7 +182,7 @@ def _follow(submitted: "list[Submitted]") -> int:
 if __name__ == "__main__":
     LINKS = arguments()
     from ofa.cluster.follow import follow  # after the arguments: submitit takes a while to import
-    from ofa.cluster.here import run_here
+    from ofa.cluster.here import check_here, run_here
     from ofa.cluster.snapshot import snapshot
     from ofa.cluster.submit import Link, Submitted, ask_slurm, check_chain, scripts, submit
     from ofa.cluster.verdict import Limits

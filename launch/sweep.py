@@ -36,6 +36,8 @@ def arguments() -> argparse.Namespace:
         action="store_true",
         help="check every run's config, say how they differ and what is missing, and stop",
     )
+    parser.add_argument("--check", action="store_true", help="say what is wrong or missing, and stop")
+    common.add_made(parser)
     parser.add_argument("-v", "--verbose", action="store_true", help="with --dry-run: the whole commands")
     parser.add_argument("--only", metavar="PATTERN", help="runs whose name matches, such as 'dense-*'")
     parser.add_argument(
@@ -43,17 +45,30 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--slurm", action="store_true", help="submit the runs as jobs, with the config's slurm values")
     parser.add_argument(
-        "--limit", type=common.duration, metavar="TIME", help="of each run: then it saves, to be continued by a restart"
+        "--uncommitted", action="store_true", help="with --slurm: run the checkout's files as they are now"
+    )
+    parser.add_argument(
+        "--limit",
+        type=common.duration,
+        metavar="TIME",
+        help="of each run: then it saves, to be continued by a restart; a job goes back into the queue",
     )
     found = parser.parse_args()
     if found.verbose and not found.dry_run:
         parser.error("-v is for --dry-run; what a run says stands in output.txt of its folder")
+    if found.made and not found.check:
+        parser.error("--made is for --check")
+    if found.uncommitted and not found.slurm:
+        parser.error("--uncommitted is for --slurm; here the checkout's files are run")
     return found
 
 
 def main() -> int:
     """Print or run."""
     folder = OPTIONS.run_dir or config.run_folder(OPTIONS.config)
+    if OPTIONS.check:
+        check_sweep(CONFIG, folder, origin=OPTIONS.config, only=OPTIONS.only, made=OPTIONS.made)
+        return common.DONE
     if OPTIONS.dry_run:
         print(preview(CONFIG, folder, origin=OPTIONS.config, only=OPTIONS.only, whole=OPTIONS.verbose))
         return common.DONE
@@ -64,6 +79,7 @@ def main() -> int:
         only=OPTIONS.only,
         workers=OPTIONS.workers,
         slurm=OPTIONS.slurm,
+        uncommitted=OPTIONS.uncommitted,
         limit=OPTIONS.limit,
     )
 
@@ -72,6 +88,6 @@ if __name__ == "__main__":
     OPTIONS = arguments()
     with common.explained_errors():
         CONFIG = config.load(config.SweepConfig, OPTIONS.config, OPTIONS.overrides)
-    from ofa.sweep.start import preview, sweep  # after the arguments: it takes seconds to import
+    from ofa.sweep.start import check_sweep, preview, sweep  # after the arguments: it takes seconds to import
 
     common.main_wrapper(main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,7 +83,7 @@ def prepare(description: str | None, kind: type[config.FinetuneConfig], *others:
             own = settings if teacher is None else settings.model_copy(update={"teacher": None})
             if teacher is not None:
                 inputs.check_task_inputs(teacher_config(options, teacher), "auto")
-            _check_inputs(own, options.resume)
+            _check_inputs(own, options.resume, options.made)
     if options.check:
         common.say_that_nothing_is_wrong(options.check)
         sys.exit(common.DONE)
@@ -92,11 +92,13 @@ def prepare(description: str | None, kind: type[config.FinetuneConfig], *others:
     return TaskRun(options, settings, folder, run_dir, teacher)
 
 
-def _check_inputs(settings: config.FinetuneConfig | config.CofiMlmConfig, resume: str) -> None:
+def _check_inputs(
+    settings: config.FinetuneConfig | config.CofiMlmConfig, resume: str, made: Sequence[str] = ()
+) -> None:
     if isinstance(settings, config.CofiMlmConfig):
-        inputs.check_inputs(settings, resume)
+        inputs.check_later_inputs(settings, resume, made)
     else:
-        inputs.check_task_inputs(settings, resume)
+        inputs.check_task_inputs(settings, resume, made)
 
 
 def teacher_config(options: argparse.Namespace, name: str) -> config.FinetuneConfig:
@@ -128,6 +130,7 @@ def _arguments(description: str | None) -> argparse.Namespace:
         "and the micro_sizes holds for both runs)",
     )
     given = parser.parse_args()
+    common.check_made(parser, given)
     if given.teacher_overrides and not given.with_teacher:
         parser.error("--set-teacher says how a teacher is made: it needs --with-teacher")
     return given

@@ -57,7 +57,7 @@ from ofa.sections.model import ModelConfig, ObjectiveConfig, TeacherConfig
 from ofa.sections.qat import QatConfig, QuantizationConfig
 from ofa.sections.run import EvaluateConfig, RunConfig
 from ofa.sections.schedule import OptimizerConfig, OverrideConfig, PruningConfig, RewindConfig, ScheduleConfig
-from ofa.sections.sweep import CellConfig, NamedValuesConfig, SweepConfig
+from ofa.sections.sweep import CellConfig, JobConfig, NamedValuesConfig, SweepConfig
 from ofa.sections.training import CheckpointConfig, LogConfig, TrainingConfig
 
 __all__ = [
@@ -82,6 +82,7 @@ __all__ = [
     "EngineConfig",
     "EvaluateConfig",
     "FinetuneConfig",
+    "JobConfig",
     "LogConfig",
     "ModelConfig",
     "NamedValuesConfig",

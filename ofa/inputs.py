@@ -4,7 +4,7 @@ before anything is written."""
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from ofa.data.shards import Corpus
 from ofa.data.task_files import check_files
 from ofa.data.tasks import task_for
 from ofa.models.place import check_place
-from ofa.run_files import Otherwise, check_config, run_of
+from ofa.run_files import Otherwise, check_config, check_resume, run_of
 
 RESUME_WORDS = ("auto", "never")
 """Values of --resume that name no folder."""
@@ -32,24 +32,42 @@ def check_inputs(config: RunConfig, resume: str) -> Corpus:
         ValueError: of many kinds, each saying what is wrong and what would be right.
     """
     _check_start(config, resume)
-    corpus = Corpus.open(config.data.path)
-    check_corpus(corpus, config.data)
-    check_run(corpus, config)
-    for place in model_places(config):
-        place.check()
+    corpus = _fitting_corpus(config)
+    _check_models(config, ())
     return corpus
 
 
-def check_task_inputs(config: FinetuneConfig, resume: str) -> None:
-    """The same for fine-tuning, as far as it can be said without a tokenizer.
+def check_later_inputs(config: RunConfig, resume: str, made: Iterable[str | Path]) -> None:
+    """The same of a run that begins when others have ended.
+
+    Args:
+        config, resume: as those of `check_inputs`.
+        made: folders that they make; what lies in them is not looked for.
 
     Raises:
         ValueError: as `check_inputs`.
     """
     _check_start(config, resume)
-    check_files(task_for(config.task), config.task)
-    for place in model_places(config):
-        place.check()
+    if not is_made(config.data.path, made):
+        _fitting_corpus(config)
+    _check_models(config, made)
+
+
+def check_task_inputs(config: FinetuneConfig, resume: str, made: Iterable[str | Path] = ()) -> None:
+    """The same for fine-tuning, as far as it can be said without a tokenizer.
+
+    Args and errors as those of `check_later_inputs`.
+    """
+    _check_start(config, resume)
+    if config.task.path is None or not is_made(config.task.path, made):
+        check_files(task_for(config.task), config.task)
+    _check_models(config, made)
+
+
+def is_made(place: str | Path, folders: Iterable[str | Path]) -> bool:
+    """Whether a place is one of some folders or lies in one."""
+    where = Path(place).expanduser().absolute()
+    return any(where.is_relative_to(Path(folder).expanduser().absolute()) for folder in folders)
 
 
 class ModelPlace(NamedTuple):
@@ -82,11 +100,26 @@ def check_beforehand(config: TrainingConfig, run_dir: Path, resume: str) -> None
         run_dir: its folder; may hold the run's beginning.
 
     Raises:
-        ValueError: a batch that the ranks cannot share, no such checkpoint folder, or a run with another config.
+        ValueError: a batch that the ranks cannot share, no such checkpoint folder, or a run that is not to be
+            continued, or has another config.
     """
     _check_start(config, resume)
+    check_resume(run_dir, resume)
     if (run_dir / "config.json").is_file():
         check_config(run_dir, config)
+
+
+def _fitting_corpus(config: RunConfig) -> Corpus:
+    corpus = Corpus.open(config.data.path)
+    check_corpus(corpus, config.data)
+    check_run(corpus, config)
+    return corpus
+
+
+def _check_models(config: TrainingConfig, made: Iterable[str | Path]) -> None:
+    for place in model_places(config):
+        if not is_made(place.init, made):
+            place.check()
 
 
 def _check_start(config: TrainingConfig, resume: str) -> None:

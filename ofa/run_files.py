@@ -91,6 +91,20 @@ def check_config(folder: Path, config: TrainingConfig, otherwise: Otherwise = el
     return record
 
 
+def check_resume(folder: Path, resume: str) -> None:
+    """Refuse a folder that holds a run where none is to be continued.
+
+    Args:
+        folder: of the run.
+        resume: the value of --resume.
+
+    Raises:
+        RunFolderError: it is `never`, and there is one.
+    """
+    if resume == "never" and (folder / "config.json").is_file():
+        raise RunFolderError(f"{folder} holds a run and --resume is never; choose another --run-dir, or remove it")
+
+
 def saved_step(folder: Path) -> int:
     """Updates that the newest checkpoint of a run holds; 0 where there is none."""
     with contextlib.suppress(OSError, ValueError):

@@ -35,7 +35,7 @@ from ofa.pruning.pruner import MaskChurn
 from ofa.recipe import Knobs
 from ofa.report import show_result
 from ofa.run import Run, Totals
-from ofa.run_files import read_json, run_of
+from ofa.run_files import check_resume, read_json, run_of
 from ofa.run_folder import RunFolder
 from ofa.stop import StopAgreement, StopRequest
 from ofa.watch import Watch, together
@@ -289,8 +289,7 @@ class _Beginning:
 def _open(kind: Kind[ConfigT, RunT], folder: RunFolder, config: ConfigT, resume: str) -> _Beginning:
     """Take the folder and decide where to begin; what is wrong with the inputs is said here, before anything is
     written."""
-    if folder.has_started() and resume == "never":
-        raise ValueError(f"{folder.path} holds a run and --resume is never; choose another --run-dir, or remove it")
+    check_resume(folder.path, resume)
     if folder.has_started():
         folder.check(config)
     if folder.is_finished():

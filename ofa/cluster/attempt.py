@@ -6,22 +6,23 @@ save; here every task passes the signal on to its process, and the job goes back
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from ofa.cluster.attempts import read_attempts, write_end, write_start
+from ofa.cluster.attempts import Attempt, attempts_folder, attempts_of, read_attempts, write_end, write_start
 from ofa.cluster.child import Child, signal_name
+from ofa.cluster.command import environment
+from ofa.cluster.other_ranks import first_end, say_end
 from ofa.cluster.place import Place, export, own_place
+from ofa.cluster.queue import is_running
 from ofa.cluster.slurm import SlurmError, ask
-from ofa.cluster.verdict import DONE, Ended, Limits, Verdict, judge, refusal
+from ofa.cluster.verdict import DONE, KILLED, STOPPED_AND_SAVED, Ended, Limits, Verdict, judge, refusal
 from ofa.code_version import commit
-from ofa.config import CHECKOUT
 from ofa.run_files import saved_step
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
@@ -69,20 +70,30 @@ class JobTask:
         place = own_place()
         if self._command.trains:
             export(place)
-        if place.rank != 0:
-            status, _ = self._work(watch, ())
-            sys.stdout.flush()
-            return status if status == DONE else sys.exit(DONE)  # what it means is for rank 0 to say
-        return self._lead(watch, place)
+        return self._lead(watch, place) if place.rank == 0 else self._follow_rank_0(watch, place)
+
+    def _follow_rank_0(self, watch: Signals, place: Place) -> int:
+        """Every other rank: what its end means is for rank 0 to say."""
+        folder = attempts_folder(self._command.record, self._folder, place.job)
+        earlier = [one for one in attempts_of(folder, place.job) if one.restart != place.restart]
+        if refusal(earlier, saved_step(folder), self._limits) is not None:
+            sys.exit(DONE)
+        status, ended = self._work(watch, ())
+        if ended.error is not None and status != STOPPED_AND_SAVED:
+            say_end(place.rank, place.restart, ended.error)
+        sys.stdout.flush()
+        return status if status == DONE else sys.exit(DONE)
 
     def _lead(self, watch: Signals, place: Place) -> int:
         """Rank 0: note the attempt, and decide what becomes of the job."""
-        folder = self._command.record or self._folder / f"{place.job}_attempts"
-        earlier = [attempt for attempt in read_attempts(folder) if attempt.job == place.job]
+        folder = attempts_folder(self._command.record, self._folder, place.job)
+        earlier = attempts_of(folder, place.job)
         step = saved_step(folder)
         refused = refusal(earlier, step, self._limits)
         if refused is not None:
             _say(f"error: {refused}; its last error: {_last_error(folder)}")
+            if earlier[-1].end is None:
+                write_end(folder, earlier[-1].number, status=-signal.SIGKILL, step=step, reason=KILLED, error=refused)
             sys.exit(1)
         number = write_start(
             folder,
@@ -95,17 +106,20 @@ class JobTask:
         )
         began = f"attempt {number} of {folder}, job {place.job}, {place.ranks} ranks on {', '.join(place.nodes)}"
         _say(f"{began}, from step {step}" if step else began)
-        status, ended = self._work(watch, ("--resume", "auto") if earlier and self._refuses_to_resume() else ())
-        attempts = [attempt for attempt in read_attempts(folder) if attempt.job == place.job]
+        status, ended = self._work(watch, ("--resume", "auto") if self._must_resume(earlier) else ())
+        if ended.error is not None and "rank" in ended.error:
+            other = first_end(self._folder, place.job, place.ranks, place.restart)
+            ended = replace(ended, error=f"{ended.error}; {other}") if other else ended
         step = saved_step(folder)
-        verdict = judge(ended, attempts, step, self._limits)
+        verdict = judge(ended, attempts_of(folder, place.job), step, self._limits)
         write_end(folder, number, status=status, step=step, reason=verdict.reason, error=verdict.error)
         return self._follow(verdict, status, place)
 
     def _work(self, watch: Signals, more: Sequence[str]) -> tuple[int, Ended]:
         """Run the process to its end, or until the time is nearly up."""
         command = self._command
-        child = Child([sys.executable, *command.program, *more], cwd=command.cwd, environment=self._environment())
+        program = (*command.program, *more)
+        child = Child([sys.executable, *program], cwd=command.cwd, environment=environment(program))
         watch.pass_on_to(child)
         stop = None if command.record is None else command.record / "stop"
         by_file = False
@@ -127,9 +141,9 @@ class JobTask:
             return DONE
         if verdict.requeue and place.can_requeue:
             try:
-                if not _is_running(place.job):  # cancelled, or queued again by Slurm
+                if not is_running(place.job):  # cancelled, or queued again by Slurm
                     _say(f"{verdict.reason}; job {place.job} was taken back")
-                    sys.exit(DONE)
+                    sys.exit(status if status > 0 else 1)
                 _say(f"{verdict.reason}: queueing job {place.job} again")
                 ask("scontrol", "requeue", place.job)
             except SlurmError as error:
@@ -142,18 +156,12 @@ class JobTask:
         """Seconds after the signal in which the run has to save."""
         return self._grace - min(RESERVE, self._grace / 4)
 
-    def _environment(self) -> dict[str, str]:
-        """This one, in which `ofa` is the code that this file is of, and not what the working directory has."""
-        paths = [str(CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        own = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
-        if self._command.program[0] == "-m":
-            own["PYTHONSAFEPATH"] = "1"
-        return {**os.environ, **own}
-
-    def _refuses_to_resume(self) -> bool:
-        """A second attempt must continue what `--resume never` made sure was a new run."""
+    def _must_resume(self, earlier: Sequence[Attempt]) -> bool:
+        """Whether this attempt is to continue what `--resume never` has made sure was a new run: of this job, and not
+        one that was there before and that the first attempt has refused."""
         program = self._command.program
-        return "--resume=never" in program or ("--resume", "never") in zip(program, program[1:], strict=False)
+        never = "--resume=never" in program or ("--resume", "never") in zip(program, program[1:], strict=False)
+        return never and bool(earlier) and earlier[0].step == 0
 
 
 class Signals:
@@ -180,11 +188,6 @@ class Signals:
             self.asked, self.asked_at = signal_name(number), time.monotonic()
         if self._child is not None:
             self._child.send(number)
-
-
-def _is_running(job: str) -> bool:
-    """Whether Slurm has let a job run so far, and has not ended it in the meantime."""
-    return "JobState=RUNNING" in ask("scontrol", "show", "job", "-o", job).split()
 
 
 def _last_error(folder: Path) -> str:

@@ -89,6 +89,22 @@ def read_attempts(folder: Path) -> list[Attempt]:
     return list(found.values())
 
 
+def attempts_of(folder: Path, job: str) -> list[Attempt]:
+    """Those of one job."""
+    return [attempt for attempt in read_attempts(folder) if attempt.job == job]
+
+
+def attempts_folder(run_dir: Path | None, jobs: Path, job: str) -> Path:
+    """Where a job's attempts are noted: in its run folder, else beside its log.
+
+    Args:
+        run_dir: None: it has none.
+        jobs: the logs' folder.
+        job: its number.
+    """
+    return run_dir or jobs / f"{job}_attempts"
+
+
 def write_start(
     folder: Path,
     *,

@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 
 from ofa.cluster.errors import SubmitError
-from ofa.config import CHECKOUT, CONFIGS, DataPrepConfig, SweepConfig, find, load, run_folder
+from ofa.config import CHECKOUT, CONFIGS, find, run_folder
 from ofa.run_files import is_held
 from ofa.sections.base import nearest
 
@@ -66,11 +66,6 @@ class ScriptCall:
         config = () if self.config is None else ("--config", str(_in_code(find(self.config), code)))
         folder = () if self.run_dir is None else ("--run-dir", str(self.run_dir))
         return (*start, *config, *folder, *self.arguments)
-
-    def overrides(self) -> list[str]:
-        """What `--set` says."""
-        return _known().parse_known_args(self.arguments)[0].set
-
 
 def read_call(words: Sequence[str]) -> ScriptCall:
     """A script's name or path and its arguments.
@@ -121,29 +116,51 @@ def expanded(call: ScriptCall, each: Sequence[str]) -> list[ScriptCall]:
     return [_with(call, point) for point in product(*axes)]
 
 
-def check(call: ScriptCall, rank_counts: Sequence[int], *, first: bool) -> None:
+def check(call: ScriptCall, rank_counts: Sequence[int], made: Sequence[Path] = ()) -> None:
     """Refuse a call that would not start.
 
     Args:
         call: what is to be done.
         rank_counts: each number of ranks that the job may get.
-        first: of its chain; what later ones need is made by those before them.
+        made: what those before it in its chain make, by `makes`; not looked for.
 
     Raises:
         SubmitError: in the script's own words.
-        ConfigError: of a config.
     """
     if call.run_dir is not None:
         check_folder(call.run_dir)
-    if call.script == DATA_PREP:
-        load(DataPrepConfig, call.config or "", call.overrides())
-    elif call.script == "sweep" and not first:
-        load(SweepConfig, call.config or "", call.overrides())
-    elif call.script == "sweep":
-        _ask(call, [1], "--dry-run")
-    elif call.trains:
+    if call.trains:
         few = rank_counts if len(rank_counts) <= MOST_CHECKS else [rank_counts[0], rank_counts[-1]]
-        _ask(call, few, "--check", "all" if first else "config")
+        _ask(call, few, "--check", "all", *_options("--made", made))
+    elif call.script == DATA_PREP:
+        _ask(call, [1], "--check")
+    elif call.script == "sweep":
+        _ask(call, [1], "--check", *_options("--made", made))
+    else:
+        _ask(call, [1], OFA_CHECK="arguments")
+
+
+def makes(call: ScriptCall) -> list[Path]:
+    """Folders in which a call makes something that others may need: its run folder, its data; of scripts that have
+    neither, all that they are given."""
+    if call.run_dir is not None:
+        return [call.run_dir]
+    if call.script != DATA_PREP:
+        return [Path(word) for word in call.arguments if not word.startswith("-")]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--output", default=Path("data", find(call.config or "").stem))
+    return [Path(parser.parse_known_args(call.arguments)[0].output)]
+
+
+def environment(program: Sequence[str]) -> dict[str, str]:
+    """That of this process, in which `ofa` is the code that this file is of, and not what the working directory has.
+
+    Args:
+        program: Python's arguments.
+    """
+    paths = [str(CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    safe = {"PYTHONSAFEPATH": "1"} if program[0] == "-m" else {}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), **safe}
 
 
 def check_folder(folder: Path) -> None:
@@ -164,18 +181,26 @@ def check_folder(folder: Path) -> None:
         raise SubmitError(f"run folder {folder} is in use by a run; stop that, or choose another --run-dir")
 
 
-def _ask(call: ScriptCall, rank_counts: Sequence[int], *more: str) -> None:
+def _ask(call: ScriptCall, rank_counts: Sequence[int], *more: str, **own: str) -> None:
     """Have the script look itself, for all numbers of ranks side by side."""
-    command = [sys.executable, *call.program(CHECKOUT), *more]
+    program = (*call.program(CHECKOUT), *more)
     asked = []
     for ranks in rank_counts:
         world = {"WORLD_SIZE": str(ranks), "RANK": "0", "LOCAL_RANK": "0"}
-        own = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        asked.append((ranks, subprocess.Popen(command, env={**os.environ, **world}, **own)))
+        process = subprocess.Popen(
+            [sys.executable, *program],
+            env={**environment(program), **world, **own},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        asked.append((ranks, process))
     answers = [(ranks, process.communicate()[1], process.returncode) for ranks, process in asked]
     for ranks, said, status in answers:
         if status:
-            errors = [line for line in said.splitlines() if "error: " in line] or said.splitlines()
+            lines = said.splitlines() or [f"looking for mistakes ended with status {status} and no word"]
+            errors = [line for line in lines if "error: " in line] or lines
             of_ranks = f" on {ranks} ranks" if len(answers) > 1 else ""
             error = errors[-1].partition("error: ")[2] or errors[-1]
             hint = "; options of submit.py stand before the script" if "unrecognized arguments" in error else ""
@@ -202,6 +227,10 @@ def _known() -> argparse.ArgumentParser:
     parser.add_argument("--run-dir")
     parser.add_argument("--set", action="append", default=[])
     return parser
+
+
+def _options(name: str, values: Sequence[Path]) -> list[str]:
+    return [part for value in values for part in (name, str(value))]
 
 
 def _in_code(config: Path, code: Path) -> Path:

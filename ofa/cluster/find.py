@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ofa.cluster.attempts import ATTEMPTS_FILE
+from ofa.cluster.jobs_file import JOBS_FILE
 from ofa.run_files import RunFolderError, read_json
 
-SIGNS = frozenset({"lock", "metrics.jsonl", "output.txt", ATTEMPTS_FILE, "jobs.json"})
+SIGNS = frozenset({"lock", "metrics.jsonl", "output.txt", ATTEMPTS_FILE, JOBS_FILE})
 """Files of which a run folder has at least one, however early its run ended."""
 
 INNER = frozenset({"checkpoints", "model", "tensorboard", "samples", "predictions", "onnx", "openvino", "jobs", "code"})

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ofa.cluster.slurm import SlurmError, ask
+from ofa.cluster.slurm import SlurmError, job_values
 
 BETWEEN_LOOKS = 1.0
 """Seconds between two looks at the log."""
@@ -16,44 +15,52 @@ BETWEEN_LOOKS = 1.0
 BETWEEN_QUESTIONS = 5.0
 """Seconds between two questions to Slurm."""
 
-LIVE = frozenset({"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "STOPPED", "SIGNALING"})
+UNKNOWN = "UNKNOWN"
+"""Of a job about which Slurm does not answer."""
+
+FORGOTTEN = "FORGOTTEN"
+"""Of one that ended some minutes ago, of which Slurm knows nothing any more."""
+
+LIVE = frozenset(
+    {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "STOPPED", "SIGNALING", UNKNOWN}
+)
 
 
-def follow(job: str, log: Path, state: Callable[[str], tuple[str, str]] | None = None) -> bool:
-    """Print what is and will be in a job's log until the job ends; whether it ended well.
+def follow(
+    job: str, log: Path, state: Callable[[str], tuple[str, str]] | None = None, *, every: float = BETWEEN_QUESTIONS
+) -> str:
+    """Print what is and will be in a job's log until the job ends; the state in which it then is.
 
     Args:
         job: its number.
         log: of rank 0; may not be there yet.
-        state: asked for state and reason of the job.
+        state: asked for state and reason of the job; None: Slurm is.
+        every: seconds between two questions.
     """
     state = state or job_state
     place, told, ask_at = 0, None, 0.0
     while True:
         found = told
         if time.monotonic() >= ask_at:
-            found, ask_at = state(job), time.monotonic() + BETWEEN_QUESTIONS
+            found, ask_at = state(job), time.monotonic() + every
         place = _print_more(log, place)  # after the question: all that an ended job has written is there
         if found != told and found is not None:
             told = found
             why = f" ({told[1]})" if told[1] else ""
             print(f"job {job}: {told[0]}{why}", file=sys.stderr, flush=True)
         if told is not None and told[0] not in LIVE:
-            return told[0] == "COMPLETED"
+            return told[0]
         time.sleep(BETWEEN_LOOKS)
 
 
 def job_state(job: str) -> tuple[str, str]:
-    """State and reason of a job in Slurm's words; FORGOTTEN where it ended long ago."""
+    """State and reason of a job in Slurm's words."""
     try:
-        shown = ask("scontrol", "show", "job", "-o", job)
+        values = job_values(job)
     except SlurmError as error:
-        if "Invalid job id" in str(error):
-            return "FORGOTTEN", ""
-        return "RUNNING", "Slurm does not answer"
-    state, reason = (re.search(rf"\b{key}=(\S+)", shown) for key in ("JobState", "Reason"))
-    why = reason[1] if reason and reason[1] != "None" else ""
-    return (state[1] if state else "RUNNING"), why
+        return UNKNOWN, str(error)
+    reason = values.get("Reason", "None")
+    return values.get("JobState", FORGOTTEN), "" if reason == "None" else reason
 
 
 def _print_more(log: Path, place: int) -> int:

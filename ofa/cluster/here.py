@@ -19,6 +19,18 @@ from ofa.config import CHECKOUT
 CLUSTERS = ("local", "debug")
 
 
+def check_here(chain: Sequence[Link], cluster: str) -> None:
+    """Refuse what needs more than this machine.
+
+    Raises:
+        SubmitError: a link asks for several nodes, or processes where there is one.
+    """
+    if cluster == "debug" and any(link.resources.processes > 1 for link in chain):
+        raise SubmitError("--cluster debug has one process, this one; --cluster local has as many as are asked for")
+    if any(link.resources.nodes != (1, 1) for link in chain):
+        raise SubmitError(f"--cluster {cluster} has one node, this one")
+
+
 def run_here(chain: Sequence[Link], cluster: str, folder: Path, *, watch: bool) -> list[Submitted]:
     """Do a chain, each link after the success of the one before; the last is left to run by itself.
 
@@ -31,28 +43,34 @@ def run_here(chain: Sequence[Link], cluster: str, folder: Path, *, watch: bool) 
     Raises:
         SubmitError: a job failed, with its log; those after it are not begun.
     """
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
     done: list[Submitted] = []
     for link in chain:
-        if link.resources.nodes != (1, 1):
-            raise SubmitError(f"--cluster {cluster} has one node, this one")
-        executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
-        executor.update_parameters(
-            nodes=1,
-            tasks_per_node=link.resources.processes,
-            gpus_per_node=link.resources.gpus_per_node,
-            timeout_min=link.resources.minutes,
-            stderr_to_stdout=True,
-        )
-        jobs = [(call, executor.submit(task(call, link, folder, CHECKOUT))) for call in link.calls]
-        started = [Submitted(job.job_id, call, folder / f"{job.job_id}_0_log.out") for call, job in jobs]
-        for one in started:
-            note(one)
-        done += started
+        started = start_here(link, cluster, folder)
+        done += [one for one, _ in started]
         if link is not chain[-1] or watch or cluster == "debug":
-            for one, (_, job) in zip(started, jobs, strict=True):
+            for one, job in started:
                 _wait(one, job, watch=watch and cluster == "local")
     return done
+
+
+def start_here(link: Link, cluster: str, folder: Path) -> list[tuple[Submitted, submitit.Job[int]]]:
+    """Start the jobs of a link side by side; arguments as those of `run_here`."""
+    paths = [str(CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))  # a job finds `ofa` as this process does
+    executor = submitit.LocalExecutor(folder) if cluster == "local" else submitit.DebugExecutor(folder)
+    executor.update_parameters(
+        tasks_per_node=link.resources.processes,
+        gpus_per_node=link.resources.gpus_per_node,
+        timeout_min=link.resources.minutes,
+        signal_delay_s=link.resources.grace,
+        stderr_to_stdout=True,
+    )
+    started = []
+    for call in link.calls:
+        job = executor.submit(task(call, link, folder, CHECKOUT))
+        started.append((Submitted(job.job_id, call, folder / f"{job.job_id}_0_log.out"), job))
+        note(started[-1][0])
+    return started
 
 
 def _wait(submitted: Submitted, job: submitit.Job[int], *, watch: bool) -> None:

@@ -40,7 +40,7 @@ def partitions() -> list[NodeGroup]:
     Raises:
         SlurmError: no Slurm answers.
     """
-    return parse(ask("sinfo", "--noheader", f"--format={COLUMNS}"))
+    return parse(ask("sinfo", "--all", "--noheader", f"--format={COLUMNS}"))
 
 
 def parse(text: str) -> list[NodeGroup]:
@@ -94,10 +94,11 @@ def _own(partition: str | None, groups: Sequence[NodeGroup]) -> tuple[str, list[
         if default is None:
             raise SubmitError(f"this Slurm has no default partition: say --partition, one of {', '.join(names)}")
         partition = default
-    own = [group for group in groups if group.partition == partition]
-    if not own:
-        raise SubmitError(f"--partition {partition}: there is none of this name{nearest(partition, names)}")
-    return partition, own
+    asked = partition.split(",")  # the first that can, of several
+    for name in asked:
+        if name not in names:
+            raise SubmitError(f"--partition {name}: there is none of this name{nearest(name, names)}")
+    return partition, [group for group in groups if group.partition in asked]
 
 
 def _group(columns: Sequence[str]) -> NodeGroup:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from ofa.cluster.slurm import FORGOTTEN, ask, job_values
+
 PATIENCE = 20.0
-"""Seconds that the controller is given to answer."""
+"""Seconds that the controller is given to answer: somebody waits for a table."""
 
 RUNS = frozenset({"RUNNING", "CONFIGURING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"})
 """States of Slurm in which a job has its nodes; in the others that `squeue` lists it waits for some."""
 
-UNKNOWN = "Invalid job id"
-"""Slurm forgets jobs soon after their end, and refuses to speak of one alone that it has forgotten."""
 
-
-class QueueError(ValueError):
-    """The queue cannot be read."""
+ENDS = "COMPLETING"
+"""That in which Slurm has begun to take them away."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +44,22 @@ def queued(jobs: Collection[str]) -> dict[str, QueuedJob]:
     """Those of the jobs that have not ended, by number (`17`, or `17_3` of an array).
 
     Raises:
-        QueueError: the controller does not answer.
+        SlurmError: the controller does not answer.
     """
     if not jobs:
         return {}
-    command = ["squeue", "--noheader", "--array", "--format=%i|%T|%r", "--jobs", ",".join(sorted(jobs))]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    except subprocess.TimeoutExpired:
-        raise QueueError(f"squeue did not answer within {PATIENCE:.0f} s") from None
-    except OSError as error:
-        raise QueueError(f"squeue cannot be run: {error.strerror}") from None
-    if done.returncode and UNKNOWN not in done.stderr:
-        raise QueueError(f"squeue says: {' '.join(done.stderr.split()) or f'status {done.returncode}'}")
-    return parse(done.stdout)
+    command = ("squeue", "--noheader", "--array", "--format=%i|%T|%r", "--jobs", ",".join(sorted(jobs)))
+    return parse(ask(*command, patience=PATIENCE, forgiven=FORGOTTEN))
+
+
+def is_running(job: str) -> bool:
+    """Whether Slurm lets a job run, and has not begun to end it: cancelled it, or put it back into the queue.
+
+    Raises:
+        SlurmError: the controller does not answer.
+    """
+    state = job_values(job).get("JobState")
+    return state in RUNS and state != ENDS
 
 
 def parse(text: str) -> dict[str, QueuedJob]:

@@ -58,13 +58,25 @@ class Resources:
         """How many ranks there may be, fewest first."""
         return [nodes * self.processes for nodes in range(self.nodes[0], self.nodes[1] + 1)]
 
+    def check(self) -> None:
+        """Refuse what could not be anywhere.
+
+        Raises:
+            SubmitError: there is no time before the signal.
+        """
+        if self.grace >= 60 * self.minutes:
+            raise SubmitError(
+                f"a grace of {self.grace} s leaves nothing of {self.minutes} minutes: choose a shorter one"
+            )
+
     def in_words(self) -> str:
         """For people."""
         low, high = self.nodes
-        nodes = f"{low} node{'s' * (low > 1)}" if low == high else f"{low} to {high} nodes"
-        each = f"{self.processes} {'GPU' if self.gpus_per_node else 'process'}"
-        plural = ("s" if self.gpus_per_node else "es") if self.processes > 1 else ""
-        return f"{nodes} of {each}{plural}"
+        nodes = _count(low, "node") if low == high else f"{low} to {high} nodes"
+        gpus, processes = _count(self.gpus_per_node, "GPU"), _count(self.processes, "process", "processes")
+        if self.gpus_per_node == self.processes:
+            return f"{nodes} of {gpus}"
+        return f"{nodes} of {gpus} and {processes}" if self.gpus_per_node else f"{nodes} of {processes}"
 
     def parameters(self, name: str, code: Path, dependency: str | None) -> dict[str, Any]:
         """For submitit's SlurmExecutor.
@@ -145,3 +157,6 @@ def _pair(text: str) -> tuple[str, Any]:
 def _memory(gigabytes: float) -> str:
     return "0" if gigabytes == 0 else f"{math.ceil(gigabytes * 1024)}M"
 
+
+def _count(number: int, one: str, several: str | None = None) -> str:
+    return f"{number} {one if number == 1 else several or f'{one}s'}"

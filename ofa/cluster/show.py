@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ofa.cluster.find import Place, runs_below
-from ofa.cluster.queue import QueuedJob, QueueError, has_slurm, queued
+from ofa.cluster.queue import QueuedJob, has_slurm, queued
+from ofa.cluster.slurm import SlurmError
 from ofa.cluster.status import Row, State, jobs_to_ask_for, row, sweep_row
 
 COLOURS = {
@@ -81,6 +84,8 @@ def print_once(folders: Sequence[Path], *, as_json: bool) -> None:
     rows, trouble = status_rows(folders)
     if as_json:
         print(json.dumps([one.as_json() for one in rows], indent=1))
+        if trouble:
+            print(f"note: {trouble}", file=sys.stderr)
         return
     to = console()
     if to.is_terminal:
@@ -121,10 +126,13 @@ def _jobs(places: dict[Path, Place]) -> tuple[dict[str, QueuedJob], str | None]:
     """Jobs of all places, in one question."""
     if not has_slurm():
         return {}, None
-    asked = set().union(*(jobs_to_ask_for(place) for place in places.values() if not place.is_sweep))
+    asked: set[str] = set()
+    for place in places.values():
+        with contextlib.suppress(OSError, ValueError):  # its own row will tell
+            asked |= jobs_to_ask_for(place)
     try:
         return queued(asked), None
-    except QueueError as error:
+    except SlurmError as error:
         return {}, f"without Slurm's queue: {error}"
 
 
@@ -143,7 +151,9 @@ def _rows_below(folder: Path, places: dict[Path, Place], jobs: dict[str, QueuedJ
             of_sweeps[path.parent].append(own)
         if path.parent not in of_sweeps or path.parent == folder:
             rows.append(own)
-    return [sweep_row(places[Path(one.run)], of_sweeps[Path(one.run)]) if one.is_sweep else one for one in rows]
+    return [
+        sweep_row(places[Path(one.run)], of_sweeps[Path(one.run)], jobs) if one.is_sweep else one for one in rows
+    ]
 
 
 def _cells(one: Row) -> list[str]:

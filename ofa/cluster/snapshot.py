@@ -9,6 +9,7 @@ Changes that are not committed are refused, since nobody could find that code ag
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import tarfile
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from ofa.files import new_folder
 CODE = ("ofa", "launch", "configs", "data_prep")
 """Folders of a checkout that commands run from."""
 
+NO_CHECKOUT = "not a git repository"
+
 NAMED = 5
 """Changed files that an error names."""
 
@@ -34,7 +37,7 @@ class Code:
     """Where it is, or will be."""
 
     commit: str | None
-    """None: it is the checkout itself, which is none of git."""
+    """None: it is the checkout itself, of which no commit can be told."""
 
     packed: bytes = b""
     """What is to be there, as a tar file."""
@@ -58,7 +61,7 @@ def snapshot(checkout: Path, folder: Path, *, uncommitted: bool = False) -> Code
         uncommitted: copy the files as they are.
 
     Raises:
-        SubmitError: files differ from the commit.
+        SubmitError: files differ from the commit, or git refuses to speak of it.
     """
     commit = _commit(checkout)
     if commit is None:
@@ -79,10 +82,15 @@ def snapshot(checkout: Path, folder: Path, *, uncommitted: bool = False) -> Code
 
 
 def _commit(checkout: Path) -> str | None:
+    """None: this is no checkout of git, or git is not installed."""
     try:
         return _git(checkout, "rev-parse", "HEAD").decode().strip()
-    except (SubmitError, FileNotFoundError):
+    except FileNotFoundError:
         return None
+    except SubmitError as error:
+        if NO_CHECKOUT in str(error):
+            return None
+        raise
 
 
 def _packed(checkout: Path) -> bytes:
@@ -97,7 +105,9 @@ def _packed(checkout: Path) -> bytes:
 
 
 def _git(checkout: Path, *arguments: str) -> bytes:
-    done = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, check=False)
+    done = subprocess.run(
+        ["git", "-C", str(checkout), *arguments], capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"}
+    )
     if done.returncode:
-        raise SubmitError(f"git {arguments[0]} in {checkout} says: {done.stderr.decode().strip()}")
+        raise SubmitError(f"git {arguments[0]} in {checkout} says: {' '.join(done.stderr.decode().split())}")
     return done.stdout

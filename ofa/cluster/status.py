@@ -18,9 +18,10 @@ from typing import Any
 
 from ofa.cluster.attempts import Attempt, End, read_attempts
 from ofa.cluster.find import Place
+from ofa.cluster.jobs_file import noted_jobs
 from ofa.cluster.queue import QueuedJob
 from ofa.cluster.tails import Ending, Progress, ending, last_error_line, progress
-from ofa.run_files import is_finished, is_held, read_json, saved_step
+from ofa.run_files import is_finished, is_held, saved_step
 
 RECENT = 120.0
 """Seconds without a word after which a run on another machine, whose lock does not reach this one, is taken for dead,
@@ -114,9 +115,14 @@ class Owner:
 
 
 def jobs_to_ask_for(place: Place) -> set[str]:
-    """Numbers of the jobs that may be doing a run, or waiting to."""
+    """Numbers of the jobs that may be doing a run, or waiting to.
+
+    Raises:
+        RunFolderError: its jobs.json is damaged.
+    """
     attempts = read_attempts(place.path)
-    return {job for job in [*_submitted(place.path), *(attempt.job for attempt in attempts[-1:])] if job}
+    noted = (one.job for one in noted_jobs(place.path))
+    return {job for job in [*noted, *(attempt.job for attempt in attempts[-1:])] if job}
 
 
 def row(place: Place, jobs: Mapping[str, QueuedJob], *, now: float | None = None) -> Row:
@@ -130,31 +136,62 @@ def row(place: Place, jobs: Mapping[str, QueuedJob], *, now: float | None = None
     try:
         return _row(place, jobs, time.time() if now is None else now)
     except (OSError, ValueError) as error:
-        return Row(str(place.path), State.UNREADABLE, error=" ".join(str(error).split()))
+        return _unreadable(place, error)
 
 
-def sweep_row(place: Place, cells: Sequence[Row]) -> Row:
-    """The row of a sweep, from those of its runs that have begun."""
+def sweep_row(place: Place, cells: Sequence[Row], jobs: Mapping[str, QueuedJob]) -> Row:
+    """The row of a sweep, from those of its runs that have begun, and from the job that it is itself, if it is one."""
+    try:
+        return _sweep_row(place, cells, jobs)
+    except (OSError, ValueError) as error:
+        return _unreadable(place, error)
+
+
+def _sweep_row(place: Place, cells: Sequence[Row], jobs: Mapping[str, QueuedJob]) -> Row:
     states = {cell.state for cell in cells}
     finished = sum(cell.state == State.FINISHED for cell in cells)
     total = max(place.planned or 0, len(cells))
     broken = next((cell for cell in cells if cell.state in BROKEN), None)
+    job = _job_in_queue(place, jobs)
     if finished == total:
         state = State.FINISHED
-    elif is_held(place.path):
+    elif is_held(place.path) or (job is not None and jobs[job].has_nodes):
         state = State.RUNNING
+    elif job is not None:
+        state = State.REQUEUED
     else:
         first_of = (State.RUNNING, State.REQUEUED, State.PENDING, *BROKEN, State.STOPPED)
         state = next((one for one in first_of if one in states), State.UNFINISHED if cells else State.NEVER_STARTED)
+    attempts = read_attempts(place.path)
     error = f"{Path(broken.run).name}: {broken.error or broken.state}" if broken else None
-    return Row(str(place.path), state, step=finished, total=total, error=error, is_sweep=True)
+    if error is None and attempts and attempts[-1].end is not None:
+        error = attempts[-1].end.error
+    return Row(
+        str(place.path),
+        state,
+        attempts=len(attempts) or None,
+        step=finished,
+        total=total,
+        job=job,
+        waits_for=None if job is None else jobs[job].reason or None,
+        error=error,
+        is_sweep=True,
+    )
+
+
+def _unreadable(place: Place, error: Exception) -> Row:
+    return Row(str(place.path), State.UNREADABLE, error=" ".join(str(error).split()))
+
+
+def _job_in_queue(place: Place, jobs: Mapping[str, QueuedJob]) -> str | None:
+    return next((number for number in jobs_to_ask_for(place) if number in jobs), None)
 
 
 def _row(place: Place, jobs: Mapping[str, QueuedJob], now: float) -> Row:
     folder, attempts, owner = place.path, read_attempts(place.path), _owner(place.path)
     said = progress(folder, owner.since if owner.host else 0.0)
     how = ending(folder, _beginning(attempts, owner))
-    job = next((number for number in jobs_to_ask_for(place) if number in jobs), None)
+    job = _job_in_queue(place, jobs)
     total, saved = (place.record or {}).get("total_steps"), saved_step(folder)
     state = _state_now(place, attempts, owner, said, None if job is None else (job, jobs[job]), now)
     state = state or _state_at_rest(place, attempts, owner, how)
@@ -267,12 +304,3 @@ def _last_word(folder: Path, owner: Owner) -> float:
         if (folder / name).exists():
             times.append(os.stat(folder / name).st_mtime)
     return max(times)
-
-
-def _submitted(folder: Path) -> list[str]:
-    """Jobs that were submitted to do a run, from its jobs.json."""
-    if not (folder / "jobs.json").is_file():
-        return []
-    jobs = read_json(folder / "jobs.json").get("jobs")
-    found = jobs if isinstance(jobs, list) else []
-    return [str(job.get("job", "")) if isinstance(job, dict) else str(job) for job in found]

@@ -7,28 +7,38 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
 import subprocess
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import submitit
-from submitit.core.utils import FailedJobError
 
 from ofa.cluster import partitions
 from ofa.cluster.attempt import Command, JobTask
-from ofa.cluster.command import ScriptCall, check
+from ofa.cluster.attempts import attempts_folder, attempts_of
+from ofa.cluster.command import ScriptCall, check, makes
 from ofa.cluster.errors import SubmitError
+from ofa.cluster.follow import FORGOTTEN
+from ofa.cluster.jobs_file import note_job, noted_jobs
+from ofa.cluster.queue import queued
 from ofa.cluster.resources import Resources
 from ofa.cluster.slurm import SlurmError, ask
 from ofa.cluster.snapshot import Code
-from ofa.cluster.verdict import Limits
-from ofa.run_files import RunFolderError, read_json, write_json
+from ofa.cluster.verdict import DONE, Limits
 
-JOBS_FILE = "jobs.json"
+DEAF = shlex.quote('trap "" USR2 TERM; exec "$0" "$@"')
+"""A task hears nothing of signals until it can answer them, seconds after its start: they would end it, and the job
+with it. Slurm ends what has not heard it when its time is over, and queues it again."""
+
+
+OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
+OF_A_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS", "SUBMITIT_PREEMPT_SIGNAL")
+"""Variables: beginnings of their names, and those of the same beginnings that are no job's."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,22 @@ class Submitted:
     log: Path
     """Of rank 0, over all attempts."""
 
+    @property
+    def attempts(self) -> Path:
+        """The folder in which its attempts are noted."""
+        return attempts_folder(self.call.run_dir, self.log.parent, self.job)
+
+    def ended_well(self, state: str) -> bool:
+        """Whether it has done its work.
+
+        Args:
+            state: in which it ended; of a job that Slurm has forgotten, what it noted itself tells.
+        """
+        if state != FORGOTTEN:
+            return state == "COMPLETED"
+        attempts = attempts_of(self.attempts, self.job)
+        return bool(attempts) and attempts[-1].end is not None and attempts[-1].end.status == DONE
+
 
 def check_chain(chain: Sequence[Link], *, slurm: bool) -> None:
     """Refuse a chain of which some job would not start.
@@ -67,8 +93,11 @@ def check_chain(chain: Sequence[Link], *, slurm: bool) -> None:
         SubmitError, ConfigError: what is wrong.
     """
     groups = partitions.partitions() if slurm else []
+    if slurm:
+        _check_free([call.run_dir for link in chain for call in link.calls if call.run_dir is not None])
     folders: set[Path] = set()
-    for number, link in enumerate(chain):
+    made: list[Path] = []
+    for link in chain:
         for call in link.calls:
             if call.run_dir is not None and call.run_dir.absolute() in folders:
                 raise SubmitError(f"two jobs would have the run folder {call.run_dir}; give one another --run-dir")
@@ -76,7 +105,8 @@ def check_chain(chain: Sequence[Link], *, slurm: bool) -> None:
         if slurm:
             partitions.check(link.resources, groups)
         for call in link.calls:
-            check(call, link.resources.rank_counts(), first=number == 0)
+            check(call, link.resources.rank_counts(), made)
+        made += [folder for call in link.calls for folder in makes(call)]
 
 
 def scripts(chain: Sequence[Link], folder: Path, code: Code) -> list[str]:
@@ -128,33 +158,23 @@ def submit(chain: Sequence[Link], folder: Path, code: Code) -> list[Submitted]:
     before: str | None = None
     for link in chain:
         try:
-            new = _submit_link(link, folder, code, None if before is None else f"afterok:{before}")
-        except (subprocess.SubprocessError, FailedJobError, OSError) as error:
-            for one in done:
-                with contextlib.suppress(SlurmError):
-                    ask("scancel", one.job)
-            raise SubmitError(f"{link.calls[0].name}: {' '.join(str(error).split())}; nothing is queued") from error
+            with _outside_of_jobs():
+                new = _submit_link(link, folder, code, None if before is None else f"afterok:{before}")
+            done += new
+            for one in new:
+                note(one)
+        except (subprocess.SubprocessError, RuntimeError, OSError) as error:  # submitit's are RuntimeErrors
+            what = " ".join(str(error).split())
+            raise SubmitError(f"{link.calls[0].name}: {what}; {_taken_back(done)}") from error
         before = new[0].job.split("_")[0]
-        for one in new:
-            note(one)
-        done += new
     return done
 
 
 def note(submitted: Submitted) -> None:
     """Write down in the run folder which job was submitted for it."""
     call = submitted.call
-    if call.run_dir is None:
-        return
-    path = call.run_dir / JOBS_FILE
-    call.run_dir.mkdir(parents=True, exist_ok=True)
-    jobs: list[Any] = []
-    with contextlib.suppress(RunFolderError):
-        jobs = read_json(path).get("jobs", [])
-    command = " ".join(call.program(Path()))
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    jobs.append({"job": submitted.job, "time": when, "command": command, "log": str(submitted.log)})
-    write_json(path, {"jobs": jobs})
+    if call.run_dir is not None:
+        note_job(call.run_dir, submitted.job, command=shlex.join(call.program(Path())), log=submitted.log)
 
 
 def task(call: ScriptCall, link: Link, folder: Path, code: Path) -> JobTask:
@@ -162,6 +182,43 @@ def task(call: ScriptCall, link: Link, folder: Path, code: Path) -> JobTask:
     record = None if call.run_dir is None else call.run_dir.absolute()
     command = Command(call.program(code), Path.cwd(), call.trains, record)
     return JobTask(command, folder=folder, grace=link.resources.grace, limits=link.limits)
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Hide what Slurm has told this process of a job that it is in itself: the new one would take it for its own."""
+    own = {key: value for key, value in os.environ.items() if key.startswith(OF_A_JOB) and key not in OF_A_CLUSTER}
+    for key in own:
+        del os.environ[key]
+    try:
+        yield
+    finally:
+        os.environ.update(own)
+
+
+def _taken_back(done: Sequence[Submitted]) -> str:
+    """Cancel jobs; what is left of them, in words."""
+    left = []
+    for job in dict.fromkeys(one.job.split("_")[0] for one in done):
+        try:
+            ask("scancel", job)
+        except SlurmError:
+            left.append(job)
+    return f"still queued, cancel them: scancel {' '.join(left)}" if left else "nothing is queued"
+
+
+def _check_free(folders: Sequence[Path]) -> None:
+    """Refuse a run folder that has a job already, which waits or runs.
+
+    Raises:
+        SubmitError: naming it.
+    """
+    owners = {one.job: folder for folder in folders for one in noted_jobs(folder)}
+    for job, state in queued(owners).items():
+        raise SubmitError(
+            f"run folder {owners[job]}: job {job} is {state.state} for it: scancel {job} first, or choose another "
+            "--run-dir"
+        )
 
 
 def _submit_link(link: Link, folder: Path, code: Code, dependency: str | None) -> list[Submitted]:
@@ -180,7 +237,7 @@ def _submit_link(link: Link, folder: Path, code: Code, dependency: str | None) -
 
 def _executor(link: Link, folder: Path, code: Code, dependency: str | None) -> submitit.SlurmExecutor:
     try:
-        executor = submitit.SlurmExecutor(folder=folder)
+        executor = submitit.SlurmExecutor(folder=folder, python=f"sh -c {DEAF} {shlex.quote(sys.executable)}")
     except RuntimeError:
         raise SubmitError("there is no srun here: submit from a login node of a Slurm cluster") from None
     call = link.calls[0]

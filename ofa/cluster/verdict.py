@@ -18,6 +18,7 @@ DONE, USAGE, STOPPED_AND_SAVED = 0, 2, 75
 SAVED = "stopped and saved"
 UNSAVED = "stopped before it could save"
 CRASHED = "crashed"
+KILLED = "killed"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def judge(ended: Ended, attempts: Sequence[Attempt], step: int, limits: Limits) 
 
 
 def refusal(attempts: Sequence[Attempt], step: int, limits: Limits) -> str | None:
-    """Why a job that Slurm has started again is not to go on; None: it is.
+    """Why a job that Slurm has queued again by itself is not to go on; None: it is.
 
     Args:
         attempts: of this job, those before.
@@ -96,6 +97,8 @@ def refusal(attempts: Sequence[Attempt], step: int, limits: Limits) -> str | Non
     count = crashes_in_a_row(attempts, step_now=step)
     if count > limits.crashes:
         return f"killed or crashed {_in_a_row(count, step)}"
+    if len(attempts) > limits.requeues:
+        return f"it was queued again {len(attempts)} times, more than {limits.requeues} (--max-requeues)"
     return None
 
 
@@ -111,7 +114,7 @@ def crashes_in_a_row(attempts: Sequence[Attempt], *, step_now: int) -> int:
         after = attempts[number + 1].step if number + 1 < len(attempts) else step_now
         if max(after, attempt.end.step if attempt.end else 0) > attempt.step:
             count = 0
-        elif attempt.end is None or attempt.end.reason == CRASHED:
+        elif attempt.end is None or attempt.end.reason in (CRASHED, KILLED):
             count += 1
     return count
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field, model_validator
+
 from ofa.sections.base import Section
 
 
@@ -37,6 +39,74 @@ class CellConfig(Section):
     """Cells that must be finished first: their runs that have the same values of the grid keys that both have."""
 
 
+class JobConfig(Section):
+    """What a run that is a job asks for: options of launch/submit.py."""
+
+    ELSEWHERE: ClassVar[dict[str, str]] = {
+        "timeout_min": "minutes",
+        "time": "minutes",
+        "mem": "mem_gb",
+        "gpus": "gpus_per_node",
+    }
+
+    cluster: Literal["slurm", "local"] = "slurm"
+    """local: submitit's processes on this machine, to try a sweep without Slurm."""
+
+    nodes: int = Field(default=1, gt=0)
+    """Machines of a run."""
+
+    gpus_per_node: int = Field(default=0, ge=0)
+    """Each with a process."""
+
+    tasks_per_node: int | None = Field(default=None, gt=0)
+    """Processes, where there are no GPUs; null: one."""
+
+    cpus_per_task: int | None = Field(default=None, gt=0)
+    """Of each process; null: as Slurm has it."""
+
+    mem_gb: float | None = Field(default=None, ge=0.0)
+    """Of a node; 0: all of it."""
+
+    minutes: int = Field(default=60, gt=0)
+    """Of one attempt: it saves before that and is queued again."""
+
+    grace: int = Field(default=120, gt=0)
+    """Seconds before the limit at which it is asked to save."""
+
+    partition: str | None = None
+    """As sbatch has it, and the four that follow; null: Slurm's own."""
+
+    account: str | None = None
+    """Who is charged."""
+
+    qos: str | None = None
+    """Quality of service."""
+
+    constraint: str | None = None
+    """Features that nodes must have."""
+
+    exclude: str | None = None
+    """Nodes that are not to be used."""
+
+    setup: list[str] = []
+    """Commands of the shell that come before the run."""
+
+    sbatch: list[str] = []
+    """Any other options of sbatch, as `KEY=VALUE`."""
+
+    max_requeues: int = Field(default=100, ge=0)
+    """How often a job is queued again, in all."""
+
+    max_crashes: int = Field(default=2, ge=0)
+    """How often it is queued again after crashes in a row with no step saved between them."""
+
+    @model_validator(mode="after")
+    def _one_process_a_gpu(self) -> JobConfig:
+        if self.gpus_per_node and self.tasks_per_node:
+            raise ValueError("tasks_per_node is for nodes without GPUs: each GPU has one process")
+        return self
+
+
 class SweepConfig(Section):
     """Many runs of one script: every cell times every combination of the grid's values."""
 
@@ -67,6 +137,5 @@ class SweepConfig(Section):
     panels: str | None = None
     """Grid key whose values have a panel each in the plot; null: `task`, if there is such a key."""
 
-    slurm: dict[str, Any] = {}
-    """Parameters of submitit's AutoExecutor, such as timeout_min, gpus_per_node, slurm_partition; `cluster` may be
-    `local` to try a sweep without Slurm."""
+    slurm: JobConfig = JobConfig()
+    """With --slurm, what each run asks for."""

@@ -7,11 +7,13 @@ of two configs.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
+from pathlib import Path
 
+from ofa.cluster.command import ScriptCall
 from ofa.config import (
     CHECKOUT,
     CofiConfig,
@@ -27,7 +29,7 @@ from ofa.config import (
 )
 from ofa.data.task_files import check_files
 from ofa.data.tasks import task_for
-from ofa.inputs import model_places
+from ofa.inputs import is_made, model_places
 from ofa.run_files import read_json
 from ofa.run_folder import RunFolder
 from ofa.sweep.axes import SweepError
@@ -69,8 +71,15 @@ class Cell:
     def command(self, *more: str) -> list[str]:
         """The command line that does the run."""
         script = CHECKOUT / "launch" / f"{self.script}.py"
-        sets = [part for one in self.overrides for part in ("--set", one)]
-        return [sys.executable, str(script), "--config", self.config, *sets, "--run-dir", str(self.folder.path), *more]
+        run_dir = ["--run-dir", str(self.folder.path)]
+        return [sys.executable, str(script), "--config", self.config, *self._sets(), *run_dir, *more]
+
+    def call(self, *more: str) -> ScriptCall:
+        """The same as what a job does."""
+        return ScriptCall(self.script, self.config, self.folder.path, (*self._sets(), *more))
+
+    def _sets(self) -> list[str]:
+        return [part for one in self.overrides for part in ("--set", one)]
 
     def is_done(self) -> bool:
         """Whether its result is there."""
@@ -116,33 +125,41 @@ def chosen(cells: Sequence[Cell], pattern: str | None) -> list[Cell]:
     return found
 
 
-def missing_places(cells: Sequence[Cell], configs: Mapping[str, TrainingConfig]) -> dict[str, list[str]]:
+def missing_places(
+    cells: Sequence[Cell], configs: Mapping[str, TrainingConfig], made: Sequence[str] = ()
+) -> dict[str, list[str]]:
     """Which models and task files are not there, as far as no other cell makes them.
+
+    Args:
+        cells, configs: of a sweep.
+        made: folders that others make before it is started.
 
     Returns:
         What to do about each, and the names of the cells that need it.
     """
-    made = {str(cell.folder.path / "model") for cell in cells}
+    folders = [*made, *(cell.folder.path for cell in cells)]
     found: dict[str, list[str]] = {}
     for cell in cells:
-        for problem in [] if cell.is_done() else _missing(configs[cell.name], made):
+        for problem in [] if cell.is_done() else _missing(configs[cell.name], folders):
             found.setdefault(problem, []).append(cell.name)
     return found
 
 
-def check_places(cells: Sequence[Cell], configs: Mapping[str, TrainingConfig]) -> None:
-    """Refuse a sweep whose models or task files are not there.
+def check_places(
+    cells: Sequence[Cell], configs: Mapping[str, TrainingConfig], made: Sequence[str] = ()
+) -> None:
+    """Refuse a sweep whose models or task files are not there; arguments as those of `missing_places`.
 
     Raises:
         SweepError: with the first cell's name, and what to do.
     """
-    for problem, (first, *_) in missing_places(cells, configs).items():
+    for problem, (first, *_) in missing_places(cells, configs, made).items():
         raise SweepError(f"cell {first}: {problem}")
 
 
-def _missing(config: TrainingConfig, made: Collection[str]) -> Iterator[str]:
-    checks = [place.check for place in model_places(config) if place.init not in made]
-    if isinstance(config, FinetuneConfig):
+def _missing(config: TrainingConfig, made: Sequence[str | Path]) -> Iterator[str]:
+    checks = [place.check for place in model_places(config) if not is_made(place.init, made)]
+    if isinstance(config, FinetuneConfig) and not (config.task.path and is_made(config.task.path, made)):
         checks.append(partial(check_files, task_for(config.task), config.task))
     for check_one in checks:
         try:

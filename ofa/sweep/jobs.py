@@ -1,113 +1,249 @@
-"""Cells as jobs of submitit: Slurm's, or its `local` cluster's to try a sweep without Slurm.
+"""Cells as jobs: Slurm's, or submitit's `local` ones to try a sweep without Slurm.
 
-A job is the same command in a process below submitit's. When Slurm wants the node back or the time is up, the run
-saves and the job is queued again. Stopping the sweep takes jobs that wait out of the queue and asks those that run to
+A job is what `launch/submit.py` makes of the cell's command (`ofa.cluster`): it runs the code of a commit, goes back
+into the queue after preemption, limits, lost nodes and crashes, and notes its attempts in the run folder, from which
+the sweep learns what became of it. Stopping the sweep takes jobs that wait out of the queue and asks those that run to
 save, by the stop file in their run folder: signals that come through Slurm would queue them again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import submitit
-from submitit.core.utils import DelayedSubmission, FailedJobError, UncompletedJobError
-
-from ofa.config import CHECKOUT, TrainingConfig
+from ofa.cluster import partitions
+from ofa.cluster.attempts import attempts_of
+from ofa.cluster.follow import UNKNOWN
+from ofa.cluster.here import check_here, start_here
+from ofa.cluster.jobs_file import noted_jobs
+from ofa.cluster.queue import QueuedJob, queued
+from ofa.cluster.resources import Resources, check_options
+from ofa.cluster.slurm import SlurmError, ask
+from ofa.cluster.snapshot import Code, snapshot
+from ofa.cluster.submit import Link, ask_slurm, submit
+from ofa.cluster.verdict import Limits
+from ofa.config import CHECKOUT, JobConfig, TrainingConfig
+from ofa.data.plan import accumulation
 from ofa.sweep.axes import SweepError
 from ofa.sweep.cells import Cell
-from ofa.sweep.output import open_output
+from ofa.sweep.output import failure, why_it_failed
 
-WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "SUSPENDED")
-"""States of Slurm in which nothing of a job runs."""
+BETWEEN_QUESTIONS = 5.0
+"""Seconds between two questions to Slurm, each about all jobs."""
 
-BETWEEN_LOOKS = 0.5
-"""Seconds between two looks at the process, inside a job."""
+FRESH = 1.0
+"""Seconds for which an answer holds when jobs are to be taken back."""
+
+LAG = 60.0
+"""Seconds within which one machine sees what another has written on a disk that they share."""
 
 
-class Job:
-    """What submitit calls inside a job: the command in a process of its own, and its status."""
+class Queue:
+    """Jobs of a sweep in Slurm's queue."""
 
-    def __init__(self, command: list[str], output: Path):
-        self._command = command
-        self._output = output
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self):
+        self._jobs: set[str] = set()
+        self._found: dict[str, QueuedJob] = {}
+        self._asked_at = float("-inf")
+        self._told: str | None = None
 
-    def __call__(self) -> int:
-        """Run it to its end."""
-        if submitit.JobEnvironment().num_tasks > 1:
-            submitit.helpers.TorchDistributedEnvironment().export()
-        with self._output.open("ab") as out:
-            self._process = subprocess.Popen(self._command, stdout=out, stderr=subprocess.STDOUT)
-        while self._process.poll() is None:  # not wait: its lock would be held when `checkpoint` comes as a signal
-            time.sleep(BETWEEN_LOOKS)
-        return self._process.returncode
+    def watch(self, job: str) -> None:
+        """Ask about this one too, from now on."""
+        self._jobs.add(job)
+        self._found[job] = QueuedJob(UNKNOWN, "")
 
-    def checkpoint(self) -> DelayedSubmission:
-        """Called when the job is to end: let the run save, and what is to be queued in its place."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGUSR2)
-            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-        return DelayedSubmission(Job(self._command, self._output))
+    def state(self, job: str, *, age: float = BETWEEN_QUESTIONS) -> QueuedJob | None:
+        """What Slurm has said of a watched job at most `age` seconds ago; None: it has left the queue."""
+        if time.monotonic() - self._asked_at > age:
+            self._asked_at = time.monotonic()
+            self._ask()
+        return self._found.get(job)
+
+    def forget(self, job: str) -> None:
+        """Ask no longer about one that has ended."""
+        self._jobs.discard(job)
+
+    def _ask(self) -> None:
+        try:
+            self._found, self._told = queued(self._jobs), None
+        except SlurmError as error:  # what it said last holds until it answers
+            if self._told != str(error):
+                self._told = str(error)
+                print(f"note: {error}; asking again", file=sys.stderr, flush=True)
 
 
 class JobRun:
     """A cell that is a job."""
 
-    def __init__(self, cell: Cell, job: submitit.Job[int]):
+    def __init__(
+        self,
+        cell: Cell,
+        job: str,
+        output: Path,
+        *,
+        is_over: Callable[[], bool],
+        take_back: Callable[[], bool],
+        lag: float,
+    ):
+        """
+        Args:
+            cell: that it does.
+            job: its number.
+            output: its log.
+            is_over: whether it has ended, for good.
+            take_back: takes it out of the queue if it waits there; whether it did.
+            lag: seconds after its end in which its record is seen here.
+        """
+        self.output = output
         self._cell = cell
         self._job = job
+        self._is_over = is_over
+        self._take_back = take_back
+        self._lag = lag
+        self._over_since: float | None = None
 
     def poll(self) -> int | None:
-        """The highest status of its tasks; None while it waits or runs."""
-        if not self._job.done():
+        """The status of its last attempt, as if it were a process; None while it waits or runs."""
+        if not self._is_over():
             return None
-        try:
-            return max(self._job.results())
-        except (FailedJobError, UncompletedJobError) as error:
-            with open_output(self._cell) as out:
-                out.write(f"job {self._job.job_id}: {str(error).strip()}\n".encode())
-            return 1
+        folder = self._cell.folder.path
+        with contextlib.suppress(OSError):
+            os.listdir(folder)  # after which network file systems see what is new in it
+        attempts = attempts_of(folder, self._job)
+        if attempts and attempts[-1].end is not None:
+            return attempts[-1].end.status
+        self._over_since = self._over_since or time.monotonic()
+        if time.monotonic() - self._over_since < self._lag:
+            return None
+        if attempts:
+            return -signal.SIGKILL
+        return 1 if self.output.exists() else -signal.SIGTERM  # it could not begin; it was taken out of the queue
+
+    def why(self, status: int) -> str:
+        """Why it failed."""
+        attempts = attempts_of(self._cell.folder.path, self._job)
+        if attempts:
+            return failure(status, attempts[-1].end.error if attempts[-1].end else None)
+        return f"job {self._job}, before it began: {why_it_failed(self.output, status)}"
 
     def stop(self, number: int) -> None:
-        """Ask the run to save, or take the job out of the queue."""
-        if self._job.state in WAITING:
-            self._job.cancel()
-        else:
+        """Take the job out of the queue, or ask the run to save."""
+        if not self._take_back():
             self._cell.folder.stop.touch()
 
 
 class JobStarter:
     """Submits cells."""
 
-    def __init__(self, folder: Path, parameters: dict[str, Any], workers: int):
+    def __init__(self, folder: Path, asked: JobConfig, workers: int, *, uncommitted: bool = False):
         """
         Args:
-            folder: of submitit's own files.
-            parameters: `slurm` of the sweep's config.
+            folder: of submitit's own files, and of the code that the jobs run.
+            asked: `slurm` of the sweep's config.
             workers: jobs that may wait or run at a time.
+            uncommitted: run the checkout's files as they are.
 
         Raises:
-            SweepError: submitit does not take them, or there is no Slurm here.
+            SubmitError: the code is of no commit.
         """
         self.workers = workers
-        given = {"name": "sweep", **parameters}
-        try:
-            self._executor = submitit.AutoExecutor(folder=folder, cluster=given.pop("cluster", "slurm"))
-            self._executor.update_parameters(**given)
-        except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
-            raise SweepError(f"slurm: submitit says: {' '.join(str(error).split())}") from error
+        self._folder = folder.absolute()
+        self._is_local = asked.cluster == "local"
+        self._limits = Limits(asked.max_requeues, asked.max_crashes)
+        self._resources = _resources(asked)
+        self._code = Code(CHECKOUT, None)
+        if not self._is_local:
+            self._code = snapshot(CHECKOUT, self._folder / "code", uncommitted=uncommitted)
+        self._queue = Queue()
+
+    def check(self, cells: Sequence[Cell], configs: Mapping[str, TrainingConfig]) -> None:
+        """Refuse what no job could do, before any is queued.
+
+        Args:
+            cells: at least one.
+            configs: of the cells, by name.
+
+        Raises:
+            SweepError: with the first cell that the ranks cannot share.
+            SubmitError: Slurm, or this machine, has not what is asked for.
+        """
+        link = self._link(cells[0], ())
+        self._resources.check()
+        if self._is_local:
+            check_here([link], "local")
+        else:
+            partitions.check(self._resources, partitions.partitions())
+        for cell in cells:
+            try:
+                for ranks in self._resources.rank_counts():
+                    accumulation(configs[cell.name].batch, ranks)
+            except ValueError as error:
+                raise SweepError(f"cell {cell.name}: {error}") from None
+        if not self._is_local:
+            ask_slurm([link], self._folder, self._code)
 
     def start(self, cell: Cell, config: TrainingConfig, more: Sequence[str], running: Sequence[str]) -> JobRun:
-        """Submit a cell; arguments as those of `LocalStarter.start`."""
+        """Submit a cell, or look after the job that a sweep that was killed has left in the queue for it; arguments as
+        those of `LocalStarter.start`."""
         cell.folder.stop.unlink(missing_ok=True)  # of an attempt that ended before it looked
-        with open_output(cell) as out:
-            output = Path(out.name)
-        paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))  # a job finds `ofa` as this process does
-        return JobRun(cell, self._executor.submit(Job(cell.command(*more), output.absolute())))
+        link = self._link(cell, more)
+        if self._is_local:
+            ((submitted, job),) = start_here(link, "local", self._folder)
+            return JobRun(cell, submitted.job, submitted.log, is_over=job.done, take_back=lambda: False, lag=0.0)
+        left = self._left_in_queue(cell)
+        if left is not None:
+            return self._watched(cell, *left)
+        (submitted,) = submit([link], self._folder, self._code)
+        return self._watched(cell, submitted.job, submitted.log)
+
+    def _link(self, cell: Cell, more: Sequence[str]) -> Link:
+        return Link((cell.call(*more),), self._resources, self._limits, 1)
+
+    def _watched(self, cell: Cell, job: str, log: Path) -> JobRun:
+        self._queue.watch(job)
+
+        def is_over() -> bool:
+            if self._queue.state(job) is not None:
+                return False
+            self._queue.forget(job)
+            return True
+
+        def take_back() -> bool:
+            state = self._queue.state(job, age=FRESH)
+            if state is None or state.has_nodes:
+                return False
+            ask("scancel", job)
+            return True
+
+        return JobRun(cell, job, log, is_over=is_over, take_back=take_back, lag=LAG)
+
+    def _left_in_queue(self, cell: Cell) -> tuple[str, Path] | None:
+        """Number and log of a cell's job that waits or runs."""
+        noted = [one for one in noted_jobs(cell.folder.path) if one.log is not None]
+        there = queued([one.job for one in noted])
+        return next(((one.job, one.log) for one in noted if one.job in there and one.log is not None), None)
+
+
+def _resources(asked: JobConfig) -> Resources:
+    check_options(asked.sbatch)
+    return Resources(
+        nodes=(asked.nodes, asked.nodes),
+        gpus_per_node=asked.gpus_per_node,
+        tasks_per_node=asked.tasks_per_node,
+        cpus_per_task=asked.cpus_per_task,
+        mem_gb=asked.mem_gb,
+        minutes=asked.minutes,
+        grace=asked.grace,
+        partition=asked.partition,
+        account=asked.account,
+        qos=asked.qos,
+        constraint=asked.constraint,
+        exclude=asked.exclude,
+        setup=tuple(asked.setup),
+        other=tuple(asked.sbatch),
+    )

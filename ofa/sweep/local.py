@@ -10,13 +10,14 @@ import torch
 
 from ofa.config import TrainingConfig
 from ofa.sweep.cells import Cell
-from ofa.sweep.output import open_output
+from ofa.sweep.output import open_output, output_path, why_it_failed
 
 
 class LocalRun:
     """A cell that runs as a process."""
 
     def __init__(self, cell: Cell, more: Sequence[str], environment: dict[str, str]):
+        self.output = output_path(cell)
         with open_output(cell) as out:
             self._process = subprocess.Popen(
                 cell.command(*more), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=environment
@@ -25,6 +26,10 @@ class LocalRun:
     def poll(self) -> int | None:
         """Its exit status, minus a signal's number if that ended it; None while it runs."""
         return self._process.poll()
+
+    def why(self, status: int) -> str:
+        """Why it failed."""
+        return why_it_failed(self.output, status)
 
     def stop(self, number: int) -> None:
         """Pass a signal on: the run saves and ends."""

@@ -25,12 +25,22 @@ def open_output(cell: Cell) -> BinaryIO:
     return output_path(cell).open("ab")
 
 
-def why_it_failed(cell: Cell, status: int) -> str:
-    """The last error line of a cell, else its last line, else what its status says."""
-    said = _tail(output_path(cell))
+def why_it_failed(output: Path, status: int) -> str:
+    """The last error line of what a cell has printed, else its last line, else what its status says."""
+    said = _tail(output)
     found = [line for line in said if line.startswith("error:")] or said
+    return failure(status, found[-1] if found else None)
+
+
+def failure(status: int, words: str | None) -> str:
+    """How a cell's process has ended, for people.
+
+    Args:
+        status: its exit status, minus a signal's number if that ended it.
+        words: its last ones.
+    """
     ended = f"ended by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
-    return f"{ended}: {found[-1].removeprefix('error: ')}" if found else ended
+    return f"{ended}: {words.removeprefix('error: ')}" if words else ended
 
 
 def _tail(path: Path) -> list[str]:

@@ -12,13 +12,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
+from ofa.cluster.errors import SubmitError
 from ofa.config import TrainingConfig
 from ofa.run_files import is_held
 from ofa.stop import INTERRUPTED, SIGNALS
 from ofa.sweep.cells import Cell
-from ofa.sweep.output import output_path, why_it_failed
+
+BETWEEN_TRIES = 60.0
+"""Seconds after which Slurm is offered a job again that it did not take: queues have limits, controllers restart."""
 
 BETWEEN_LOOKS = 0.2
 """Seconds between two looks at the cells that run."""
@@ -29,8 +33,15 @@ STOPPED_AND_SAVED = 75
 class Running(Protocol):
     """A cell that was started, here or by Slurm."""
 
+    output: Path
+    """Where what it says stands."""
+
     def poll(self) -> int | None:
         """Its exit status; None while it runs."""
+        ...
+
+    def why(self, status: int) -> str:
+        """Why it failed, once it has ended with this status."""
         ...
 
     def stop(self, number: int) -> None:
@@ -92,6 +103,7 @@ class Sweep:
         self._asked: list[int] = []
         self._stopping = False
         self._told: set[str] = set()
+        self._not_before = 0.0
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -126,9 +138,9 @@ class Sweep:
             if status is None:
                 continue
             del self._running[name]
-            self._ended(cell, status, f", {time.monotonic() - began:.0f} s")
+            self._ended(cell, running, status, f", {time.monotonic() - began:.0f} s")
 
-    def _ended(self, cell: Cell, status: int, took: str) -> None:
+    def _ended(self, cell: Cell, running: Running, status: int, took: str) -> None:
         if status == 0 and cell.is_done():
             self.outcome.done.append(cell.name)
             self._say(cell, f"done{took}")
@@ -136,7 +148,7 @@ class Sweep:
             self.outcome.stopped.append(cell.name)
             self._say(cell, f"stopped{took}; start the sweep again to continue it")
         else:
-            why = "it ended well without a result.json" if status == 0 else why_it_failed(cell, status)
+            why = "it ended well without a result.json" if status == 0 else running.why(status)
             self._fail(cell, why)
         self._after(self.outcome)
 
@@ -160,6 +172,8 @@ class Sweep:
         """A cell that can be started now."""
         if self._asked or self._stopping or len(self._running) >= self._starter.workers:
             return None
+        if self._running and time.monotonic() < self._not_before:
+            return None
         under_way = {cell.name for cell in self._waiting} | self._running.keys()
         for cell in self._waiting:
             if any(name in under_way for name in cell.needs):
@@ -172,12 +186,19 @@ class Sweep:
         return None
 
     def _start(self, cell: Cell) -> None:
-        self._waiting.remove(cell)
         config = self._configs[cell.name]
-        running = self._starter.start(cell, config, self._arguments, list(self._running))
+        try:
+            running = self._starter.start(cell, config, self._arguments, list(self._running))
+        except SubmitError as error:
+            if not self._running:
+                raise
+            self._not_before = time.monotonic() + BETWEEN_TRIES
+            self._say(cell, f"not submitted yet: {error}; trying again while others run")
+            return
+        self._waiting.remove(cell)
         self._running[cell.name] = cell, running, time.monotonic()
         again = " again" if cell.folder.has_started() else ""
-        self._say(cell, f"started{again}; what it says stands in {output_path(cell)}")
+        self._say(cell, f"started{again}; what it says stands in {running.output}")
 
     def _fail(self, cell: Cell, why: str) -> None:
         self.outcome.failed[cell.name] = why

@@ -34,6 +34,7 @@ def sweep(
     only: str | None = None,
     workers: int | None = None,
     slurm: bool = False,
+    uncommitted: bool = False,
     limit: float | None = None,
 ) -> int:
     """Do what is left of a sweep, print its table, and return the process's exit status.
@@ -45,6 +46,7 @@ def sweep(
         only: pattern of the shell for the names of the cells that are run; the table has all.
         workers: cells side by side; None: 1 here, all of them as jobs.
         slurm: submit them as jobs.
+        uncommitted: with `slurm`: of the checkout's files as they are, and not of its commit.
         limit: seconds after which each cell saves and ends, to be continued by another start.
 
     Raises:
@@ -55,8 +57,8 @@ def sweep(
     own = RunFolder(folder)
     own.acquire()
     try:
-        starter = JobStarter(folder / "jobs", config.slurm, workers or ALL_AT_ONCE) if slurm else None
         check_places(todo, configs)
+        starter = _job_starter(config, folder, todo, configs, workers, uncommitted=uncommitted) if slurm else None
         write_json(own.config, _record(config, cells))
         arguments = [] if limit is None else ["--time-limit", str(max(1, round(limit)))]
         running = Sweep(
@@ -72,6 +74,36 @@ def sweep(
         own.release()
     show(config, cells, folder, outcome)
     return outcome.status()
+
+
+def _job_starter(
+    config: SweepConfig,
+    folder: Path,
+    todo: Sequence[Cell],
+    configs: dict[str, TrainingConfig],
+    workers: int | None,
+    *,
+    uncommitted: bool,
+) -> JobStarter:
+    starter = JobStarter(folder / "jobs", config.slurm, workers or ALL_AT_ONCE, uncommitted=uncommitted)
+    starter.check(todo, configs)
+    return starter
+
+
+def check_sweep(
+    config: SweepConfig, folder: Path, *, origin: str, only: str | None = None, made: Sequence[str] = ()
+) -> None:
+    """Refuse a sweep that could not be started; nothing is started or written.
+
+    Args:
+        config, folder, origin, only: as of `sweep`.
+        made: folders that others make before it is; what lies in them is not looked for.
+
+    Raises:
+        ValueError: as `sweep`.
+    """
+    cells, configs = _checked(config, folder, origin)
+    check_places(chosen(cells, only), configs, made)
 
 
 def preview(config: SweepConfig, folder: Path, *, origin: str, only: str | None = None, whole: bool = False) -> str:

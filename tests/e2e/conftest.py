@@ -1,12 +1,11 @@
 """A small dense model trained by the real command, for runs that start from it."""
 
-import json
 import shutil
 
 import pytest
 
 from tests import processes
-from tests.corpora import write_corpus
+from tests.projects import with_teacher
 
 TINY = {
     "data": {"path": "data", "sequence_length": 64, "shuffle_window": 2},
@@ -54,12 +53,7 @@ def group_of_two(project, *arguments):
 @pytest.fixture(scope="session")
 def project(tmp_path_factory):
     """A folder with data, configs and a trained teacher."""
-    folder = tmp_path_factory.mktemp("project")
-    write_corpus(folder / "data", rows=120)
-    for name, values in (("teacher", TINY), ("sparse", SPARSE), ("hard", HARD)):
-        (folder / f"{name}.json").write_text(json.dumps(values))
-    processes.script("pretrain.py", "--config", "teacher.json", cwd=folder, cold=True)
-    return folder
+    return with_teacher(tmp_path_factory.mktemp("project"), cold=True, teacher=TINY, sparse=SPARSE, hard=HARD)
 
 
 @pytest.fixture(scope="session")

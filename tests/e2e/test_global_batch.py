@@ -1,15 +1,13 @@
 """The same global batch, however it is divided, gives the same losses, gradients, masks and weights: by pruning with a
 teacher on one, two and four ranks, and with accumulation."""
 
-import json
-
 import pytest
 from safetensors.torch import load_file
 
 from ofa.export.masks_file import read_masks
 from tests import processes
-from tests.corpora import write_corpus
 from tests.e2e.conftest import TINY
+from tests.projects import with_teacher
 from tests.run_files import metrics, model_bytes
 
 ARCHITECTURE = {
@@ -49,12 +47,7 @@ SAME_PLACES = 0.999
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with data, configs and a trained teacher."""
-    folder = tmp_path_factory.mktemp("divisions")
-    write_corpus(folder / "data", rows=120)
-    for name, values in (("teacher", TEACHER), ("sparse", SPARSE)):
-        (folder / f"{name}.json").write_text(json.dumps(values))
-    processes.script("pretrain.py", "--config", "teacher.json", cwd=folder)
-    return folder
+    return with_teacher(tmp_path_factory.mktemp("divisions"), teacher=TEACHER, sparse=SPARSE)
 
 
 def divided(place, name, attempt="first"):

@@ -152,10 +152,12 @@ def test_a_dry_run_shows_all_runs_and_what_another_sweep_has_to_make_first(proje
         ),
         (["--config", "tiny/sweep.json", "--set", 'over=["sed"]'], ["tiny/sweep.json: over: sed is no grid key"]),
         (["--config", "tiny/sweep.json", "--only", "x"], ["no cell is called so"]),
-        (["--config", "tiny/sweep.json", "--slurm", "--set", "slurm.cluster=lokal"], ["slurm: submitit", "lokal"]),
+        (["--config", "tiny/sweep.json", "--set", "slurm.cluster=lokal"], ["slurm.cluster", "lokal"]),
+        (["--config", "tiny/sweep.json", "--set", 'slurm={"gpus":1}'], ["slurm.gpus; did you mean gpus_per_node?"]),
+        (["--config", "tiny/sweep.json", "--set", 'slurm={"timeout_min":1}'], ["did you mean minutes?"]),
         (
-            ["--config", "tiny/sweep.json", "--slurm", "--set", 'slurm={"cluster":"local","gpus":1}'],
-            ["slurm: submitit", "'gpus'"],
+            ["--config", "tiny/sweep.json", "--set", 'slurm={"gpus_per_node":1,"tasks_per_node":2}'],
+            ["slurm", "each GPU has one process"],
         ),
     ],
 )
@@ -175,7 +177,7 @@ def test_a_second_sweep_in_the_same_folder_is_refused(project):
 @pytest.mark.slow
 def test_jobs_of_submitit_run_the_cells_also_on_two_ranks_and_a_signal_saves_them(project):
     """The `local` cluster: real jobs, without Slurm."""
-    local = {"cluster": "local", "timeout_min": 10, "tasks_per_node": 2}
+    local = {"cluster": "local", "minutes": 10, "tasks_per_node": 2}
     write_sweep(project, "jobs_two", slurm=local, cells=CELLS[:2])
     done = processes.script("sweep.py", "--config", "jobs_two.json", "--slurm", cwd=project, check=False)
     folder = project / "runs" / "jobs_two"

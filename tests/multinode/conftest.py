@@ -1,6 +1,5 @@
 """Two hosts that train together: their network, their ssh, and a project on the disk that they share."""
 
-import json
 import subprocess
 import sys
 
@@ -8,9 +7,9 @@ import pytest
 
 from benchmarks import hosts
 from tests import processes
-from tests.corpora import write_corpus
 from tests.e2e.conftest import SPARSE, TINY
 from tests.multinode import ssh
+from tests.projects import with_teacher
 
 TIMEOUT = 500
 """Seconds: two ranks may have one core."""
@@ -42,12 +41,7 @@ def ssh_folder(pair, tmp_path_factory):
 @pytest.fixture(scope="session")
 def project(tmp_path_factory):
     """Data, configs and a trained teacher."""
-    folder = tmp_path_factory.mktemp("project")
-    write_corpus(folder / "data", rows=120)
-    for name, values in (("teacher", SHORT), ("sparse", SHORT_SPARSE)):
-        (folder / f"{name}.json").write_text(json.dumps(values))
-    processes.script("pretrain.py", "--config", "teacher.json", cwd=folder, cold=True)
-    return folder
+    return with_teacher(tmp_path_factory.mktemp("project"), cold=True, teacher=SHORT, sparse=SHORT_SPARSE)
 
 
 @pytest.fixture(scope="session")

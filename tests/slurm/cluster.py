@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests import processes
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel")
 NODES = ("n1", "n2")
-LIVE = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
+LIVE = ("PENDING", "RUNNING", "SIGNALING", "COMPLETING", "CONFIGURING", "SUSPENDED")
 PATIENCE = 60.0
 """Seconds in which daemons come up, on a machine that has other work too."""
 
@@ -45,7 +46,7 @@ ReturnToService=2
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 JobRequeue=1
-KillWait=5
+KillWait=30
 InactiveLimit=0
 SlurmdTimeout=10
 SlurmctldTimeout=30
@@ -54,12 +55,16 @@ SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus} RealMemory=4000 State=UNKNOWN
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cpus} RealMemory=4000 State=UNKNOWN
+GresTypes=gpu
+NodeName=DEFAULT CPUs={cpus} RealMemory=4000 Gres=gpu:2 State=UNKNOWN
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]}
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]}
 PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
+PartitionName=graceless Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=high Nodes=n1,n2 MaxTime=60 State=UP PriorityTier=10 PreemptMode=OFF
 """
-"""A node that is lost is noticed in seconds, and a job that was queued again may start at once."""
+"""A node that is lost is noticed in seconds, and a job that was queued again may start at once. GPUs are files: what
+Slurm makes of them does not depend on what they are."""
 
 
 def missing():
@@ -80,6 +85,9 @@ class Cluster:
         values = {"host": socket.gethostname(), "folder": self.folder, "cpus": os.cpu_count(), "ports": ports}
         self.config.write_text(CONFIG.format(**values))
         (self.folder / "state").mkdir()
+        for number in range(2):
+            (self.folder / f"gpu{number}").touch()
+        (self.folder / "gres.conf").write_text(f"NodeName=n1,n2 Name=gpu File={self.folder}/gpu[0-1]\n")
         self._daemons = {}
 
     def start(self):
@@ -171,9 +179,12 @@ class Cluster:
 
     def ranks(self, job):
         """Processes that train for a job."""
-        marks = (f"SLURM_JOB_ID={job}\0".encode(), b"\0SLURM_CONF=" + str(self.config).encode() + b"\0", b"\0RANK=")
-        of_job = [pid for pid in _processes() if all(mark in _read(pid, "environ") for mark in marks)]
-        return [pid for pid in of_job if b"launch/pretrain.py" in _read(pid, "cmdline")]
+        return [pid for pid in self._of(job, b"\0RANK=") if b"launch/pretrain.py" in _read(pid, "cmdline")]
+
+    def tasks(self, job):
+        """Processes in which submitit begins the tasks of a job."""
+        begins = sys.executable.encode() + b"\0-u\0-m\0submitit.core._submit\0"
+        return [pid for pid in self._of(job, b"\0SLURM_PROCID=") if _read(pid, "cmdline").startswith(begins)]
 
     def seconds(self, job):
         """For how long it has run."""
@@ -188,6 +199,11 @@ class Cluster:
     def said(self):
         """The last words of its logs."""
         return "\n".join(f"{path.name}: {path.read_text()[-1500:]}" for path in sorted(self.folder.glob("*.log")))
+
+    def _of(self, job, mark):
+        """Processes of a job with this in their environment."""
+        marks = (f"SLURM_JOB_ID={job}\0".encode(), b"\0SLURM_CONF=" + str(self.config).encode() + b"\0", mark)
+        return [pid for pid in _processes() if all(one in _read(pid, "environ") for one in marks)]
 
     def _start(self, name, *command):
         with (self.folder / f"{name}.out").open("ab") as out:

@@ -1,14 +1,13 @@
 """The cluster that the tests of a file share, and a project on its shared disk."""
 
-import json
 import os
 import sys
 
 import pytest
 
 from tests import processes
-from tests.corpora import write_corpus
 from tests.e2e.conftest import SPARSE, TINY
+from tests.projects import with_teacher
 from tests.slurm.cluster import Cluster, missing
 
 STEPS = 200
@@ -42,12 +41,7 @@ def cluster(tmp_path_factory):
 @pytest.fixture(scope="session")
 def project(tmp_path_factory):
     """A folder with data, configs and a trained teacher."""
-    folder = tmp_path_factory.mktemp("project")
-    write_corpus(folder / "data", rows=120)
-    for name, values in (("teacher", TINY), ("sparse", SPARSE), ("long", LONG)):
-        (folder / f"{name}.json").write_text(json.dumps(values))
-    processes.script("pretrain.py", "--config", "teacher.json", cwd=folder)
-    return folder
+    return with_teacher(tmp_path_factory.mktemp("project"), teacher=TINY, sparse=SPARSE, long=LONG)
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,17 @@
 """Chains and arrays of jobs, crashes that repeat, and mistakes that are found before anything is queued."""
 
 import json
+import sys
 
 import pytest
 
 from ofa.cluster.attempts import read_attempts
+from tests import processes
 from tests.run_files import model_bytes
-from tests.slurm.test_submit import ended, log
+from tests.slurm.test_submit import SHORT, ended, log, row
 
 pytestmark = pytest.mark.slurm
 
-SHORT = ("--set", "schedule.total_steps=20", "--set", "schedule.rewind=null", "--set", "pruning=null")
 ON_ONE = ("launch/pretrain.py", "--config", "long.json", *SHORT)
 
 
@@ -20,6 +21,8 @@ def test_a_crash_that_repeats_is_stopped_with_its_error_shown(cluster, project, 
     hold = ("--sbatch", "hold")
     _, (job,) = submit(*hold, *ON_ONE, "--run-dir", "runs/crashing", "--set", "data.path=gone")
     (project / "gone").unlink()
+    seen = row(cluster, project, project / "runs" / "crashing")
+    assert (seen["state"], seen["job"], seen["waits_for"]) == ("pending", job, "JobHeldUser")
     cluster.call("scontrol", "release", job)
     said = ended(cluster, project, job, "FAILED")
     attempts = read_attempts(project / "runs" / "crashing")
@@ -27,6 +30,8 @@ def test_a_crash_that_repeats_is_stopped_with_its_error_shown(cluster, project, 
     assert {attempt.end.reason for attempt in attempts} == {"crashed"}
     assert "3 times in a row at step 0" in attempts[-1].end.error and "gone" in attempts[-1].end.error
     assert said.count("queueing job") == 2 and attempts[-1].end.error in said
+    seen = row(cluster, project, project / "runs" / "crashing")
+    assert (seen["state"], seen["attempts"]) == ("failed", 3) and "3 times in a row at step 0" in seen["error"]
 
 
 def test_a_chain_goes_on_where_one_job_has_succeeded(cluster, project, submit):
@@ -79,7 +84,7 @@ def test_following_prints_the_log_to_the_end(cluster, project, submit):
     ("arguments", "words"),
     [
         (("--partition", "debog", *ON_ONE), ["--partition debog", "did you mean debug?"]),
-        (("--gpus-per-node", "8", *ON_ONE), ["--gpus-per-node 8", "partition debug has at most 0 GPUs"]),
+        (("--gpus-per-node", "8", *ON_ONE), ["--gpus-per-node 8", "partition debug has at most 2 GPUs"]),
         (("--nodes", "3", *ON_ONE), ["--nodes 3", "partition debug has 2 nodes"]),
         (("--partition", "high", "--time", "2h", *ON_ONE), ["120 minutes", "60 of partition high"]),
         (("--constraint", "fast", *ON_ONE), ["sbatch says", "feature"]),
@@ -88,6 +93,8 @@ def test_following_prints_the_log_to_the_end(cluster, project, submit):
         (("--nodes", "1-2", *ON_ONE, "--set", "batch.micro_size=8"), ["on 2 ranks", "batch.global_size 8"]),
         ((*ON_ONE, "--then", *ON_ONE), ["two jobs would have the run folder runs/long"]),
         ((*ON_ONE, "--then", "launch/pretrain.py", "--config", "none.json"), ["none.json not found"]),
+        ((*ON_ONE, "--then", "launch/report.py", "runs/long", "--otput", "x"), ["unrecognized arguments: --otput"]),
+        (("--partition", "debug,hihg", *ON_ONE), ["--partition hihg", "did you mean high?"]),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_queued(cluster, project, submit, arguments, words):
@@ -99,15 +106,33 @@ def test_mistakes_are_refused_before_anything_is_queued(cluster, project, submit
     assert sorted(path.name for path in (project / "runs").iterdir()) == before
 
 
+def test_a_job_that_is_submitted_inside_of_another_is_its_own(cluster, project, submit):
+    """As from a shell of salloc, or by a sweep that is a job of an array."""
+    inside = {"JOB_ID": 999, "ARRAY_JOB_ID": 999, "ARRAY_TASK_ID": 3, "RESTART_COUNT": 2, "MEM_PER_CPU": 1, "NTASKS": 7}
+    script = processes.CHECKOUT / "launch" / "submit.py"
+    variables = [f"SLURM_{name}={value}" for name, value in inside.items()]
+    options = ("--uncommitted", "--time", "30m", "--mem", "1", *ON_ONE, "--run-dir", "runs/inside")
+    done = cluster.call("env", *variables, sys.executable, script, *options, cwd=project)
+    (job,) = [line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("job ")]
+    ended(cluster, project, job)
+    (attempt,) = read_attempts(project / "runs" / "inside")
+    assert (attempt.job, attempt.restart, attempt.ranks, attempt.end.status) == (job, 0, 1, 0)
+
+
 def test_a_dry_run_prints_what_would_be_queued(cluster, project, submit):
     before = sorted(path.name for path in (project / "runs").iterdir())
-    done, _ = submit("--dry-run", "--nodes", "1-2", "--grace", "3m", *ON_ONE, "--then", *ON_ONE, "--run-dir", "runs/b")
+    options = ("--dry-run", "--nodes", "1-2", "--grace", "3m", "--gpus-per-node", "1", "--setup", "export A=1")
+    then = ("--then", "--gpus-per-node", "0", "--setup", "export B=2", *ON_ONE, "--run-dir", "runs/b")
+    done, _ = submit(*options, *ON_ONE, *then)
     for line in ("--nodes=1-2", "--signal=USR2@180", "--requeue", "--time=30", "--open-mode=append"):
         assert f"#SBATCH {line}" in done.stdout, line
     assert "#SBATCH --dependency=afterok:JOB_1" in done.stdout
     assert cluster.queue() == [] and sorted(path.name for path in (project / "runs").iterdir()) == before
     scripts = done.stdout.split("#!/bin/bash")[1:]
     assert len(scripts) == 2
+    assert ["--gpus-per-node=1" in script for script in scripts] == [True, False]
+    assert ["export A=1" in script for script in scripts] == [True, False], "who gives one gives all"
+    assert ["export B=2" in script for script in scripts] == [False, True]
     (project / "job.sh").write_text("#!/bin/bash" + scripts[0].split("\n# ")[0])
     cluster.call("sbatch", "--test-only", project / "job.sh")
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -12,12 +13,16 @@ import pytest
 
 from ofa.cluster.attempts import read_attempts
 from ofa.cluster.verdict import SAVED
+from tests import processes
 from tests.run_files import metrics, model_bytes
+from tests.slurm.cluster import LIVE
 from tests.slurm.conftest import STEPS
 
 pytestmark = pytest.mark.slurm
 
 ON_TWO = ("--nodes", "2", "--partition", "debug", "launch/pretrain.py", "--config", "long.json")
+
+SHORT = ("--set", "schedule.total_steps=20", "--set", "schedule.rewind=null", "--set", "pruning=null")
 
 
 def log(project, job):
@@ -33,12 +38,20 @@ def last_step(folder):
     return json.loads(lines[-1])["step"] if lines else -1
 
 
+def row(cluster, project, folder):
+    """What launch/status.py says of a run."""
+    said = cluster.call(sys.executable, processes.CHECKOUT / "launch" / "status.py", folder, "--json", cwd=project)
+    assert said.stderr == ""
+    (found,) = json.loads(said.stdout)
+    return found
+
+
 def wait_for(cluster, project, job, reached, patience=600):
     """Until `reached()`, while the job is alive."""
     until = time.monotonic() + patience
     while not reached():
         state = cluster.job(job)["JobState"]
-        assert state in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING"), (state, log(project, job))
+        assert state in LIVE, (state, log(project, job))
         assert time.monotonic() < until, (cluster.job(job), log(project, job))
         time.sleep(0.1)
 
@@ -53,13 +66,15 @@ def ended(cluster, project, job, state="COMPLETED"):
 def test_a_run_on_two_nodes_is_the_run_of_two_local_ranks(cluster, project, submit, undisturbed):
     folder = project / "runs" / "two"
     done, (job,) = submit(*ON_TWO, "--run-dir", "runs/two")
-    said = ended(cluster, project, job)
-    assert "done" not in said or "Traceback" not in said
+    assert "Traceback" not in ended(cluster, project, job)
     assert model_bytes(folder) == model_bytes(undisturbed)
     assert metrics(folder) == metrics(undisturbed)
     (attempt,) = read_attempts(folder)
     assert (attempt.job, attempt.restart, attempt.nodes, attempt.ranks) == (job, 0, ("n1", "n2"), 2)
     assert attempt.end.status == 0 and attempt.end.step == STEPS
+    (code,) = (project / "runs" / ".jobs" / "code").iterdir()
+    assert attempt.commit == (code / ".commit").read_text().strip(), "it has run the copy"
+    assert row(cluster, project, folder)["state"] == "finished"
 
 
 def check_continued(folder, undisturbed, attempts=2):
@@ -119,9 +134,13 @@ def test_a_run_that_is_preempted_saves_waits_and_ends_as_if_left_alone(cluster, 
     folder = project / "runs" / "preempted"
     _, (job,) = submit(*ON_TWO, "--run-dir", "runs/preempted")
     with held(cluster, project, job, folder, 20):
-        high = high_job(cluster)
-    wait_for(cluster, project, job, lambda: read_attempts(folder)[0].end is not None)
+        assert row(cluster, project, folder)["state"] == "running"
+        high = high_job(cluster, seconds=20)
+    wait_for(cluster, project, job, lambda: cluster.job(job)["JobState"] == "PENDING")
+    seen = row(cluster, project, folder)
+    assert (seen["state"], seen["job"], seen["attempts"]) == ("requeued", job, 1) and seen["waits_for"]
     saved = read_attempts(folder)[0].end.step
+    assert seen["step"] == seen["saved_step"] == saved
     assert last_step(folder) < saved < 140, "stopped in the ramp, and nothing is newer than what was saved"
     cluster.wait(high, "COMPLETED")
     assert f"from step {saved}" in ended(cluster, project, job)
@@ -129,6 +148,20 @@ def test_a_run_that_is_preempted_saves_waits_and_ends_as_if_left_alone(cluster, 
     assert first.job == job and second.restart == 1
     steps = [line["step"] for line in metrics(folder) if "lr" in line]
     assert steps == sorted(set(steps))
+
+
+def test_a_run_that_slurm_takes_back_without_grace_is_queued_by_slurm_and_ends(cluster, project, submit, undisturbed):
+    """It has only the seconds between Slurm's SIGTERM and SIGKILL; what its job says as it ends changes nothing."""
+    folder = project / "runs" / "graceless"
+    options = ("--nodes", "2", "--partition", "graceless")
+    _, (job,) = submit(*options, *ON_TWO[4:], "--run-dir", "runs/graceless")
+    wait_for(cluster, project, job, lambda: last_step(folder) >= 20)
+    high_job(cluster)
+    wait_for(cluster, project, job, lambda: cluster.job(job)["Restarts"] == "1")
+    assert "was taken back" in ended(cluster, project, job)
+    first, second = read_attempts(folder)
+    assert (first.restart, second.restart, second.end.status) == (0, 1, 0)
+    assert model_bytes(folder) == model_bytes(undisturbed)
 
 
 def test_a_run_saves_before_its_limit_and_goes_on(cluster, project, submit, undisturbed):
@@ -144,25 +177,83 @@ def test_a_run_saves_before_its_limit_and_goes_on(cluster, project, submit, undi
     check_continued(folder, undisturbed)
 
 
-@pytest.mark.parametrize("nodes", ["2", "1-2"])
-def test_a_run_whose_node_is_lost_is_queued_again_and_ends(cluster, project, submit, nodes):
-    """With fewer nodes at once where that is allowed, else when the node is back."""
-    folder = project / "runs" / f"lost-{nodes}"
-    options = ["--run-dir", f"runs/lost-{nodes}", "--set", "checkpoint.every=20"]
+@pytest.mark.parametrize(("nodes", "lost"), [("2", "n2"), ("1-2", "n2"), ("2", "n1")])
+def test_a_run_whose_node_is_lost_is_queued_again_and_ends(cluster, project, submit, undisturbed, nodes, lost):
+    """With fewer nodes at once where that is allowed, else when the node is back; also if it is the first rank's, who
+    would have noted the end."""
+    folder = project / "runs" / f"lost-{nodes}-{lost}"
+    options = ["--run-dir", folder, "--set", "checkpoint.every=20"]
     _, (job,) = submit("--nodes", nodes, *ON_TWO[2:], *options)
     wait_for(cluster, project, job, lambda: last_step(folder) >= 25)
-    cluster.kill_node("n2")
+    cluster.kill_node(lost)
     if nodes == "2":
         wait_for(cluster, project, job, lambda: cluster.job(job)["JobState"] == "PENDING")
-        cluster.until("the loss", lambda: cluster.states()["n2"].startswith("DOWN"))
-        cluster.start_node("n2")
+        cluster.until("the loss", lambda: cluster.states()[lost].startswith("DOWN"))
+        cluster.start_node(lost)
     try:
         ended(cluster, project, job)
     finally:
         if nodes == "1-2":
-            cluster.start_node("n2")
-    cluster.until("the node", lambda: cluster.states()["n2"] == "IDLE")
+            cluster.start_node(lost)
+    cluster.until("the node", lambda: cluster.states()[lost] == "IDLE")
     first, *_, last = read_attempts(folder)
     assert first.nodes == ("n1", "n2") and last.nodes == (("n1", "n2") if nodes == "2" else ("n1",))
+    assert (first.end is None) == (lost == "n1"), "nobody is left to note it"
     assert last.step >= 20 and last.end.status == 0
     assert metrics(folder)[-1]["step"] == STEPS
+    if nodes == "2":
+        assert model_bytes(folder) == model_bytes(undisturbed) and metrics(folder) == metrics(undisturbed)
+
+
+def test_a_run_that_is_cancelled_saves_and_stays_away_until_it_is_submitted_again(
+    cluster, project, submit, undisturbed
+):
+    """Two jobs for one run are refused; the second goes on where the first was."""
+    folder = project / "runs" / "cancelled"
+    command = (*ON_TWO, "--run-dir", "runs/cancelled")
+    _, (job,) = submit(*command)
+    wait_for(cluster, project, job, lambda: last_step(folder) >= 20)
+    refused, none = submit(*command, check=False)
+    assert none == [] and f"runs/cancelled: job {job} is RUNNING for it: scancel {job} first" in refused.stderr
+    cluster.call("scancel", job)
+    cluster.until("the end", lambda: cluster.queue() == [])
+    assert cluster.job(job)["JobState"] == "CANCELLED"
+    (attempt,) = read_attempts(folder)
+    assert (attempt.end.status, attempt.end.reason) == (75, SAVED) and attempt.end.step > 20
+    assert row(cluster, project, folder)["state"] == "stopped and saved"
+    _, (second,) = submit(*command)
+    assert f"from step {attempt.end.step}" in ended(cluster, project, second)
+    assert model_bytes(folder) == model_bytes(undisturbed) and metrics(folder) == metrics(undisturbed)
+
+
+def test_a_stop_file_ends_the_job_with_75_and_it_is_not_queued_again(cluster, project, submit):
+    folder = project / "runs" / "stopped"
+    _, (job,) = submit("--nodes", "1", *ON_TWO[2:], "--run-dir", "runs/stopped")
+    wait_for(cluster, project, job, lambda: last_step(folder) >= 5)
+    (folder / "stop").touch()
+    ended(cluster, project, job, "FAILED")
+    assert cluster.job(job)["ExitCode"] == "75:0"
+    (attempt,) = read_attempts(folder)
+    assert (attempt.end.status, attempt.end.reason) == (75, SAVED) and not (folder / "stop").exists()
+    assert row(cluster, project, folder)["state"] == "stopped and saved"
+
+
+def test_a_signal_that_comes_before_it_can_be_heard_costs_nothing(cluster, project, submit):
+    """In the first second of a task, whose Python would end by it, and the job with that."""
+    _, (job,) = submit("--nodes", "2", *ON_TWO[2:], *SHORT, "--run-dir", "runs/early")
+    wait_for(cluster, project, job, lambda: len(cluster.tasks(job)) == 2)
+    for pid in cluster.tasks(job):
+        os.kill(pid, signal.SIGUSR2)
+    ended(cluster, project, job)
+    (attempt,) = read_attempts(project / "runs" / "early")
+    assert attempt.end.status == 0
+
+
+def test_each_gpu_has_a_process_and_a_range_gets_the_most_nodes_that_there_are(cluster, project, submit):
+    several = ("--nodes", "1-2", "--gpus-per-node", "2", *ON_TWO[2:], "--set", "batch.micro_size=2")
+    done, (job,) = submit(*several, *SHORT, "--run-dir", "runs/gpus")
+    assert "1 to 2 nodes of 2 GPUs" in done.stdout
+    ended(cluster, project, job)
+    assert cluster.job(job)["TresPerNode"].endswith("gpu:2")
+    (attempt,) = read_attempts(project / "runs" / "gpus")
+    assert (attempt.nodes, attempt.ranks, attempt.end.step) == (("n1", "n2"), 4, 20)

@@ -173,10 +173,10 @@ def test_a_mistyped_config_name_gets_the_nearest_one_of_its_folder_too(tmp_path,
 
 def test_keys_of_a_sweeps_grid_have_their_dots_in_set_too():
     """They are keys of another config; below other fields dots lead into objects."""
-    sets = ["grid.structure.sparsity=[0.5, 0.6]", "grid.seed=[1]", "set.model.init=x", "slurm.a.b=1"]
+    sets = ["grid.structure.sparsity=[0.5, 0.6]", "grid.seed=[1]", "set.model.init=x", "slurm.minutes=9"]
     sweep = load(SweepConfig, "tiny/sweep.json", sets)
     assert sweep.grid["structure.sparsity"] == [0.5, 0.6] and sweep.grid["seed"] == [1]
-    assert sweep.set["model"]["init"] == "x" and sweep.slurm == {"a": {"b": 1}}
+    assert sweep.set["model"]["init"] == "x" and sweep.slurm.minutes == 9
 
 
 def test_null_weights_of_the_objective_follow_the_teacher():

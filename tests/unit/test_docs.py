@@ -27,7 +27,10 @@ def test_every_state_is_explained():
 def test_the_chain_of_jobs_is_one(tmp_path):
     """Every link is checked as before a submission, but for what those before it make."""
     (typed,) = re.findall(r"^    python launch/(submit\.py .*data_prep (?:.*\\\n)+.*)$", PAGE, re.MULTILINE)
-    name, *arguments = shlex.split(typed.replace("\\\n", " "))
+    on_one = re.sub(
+        r"--nodes (\d+) --gpus-per-node (\d+)", lambda of: f"--gpus-per-node {int(of[1]) * int(of[2])}", typed
+    )  # which is as many ranks, without Slurm
+    name, *arguments = shlex.split(on_one.replace("\\\n", " "))
     answer = command(name, "--cluster", "local", "--dry-run", *arguments, cwd=tmp_path)
     assert answer.status == 0, answer.err
     assert len(answer.out.splitlines()) == arguments.count("--then") + 1 + 2, "three seeds in one link"

@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import BertForMaskedLM
 
+from benchmarks.common import architecture_of
 from benchmarks.reference_step import full_head_loss, masked_in_forward
-from benchmarks.step import architecture_of, loss_difference
+from benchmarks.step import loss_difference
 from benchmarks.step_batches import IGNORED, make_batches, prepared_text, synthetic_text
 from benchmarks.step_counts import count
 from benchmarks.step_variants import Step, Variant, build_models, ladder

@@ -11,7 +11,9 @@ import submitit
 
 from ofa.cluster.attempt import Command, JobTask
 from ofa.cluster.attempts import read_attempts, write_end, write_start
-from ofa.cluster.verdict import CRASHED, SAVED, Limits
+from ofa.cluster.other_ranks import first_end
+from ofa.cluster.verdict import CRASHED, KILLED, SAVED, Limits
+from ofa.files import write_text
 
 TELL = """
 import json, os, pathlib
@@ -93,21 +95,74 @@ def test_a_signal_reaches_the_run_and_is_no_crash(start, tmp_path):
     assert (attempt.step, attempt.end.status, attempt.end.step, attempt.end.reason) == (0, 75, 12, SAVED)
 
 
-def test_a_job_that_was_killed_too_often_is_not_begun(tmp_path):
-    """As after nodes that went down one after the other under the same run."""
-    for restart in range(3):
-        number = write_start(tmp_path / "run", job="J", restart=restart, nodes=["n"], ranks=1, step=4, commit=None)
-    write_end(tmp_path / "run", number, status=1, step=4, reason=CRASHED, error="error: out of memory")
-    (tmp_path / "run" / "checkpoints").mkdir()
-    (tmp_path / "run" / "checkpoints" / "latest").write_text("step-00000004")
-    path = tmp_path / "run" / "attempts.jsonl"
-    program = "import pathlib; pathlib.Path('begun').touch()"
-    executor = submitit.AutoExecutor(folder=tmp_path / "jobs", cluster="local")
-    executor.update_parameters(timeout_min=5, stderr_to_stdout=True)
-    command = Command(("-c", program), tmp_path, True, tmp_path / "run")
-    job = executor.submit(_Renamed(path, JobTask(command, folder=tmp_path, grace=9, limits=Limits(crashes=2))))
+SECOND_GOES = """
+import os, pathlib, sys, time
+if os.environ["RANK"] == "1":
+    raise ModuleNotFoundError("no module named x")
+while not any("ended at" in log.read_text() for log in pathlib.Path("jobs").glob("*_1_log.out")):
+    time.sleep(0.05)
+sys.exit("error: rank 1 (host b, pid 7) is gone: start the same command again")
+"""
+
+
+def test_where_another_rank_is_the_reason_its_words_are_shown(start, tmp_path):
+    job = start(SECOND_GOES, tasks=2)
+    said(job)
+    (attempt,) = read_attempts(tmp_path / "run")
+    assert attempt.end.error == (
+        "error: rank 1 (host b, pid 7) is gone: start the same command again; "
+        "rank 1 ended first: ModuleNotFoundError: no module named x"
+    )
+    assert first_end(tmp_path / "jobs", job.job_id, 2, 1) is None, "nobody has said anything since another start"
+
+
+def test_an_own_error_is_shown_alone(start, tmp_path):
+    said(start(SECOND_GOES.replace("rank 1 (host b, pid 7) is gone", "no space left"), tasks=2))
+    (attempt,) = read_attempts(tmp_path / "run")
+    assert attempt.end.error == "error: no space left: start the same command again"
+
+
+@pytest.fixture
+def again(tmp_path):
+    """Submits a program as a later start of a job, whose attempts so far are on record as those of job J."""
+
+    def submit(program, *arguments, tasks=1):
+        executor = submitit.AutoExecutor(folder=tmp_path / "jobs", cluster="local")
+        executor.update_parameters(timeout_min=5, tasks_per_node=tasks, stderr_to_stdout=True)
+        command = Command(("-c", program, *arguments), tmp_path, True, tmp_path / "run")
+        task = JobTask(command, folder=tmp_path / "jobs", grace=9, limits=Limits(crashes=2))
+        return executor.submit(_Renamed(tmp_path / "run" / "attempts.jsonl", task))
+
+    return submit
+
+
+def before(folder, restart, step=4):
+    """An attempt of job J that is on record."""
+    return write_start(folder, job="J", restart=restart, nodes=["n"], ranks=1, step=step, commit=None)
+
+
+def test_a_job_that_was_killed_too_often_is_not_begun_on_any_rank(again, tmp_path):
+    """As after nodes that went down one after the other under the same run; its last attempt tells why it is over."""
+    folder = tmp_path / "run"
+    write_end(folder, before(folder, 1), status=1, step=4, reason=CRASHED, error="error: out of memory")
+    for restart in (2, 3):
+        before(folder, restart)
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "latest").write_text("step-00000004")
+    job = again("import pathlib; pathlib.Path('begun').touch()", tasks=2)
     assert "killed or crashed 3 times in a row at step 4" in said(job) and "error: out of memory" in said(job)
     assert not (tmp_path / "begun").exists()
+    *_, last = read_attempts(folder)
+    assert (last.number, last.end.status, last.end.reason) == (3, -9, KILLED) and "3 times in a row" in last.end.error
+
+
+@pytest.mark.parametrize(("step", "more"), [(0, ["--resume", "auto"]), (7, [])])
+def test_a_new_run_is_continued_by_later_starts_and_one_that_was_there_before_is_not(again, tmp_path, step, more):
+    folder = tmp_path / "run"
+    write_end(folder, before(folder, 1, step), status=1, step=step, reason=CRASHED, error="x")
+    job = again("import pathlib, sys; pathlib.Path('told').write_text(' '.join(sys.argv[1:]))", "--resume", "never")
+    said(job)
+    assert (tmp_path / "told").read_text().split() == ["--resume", "never", *more]
 
 
 class _Renamed:
@@ -117,6 +172,10 @@ class _Renamed:
         self._path, self._task = path, task
 
     def __call__(self):
-        job = submitit.JobEnvironment().job_id
-        self._path.write_text(self._path.read_text().replace('"J"', f'"{job}"'))
+        place = submitit.JobEnvironment()
+        text = self._path.read_text().replace('"J"', f'"{place.job_id}"')
+        if place.global_rank == 0:
+            write_text(self._path, text)
+        while '"J"' in self._path.read_text():
+            time.sleep(0.02)
         return self._task()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ofa.cluster.command import check, expanded, read_call
+from ofa.cluster.command import check, expanded, makes, read_call
 from ofa.cluster.errors import SubmitError
 from ofa.config import CONFIGS, ConfigError
 from tests.corpora import write_corpus
@@ -69,7 +69,7 @@ def test_an_array_has_a_folder_for_every_combination():
     assert [call.run_dir.name for call in calls] == [
         f"ofa_90-seed={seed}-optimizer.lr={lr}" for seed in (1, 2) for lr in ("1e-3", "5e-4")
     ]
-    assert calls[1].overrides() == ["seed=1", "optimizer.lr=5e-4"]
+    assert calls[1].arguments == ("--set", "seed=1", "--set", "optimizer.lr=5e-4")
     paths = expanded(read_call(TINY_CALL), ["model.init=runs/a/model,runs/b/model"])
     assert [call.run_dir.name for call in paths] == [f"ofa_90-model.init=runs_{name}_model" for name in "ab"]
 
@@ -94,7 +94,7 @@ def test_an_array_of_what_has_no_run_folder_is_refused():
 
 
 def test_a_call_that_would_start_is_not_refused(place):
-    check(read_call(["pretrain", "--config", "mine.json"]), [1, 2], first=True)
+    check(read_call(["pretrain", "--config", "mine.json"]), [1, 2])
     assert not (place / "runs").exists(), "nothing was begun"
 
 
@@ -113,16 +113,59 @@ def test_a_call_that_would_start_is_not_refused(place):
 )
 def test_a_call_that_would_not_start_is_refused_in_the_scripts_words(place, words, ranks, said):
     with pytest.raises(SubmitError) as caught:
-        check(read_call(["pretrain", "--config", "mine.json", *words]), ranks, first=True)
+        check(read_call(["pretrain", "--config", "mine.json", *words]), ranks)
     assert said in str(caught.value)
     assert not (place / "runs").exists()
 
 
-def test_what_others_make_is_not_looked_for_yet(place):
-    call = read_call(["pretrain", "--config", "mine.json", "--set", "model.init=runs/none/model"])
-    check(call, [2], first=False)
+MADE = [Path("runs", "none"), Path("data", "later")]
+"""What jobs before it make."""
+
+
+@pytest.mark.parametrize("values", [("model.init=runs/none/model",), ("data.path=data/later",)])
+def test_what_others_make_is_not_looked_for_yet_but_all_else_is(place, values):
+    call = read_call(["pretrain", "--config", "mine.json", *(part for one in values for part in ("--set", one))])
+    check(call, [2], MADE)
+    with pytest.raises(SubmitError, match=values[0].partition("=")[2]):
+        check(call, [2], [Path("runs", "non")])
     with pytest.raises(SubmitError, match="not a multiple"):
-        check(call, [3], first=False)
+        check(call, [3], MADE)
+
+
+def test_a_task_that_nobody_makes_is_missed_before_its_base_is_trained(place):
+    task = {"name": "text_classification", "path": "tasks/pairs", "text_column": "first", "label_column": "label"}
+    values = {"model": {"init": "runs/none/model"}, "task": task, "schedule": {"total_steps": 8}}
+    (place / "tuned.json").write_text(json.dumps({**values, "batch": TINY["batch"], "optimizer": TINY["optimizer"]}))
+    call = read_call(["finetune", "--config", "tuned.json"])
+    with pytest.raises(SubmitError, match="task.path: expected a folder"):
+        check(call, [1], MADE)
+    check(call, [1], [*MADE, Path("tasks")])
+
+
+def test_a_sweep_of_models_that_nobody_makes_is_refused(place):
+    (place / "sweep.json").write_text(
+        json.dumps(
+            {"script": "pretrain", "config": "mine.json", "grid": {"model.init": ["runs/none/model"], "seed": [1, 2]}}
+        )
+    )
+    call = read_call(["sweep", "--config", "sweep.json"])
+    check(call, [1], MADE)
+    with pytest.raises(SubmitError, match="cell init=.*model folder runs/none/model not found"):
+        check(call, [1])
+
+
+@pytest.mark.parametrize(
+    ("words", "folders"),
+    [
+        (["pretrain", "--config", "mine.json"], ["runs/mine"]),
+        (["sweep", "--config", "tiny/sweep.json", "--run-dir", "x"], ["x"]),
+        (["data_prep", "--config", "tiny/docstrings.json"], ["data/docstrings"]),
+        (["data_prep", "--config", "tiny/docstrings.json", "--output=there"], ["there"]),
+        (["export", "runs/a", "--output", "there"], ["runs/a", "there"]),
+    ],
+)
+def test_what_a_call_makes(place, words, folders):
+    assert makes(read_call(words)) == [Path(folder) for folder in folders]
 
 
 def test_a_run_that_has_begun_with_another_config_is_refused(place):
@@ -130,14 +173,50 @@ def test_a_run_that_has_begun_with_another_config_is_refused(place):
     record = {"config": {**TINY, "seed": 5}, "data_fingerprint": "", "versions": {}}
     (place / "runs" / "mine" / "config.json").write_text(json.dumps(record))
     with pytest.raises(SubmitError, match=r"started with another config: seed \(5 -> "):
-        check(read_call(["pretrain", "--config", "mine.json"]), [1], first=False)
+        check(read_call(["pretrain", "--config", "mine.json"]), [1])
 
 
 def test_configs_of_other_scripts_are_refused(place):
     assert (CONFIGS / "tiny" / "docstrings.json").is_file()
     with pytest.raises(SubmitError, match="prepares data"):
-        check(read_call(["pretrain", "--config", "tiny/docstrings.json"]), [1], first=False)
-    with pytest.raises(ConfigError, match="pre-trains a model"):
-        check(read_call(["data_prep", "--config", "tiny/ofa_90.json"]), [1], first=True)
-    with pytest.raises(ConfigError, match="pre-trains a model"):
-        check(read_call(["sweep", "--config", "tiny/ofa_90.json"]), [1], first=False)
+        check(read_call(["pretrain", "--config", "tiny/docstrings.json"]), [1])
+    for script in ("data_prep", "sweep"):
+        with pytest.raises(SubmitError, match="pre-trains a model"):
+            check(read_call([script, "--config", "tiny/ofa_90.json"]), [1])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data_prep", "--config", "tiny/docstrings.json", "--wrokers", "3"], "unrecognized arguments: --wrokers"),
+        (["data_prep", "--config", "tiny/docstrings.json", "--set", "mode=x"], "mode"),
+        (["sweep", "--config", "tiny/sweep.json", "--onyl", "x"], "unrecognized arguments: --onyl"),
+        (["launch/verify.py", "runs/a", "--expect", "0.9", "0.8"], "unrecognized arguments: 0.8"),
+        (["launch/report.py"], "required: DIR"),
+        (["launch/export.py", "runs/a", "--format", "onyx"], "onyx"),
+    ],
+)
+def test_arguments_of_scripts_that_do_not_train_are_read_before_they_wait_for_days(place, words, said):
+    with pytest.raises(SubmitError, match=said):
+        check(read_call(words), [1])
+
+
+@pytest.mark.parametrize("words", [["launch/verify.py", "runs/a"], ["data_prep", "--config", "tiny/docstrings.json"]])
+def test_nothing_of_theirs_is_done_by_that(place, words):
+    before = sorted(place.rglob("*"))
+    check(read_call(words), [1])
+    assert sorted(place.rglob("*")) == before, "and what a report or a check is of may yet be made"
+
+
+def test_a_check_that_ends_without_a_word_is_an_error(place, monkeypatch):
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(SubmitError, match="status 1 and no word"):
+        check(read_call(["pretrain", "--config", "mine.json"]), [1])
+
+
+def test_a_run_that_is_there_is_not_continued_by_who_says_never(place):
+    (place / "runs" / "mine").mkdir(parents=True)
+    record = {"config": TINY, "data_fingerprint": "", "versions": {}}
+    (place / "runs" / "mine" / "config.json").write_text(json.dumps(record))
+    with pytest.raises(SubmitError, match="holds a run and --resume is never"):
+        check(read_call(["pretrain", "--config", "mine.json", "--resume", "never"]), [1])

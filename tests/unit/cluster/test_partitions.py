@@ -28,7 +28,17 @@ def test_lines_of_sinfo_are_read():
 FITS = Resources(nodes=(2, 5), gpus_per_node=4, partition="gpu", minutes=700, cpus_per_task=12, mem_gb=1000)
 
 
-@pytest.mark.parametrize("asked", [Resources(), Resources(nodes=(10, 20)), FITS, replace(FITS, gpus_per_node=8)])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Resources(),
+        Resources(nodes=(10, 20)),
+        FITS,
+        replace(FITS, gpus_per_node=8),
+        replace(FITS, partition="cpu,gpu"),
+        replace(FITS, partition="gpu,night"),
+    ],
+)
 def test_what_there_is_is_granted(asked):
     check(asked, parse(SINFO))
 
@@ -38,6 +48,8 @@ def test_what_there_is_is_granted(asked):
     [
         ({"partition": "gpus"}, ["--partition gpus", "did you mean gpu?"]),
         ({"partition": "xyz"}, ["known: cpu, gpu, night"]),
+        ({"partition": "gpu,xyz"}, ["--partition xyz"]),
+        ({"partition": "cpu,night"}, ["partition cpu,night has at most 2 GPUs"]),
         ({"partition": "night"}, ["partition night is down"]),
         ({"gpus_per_node": 16}, ["--gpus-per-node 16", "partition gpu has at most 9 GPUs"]),
         ({"partition": None}, ["partition cpu has at most 0 GPUs"]),
@@ -66,6 +78,20 @@ def test_numbers_of_nodes_and_what_they_mean_for_ranks():
     for wrong in ("0", "4-2", "0-2", "two", "1-", "-1", ""):
         with pytest.raises(SubmitError, match="--nodes"):
             node_range(wrong)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (Resources(), "1 node of 1 process"),
+        (Resources(nodes=(2, 2), tasks_per_node=3), "2 nodes of 3 processes"),
+        (Resources(nodes=(1, 4), gpus_per_node=8), "1 to 4 nodes of 8 GPUs"),
+        (Resources(gpus_per_node=1, tasks_per_node=1), "1 node of 1 GPU"),
+        (Resources(gpus_per_node=8, tasks_per_node=1), "1 node of 8 GPUs and 1 process"),
+    ],
+)
+def test_what_is_asked_for_is_said_as_it_is(asked, words):
+    assert asked.in_words() == words
 
 
 def test_limits_are_whole_minutes():

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ofa.cluster import queue, show
-from ofa.cluster.queue import QueuedJob, QueueError
+from ofa.cluster.queue import QueuedJob
+from ofa.cluster.slurm import SlurmError
 from ofa.cluster.status import Row, State
 from tests.commands import command
 
@@ -156,8 +157,33 @@ def test_a_queue_that_does_not_answer_costs_only_what_it_knows(make, tmp_path, m
     assert rows[0].state == State.NEVER_STARTED and "Unable to contact" in trouble
     monkeypatch.setattr(queue, "PATIENCE", 0.1)
     squeue(tmp_path / "bin", "exec sleep 5", monkeypatch)
-    with pytest.raises(QueueError, match="did not answer"):
+    with pytest.raises(SlurmError, match=r"squeue did not answer within 0 s"):
         queue.queued(["17"])
+
+
+def test_json_does_not_hide_that_the_queue_cannot_be_read(make, tmp_path, monkeypatch):
+    make("a").write("jobs.json", json.dumps({"jobs": ["17"]}))
+    squeue(tmp_path / "bin", "echo 'slurm_load_jobs error: Unable to contact controller' >&2; exit 1", monkeypatch)
+    answer = command("status.py", "--json", cwd=tmp_path)
+    assert json.loads(answer.out)[0]["state"] == "never started"
+    assert answer.err.startswith("note: without Slurm's queue: squeue says: ") and "Unable to contact" in answer.err
+
+
+def test_a_damaged_list_of_jobs_costs_no_other_row(make, tmp_path, monkeypatch):
+    make("a").write("jobs.json", "{")
+    make("b").write("jobs.json", json.dumps({"jobs": ["17"]}))
+    squeue(tmp_path / "bin", 'echo "17|PENDING|Priority"', monkeypatch)
+    rows, _ = show.status_rows([tmp_path / "runs"])
+    assert [str(one.state) for one in rows] == ["unreadable", "pending"] and "jobs.json is damaged" in rows[0].error
+
+
+def test_a_sweep_that_is_a_job_itself_has_its_place_in_the_queue(make, tmp_path, monkeypatch):
+    record = json.dumps({"config": {"script": "cofi"}, "cells": ["a", "b"]})
+    make("sweep").write("config.json", record).write("jobs.json", json.dumps({"jobs": ["17"]}))
+    make("sweep/a").begun().trained(30).said(SAVED).given_back()
+    squeue(tmp_path / "bin", 'echo "17|PENDING|BeginTime"', monkeypatch)
+    (row,), _ = show.status_rows([tmp_path / "runs"])
+    assert (row.state, row.waits_for, row.job) == (State.REQUEUED, "BeginTime", "17")
 
 
 def test_jobs_that_slurm_has_forgotten_are_in_no_queue(tmp_path, monkeypatch):

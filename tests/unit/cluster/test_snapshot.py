@@ -73,6 +73,13 @@ def test_only_what_is_no_code_may_differ(checkout, tmp_path):
     assert snapshot(checkout, tmp_path / "code").commit == git(checkout, "rev-parse", "HEAD")
 
 
+def test_a_repository_that_git_will_not_read_is_no_reason_to_run_something_else(checkout, tmp_path):
+    """As where it belongs to somebody else; here its head leads nowhere."""
+    (checkout / ".git" / "HEAD").write_text("ref: refs/heads/gone\n")
+    with pytest.raises(SubmitError, match=f"git rev-parse in {checkout} says"):
+        snapshot(checkout, tmp_path / "code")
+
+
 def test_without_git_the_checkout_is_the_code(tmp_path):
     (tmp_path / "ofa").mkdir()
     code = snapshot(tmp_path, tmp_path / "code")

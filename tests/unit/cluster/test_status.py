@@ -136,6 +136,13 @@ def test_an_attempt_without_an_end_was_killed(make):
     assert look(folder).state == State.KILLED
 
 
+def test_a_sweep_whose_process_crashed_says_why(make):
+    folder = make("sweep").write("config.json", json.dumps({"config": {"script": "cofi"}, "cells": ["x"]}))
+    write_end(folder.path, start(folder), status=1, step=0, reason="crashed", error="error: no such task")
+    found = sweep_row(look_at(folder.path), [], {})
+    assert (found.attempts, found.error) == (1, "error: no such task")
+
+
 def test_who_goes_on_by_hand_after_a_job_is_believed(make):
     folder = make("a").begun()
     attempts = [{"attempt": 1, "event": "start", "time": "2026-01-01T00:00:00+00:00", "job": "17"}]
@@ -186,7 +193,7 @@ def sweep(make, *states, planned):
     folder = make("sweep").write("config.json", json.dumps({"config": {"script": "cofi"}, "cells": ["x"] * planned}))
     cells = [look(make(f"sweep/{number}").write("jobs.json", "{}")) for number in range(len(states))]
     cells = [type(cell)(cell.run, state, error="why") for cell, state in zip(cells, states, strict=True)]
-    return sweep_row(look_at(folder.path), cells)
+    return sweep_row(look_at(folder.path), cells, {})
 
 
 @pytest.mark.parametrize(
@@ -209,4 +216,4 @@ def test_a_sweep_is_what_its_cells_are(make, states, expected):
 def test_a_sweep_whose_process_lives_runs_also_between_two_cells(make, hold):
     folder = make("sweep").write("config.json", json.dumps({"config": {"script": "cofi"}, "cells": ["x"]}))
     hold(folder)
-    assert sweep_row(look_at(folder.path), []).state == State.RUNNING
+    assert sweep_row(look_at(folder.path), [], {}).state == State.RUNNING

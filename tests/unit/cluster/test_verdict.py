@@ -76,6 +76,13 @@ def test_no_job_is_queued_for_ever():
     assert not last.requeue and "it was 2 times (--max-requeues)" in last.error
 
 
+def test_what_slurm_queues_again_by_itself_is_counted_too():
+    """Preemption without grace, of a run that gets further each time."""
+    killed = [attempt(number, number * 10) for number in range(3)]
+    assert refusal(killed, 30, Limits(requeues=3)) is None
+    assert "queued again 3 times, more than 2 (--max-requeues)" in refusal(killed, 30, Limits(requeues=2))
+
+
 @given(st.lists(st.booleans(), max_size=12), st.integers(0, 3))
 def test_no_more_crashes_than_the_limit_follow_each_other_without_a_step(progress, limit):
     """Whatever the order, the job is given up at the crash that is one too many, and at no other."""

@@ -41,17 +41,31 @@ def test_a_dry_run_shows_every_command_of_the_chain_and_writes_nothing(project):
         (("launch/nothing.py",), ["launch/nothing.py", "no script"]),
         (("--nodes", "4-2", *RUN), ["--nodes 4-2", "a range such as 1-4"]),
         (("--gpus-per-node", "2", "--tasks-per-node", "2", *RUN), ["--tasks-per-node is for nodes without GPUs"]),
-        (("--max-crashes", "-1", *RUN), ["--max-crashes must be at least 0"]),
         (("--sbatch", "Reservation", *RUN), ["--sbatch Reservation"]),
-        (("--time", "2m", "--grace", "2m", *RUN), ["--grace 120 s", "--time 120 s"]),
+        (("--time", "2m", "--grace", "2m", *RUN), ["a grace of 120 s leaves nothing of 2 minutes"]),
         (("--each", "seed", *RUN), ["--each seed: expected"]),
         ((*RUN, "--then", *RUN), ["two jobs would have the run folder runs/mine"]),
         ((*RUN, "--set", "optimizer.lr=-1"), ["optimizer.lr"]),
         (("--nodes", "2", *RUN), ["--cluster local has one node"]),
+        ((*RUN, "--then", "--nodes", "2", *RUN, "--run-dir", "runs/b"), ["--cluster local has one node"]),
+        ((*RUN, "--then", "launch/report.py"), ["report: the following arguments are required: DIR"]),
     ],
 )
 def test_mistakes_are_refused_and_leave_nothing(project, arguments, words):
     refused(project, *LOCAL, *arguments, words=words, script_name="submit.py")
+
+
+def test_debug_has_one_process(project):
+    two = ("--cluster", "debug", "--tasks-per-node", "2", *RUN)
+    refused(project, *two, words=["--cluster debug has one process"], script_name="submit.py")
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--follow", "--uncommitted", "--cluster=debug", "--jobs=x"])
+def test_what_holds_for_the_whole_chain_is_not_said_in_its_middle(project, option):
+    """Least of all --dry-run, to be passed over."""
+    answer = command("submit.py", *LOCAL, *RUN, "--then", option, *RUN, "--run-dir", "runs/b", cwd=project)
+    assert answer.status == 2 and "holds for the whole chain: give it before the first script" in answer.err
+    assert not (project / "runs").exists()
 
 
 def test_slurm_is_told_how_long(project):

@@ -7,11 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from ofa.sweep.output import open_output
+from ofa.cluster.errors import SubmitError
+from ofa.sweep import run
+from ofa.sweep.output import open_output, output_path, why_it_failed
 from ofa.sweep.run import Sweep
 
 CODE = """
@@ -40,7 +43,9 @@ class Process:
         with open_output(cell) as out:
             command = [sys.executable, "-c", CODE, str(cell.folder.path)]
             self.process = subprocess.Popen(command, stdout=out, stderr=out)
+        self.output = output_path(cell)
         self.poll, self.stop = self.process.poll, self.process.send_signal
+        self.why = partial(why_it_failed, self.output)
 
 
 class Starter:
@@ -135,6 +140,33 @@ def test_a_signal_reaches_the_running_cells_and_the_sweep_waits_for_them(planned
     assert outcome.status() == 75 and not outcome.failed
     assert [(path.parent / "saved").read_text() for path in ready] == [str(int(number))] * 2
     assert signal.getsignal(number) is before
+
+
+class Refusing(Starter):
+    """Takes one at a time, as a queue that is full."""
+
+    most = 1
+
+    def start(self, cell, config, more, running):
+        """Start one, or refuse."""
+        if len(running) >= self.most:
+            raise SubmitError("sbatch says: QOSMaxSubmitJobPerUserLimit")
+        return super().start(cell, config, more, running)
+
+
+def test_what_a_full_queue_does_not_take_is_offered_again_while_others_run(planned, monkeypatch, capsys):
+    monkeypatch.setattr(run, "BETWEEN_TRIES", 0.1)
+    cells, starter = of(planned, "a", "b"), Refusing(2)
+    outcome = Sweep(list(cells.values()), dict.fromkeys(cells), starter, after=print).run()
+    assert (starter.order, outcome.done, outcome.status()) == (["a", "b"], ["a", "b"], 0)
+    assert "b: not submitted yet: sbatch says: QOSMax" in capsys.readouterr().out
+
+
+def test_where_nothing_runs_a_refusal_ends_the_sweep(planned):
+    cells, starter = of(planned, "a"), Refusing(1)
+    starter.most = 0
+    with pytest.raises(SubmitError, match="QOSMax"):
+        Sweep(list(cells.values()), dict.fromkeys(cells), starter, after=print).run()
 
 
 HOLD = """

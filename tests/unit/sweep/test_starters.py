@@ -1,17 +1,20 @@
-"""Cells as processes with their share of the machine, and as jobs that are taken back and queued again."""
+"""Cells as processes with their share of the machine, and as jobs."""
 
+import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
-import submitit
 
-from ofa.config import CHECKOUT
+from ofa.cluster.attempts import read_attempts
+from ofa.cluster.jobs_file import noted_jobs
+from ofa.cluster.queue import QueuedJob
+from ofa.cluster.verdict import CRASHED
+from ofa.config import JobConfig
 from ofa.sweep.cells import check
-from ofa.sweep.jobs import Job
+from ofa.sweep.jobs import JobStarter, Queue
 from ofa.sweep.local import LocalStarter
 
 
@@ -74,36 +77,95 @@ def test_a_cell_alone_and_one_that_says_its_threads_are_left_as_they_are(planned
     let_go(alone, beside)
 
 
-SAVES = """
-import pathlib, signal, sys, time
-saved = pathlib.Path(sys.argv[1])
-if saved.exists():
-    print("continued", flush=True)
-    sys.exit(0)
-def save(*_):
-    time.sleep(0.3)
-    saved.touch()
-    sys.exit(75)
-signal.signal(signal.SIGUSR2, save)
-print("ready", flush=True)
-while True:
-    time.sleep(0.05)
-"""
+@pytest.fixture
+def job(planned, monkeypatch, tmp_path):
+    """Starts a cell as a job of submitit's `local` cluster, where there is no data; its end comes at once."""
+    monkeypatch.chdir(tmp_path)
+
+    def start(**asked):
+        (cell,) = planned(set={"batch": {"global_size": 8, "micro_size": 4}}, grid={"seed": [1]}).values()
+        starter = JobStarter(tmp_path / "s" / "jobs", JobConfig(cluster="local", **asked), 1)
+        return cell, starter.start(cell, check([cell])[cell.name], ["--set", "log.every=7"], [])
+
+    return start
 
 
-@pytest.mark.slow
-def test_a_job_that_is_taken_back_lets_its_run_save_and_continues_it(monkeypatch, tmp_path):
-    """Preemption as submitit sends it; its `local` cluster queues the job again as Slurm does."""
-    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
-    executor = submitit.AutoExecutor(folder=tmp_path / "jobs", cluster="local")
-    executor.update_parameters(timeout_min=60)
-    saved, output = tmp_path / "saved", tmp_path / "output.txt"
-    job = executor.submit(Job([sys.executable, "-c", SAVES, str(saved)], output))
-    began = time.monotonic()
-    while not (output.exists() and "ready" in output.read_text()):
-        assert time.monotonic() - began < 60 and not job.done(), job.stderr()
+def ended(run):
+    """Its status, once it has one."""
+    until = time.monotonic() + 60
+    while (status := run.poll()) is None:
+        assert time.monotonic() < until
         time.sleep(0.05)
-    (task,) = Path(f"/proc/{job.job_id}/task/{job.job_id}/children").read_text().split()
-    os.kill(int(task), signal.SIGUSR2)
-    assert job.result() == 0
-    assert saved.exists() and output.read_text().split() == ["ready", "continued"]
+    return status
+
+
+def test_a_cell_that_is_a_job_notes_its_attempts_and_tells_from_them_how_it_ended(job):
+    cell, run = job(tasks_per_node=2)
+    assert ended(run) == 1
+    (attempt,) = read_attempts(cell.folder.path)
+    assert (attempt.ranks, attempt.end.status, attempt.end.reason) == (2, 1, CRASHED)
+    why = run.why(1)
+    assert why.startswith("status 1: data") and why.removeprefix("status 1: ") in run.output.read_text()
+    (noted,) = noted_jobs(cell.folder.path)
+    assert (noted.job, noted.log) == (attempt.job, run.output)
+    assert "log.every=7" in json.loads((cell.folder.path / "jobs.json").read_text())["jobs"][0]["command"]
+
+
+def test_a_job_that_cannot_begin_is_no_secret(job, tmp_path):
+    """What it is to run cannot be imported where it starts."""
+    (tmp_path / "ofa").mkdir()
+    (tmp_path / "ofa" / "__init__.py").write_text("raise ImportError('torn')")
+    cell, run = job()
+    assert ended(run) == 1
+    assert run.why(1).startswith(f"job {run._job}, before it began: status 1") and "torn" in run.why(1)
+
+
+def squeue(folder, text, monkeypatch):
+    """Put a program of that name on the path."""
+    folder.mkdir(exist_ok=True)
+    (folder / "squeue").write_text(f"#!/bin/sh\n{text}\n")
+    (folder / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+
+def test_one_question_is_asked_about_all_jobs_and_not_too_often(tmp_path, monkeypatch):
+    squeue(tmp_path / "bin", f'echo "$@" >> {tmp_path}/asked; echo "17|PENDING|Priority"', monkeypatch)
+    queue = Queue()
+    for job in ("17", "18"):
+        queue.watch(job)
+    assert [queue.state("17"), queue.state("18")] == [QueuedJob("PENDING", "Priority"), None]
+    queue.watch("19")
+    assert queue.state("19") == QueuedJob("UNKNOWN", ""), "nobody has asked about it yet"
+    assert queue.state("19", age=0.0) is None
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert [line.rpartition(" ")[2] for line in asked] == ["17,18", "17,18,19"]
+
+
+def test_what_slurm_said_last_holds_until_it_answers(tmp_path, monkeypatch, capsys):
+    squeue(tmp_path / "bin", 'echo "17|RUNNING|None"', monkeypatch)
+    queue = Queue()
+    queue.watch("17")
+    assert queue.state("17", age=0.0).has_nodes
+    squeue(tmp_path / "bin", "echo 'Unable to contact slurm controller' >&2; exit 1", monkeypatch)
+    queue.watch("18")
+    for _ in range(3):
+        assert queue.state("17", age=0.0).has_nodes and queue.state("18", age=0.0) is not None
+    assert capsys.readouterr().err.count("Unable to contact") == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"tasks_per_node": 3}, "cell seed=1: batch.global_size 8 is not a multiple"),
+        ({"nodes": 2}, "local has one node"),
+        ({"minutes": 2}, "a grace of 120 s leaves nothing of 2 minutes"),
+    ],
+)
+def test_what_no_job_could_do_is_refused_before_any_is_queued(planned, tmp_path, asked, words):
+    cells = list(planned(set={"batch": {"global_size": 8, "micro_size": 4}}, grid={"seed": [1, 2]}).values())
+    starter = JobStarter(tmp_path / "jobs", JobConfig(cluster="local", **asked), 1)
+    with pytest.raises(ValueError, match=words):
+        starter.check(cells, check(cells))
+    with pytest.raises(ValueError, match="expected an option of sbatch"):
+        JobStarter(tmp_path / "jobs", JobConfig(cluster="local", sbatch=["A b"]), 1)
+    assert not (tmp_path / "jobs").exists()

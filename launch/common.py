@@ -173,17 +173,28 @@ def say_that_it_starts() -> None:
         print("starting: loading torch and transformers", file=sys.stderr, flush=True)
 
 
+def look(check: Callable[[], None]) -> None:
+    """Refuse what can be seen to be wrong before imports that take seconds; see `main_wrapper` for OFA_CHECK."""
+    _end_if_only_the_arguments_are_read()
+    with explained_errors():
+        check()
+
+
 def main_wrapper(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` and exit with its status (None: 0); see `explained_errors`.
 
     With OFA_CHECK=arguments that is all: the command line has been read by now, and nothing is done.
     """
-    if os.environ.get("OFA_CHECK") == "arguments":
-        sys.exit(DONE)
+    _end_if_only_the_arguments_are_read()
     with explained_errors():
         signal.signal(signal.SIGINT, signal.default_int_handler)
         status = main()
     sys.exit(DONE if status is None else status)
+
+
+def _end_if_only_the_arguments_are_read() -> None:
+    if os.environ.get("OFA_CHECK") == "arguments":
+        sys.exit(DONE)
 
 
 @contextlib.contextmanager

@@ -105,8 +105,7 @@ if __name__ == "__main__":
     common.only_first_rank()
     from ofa.models.place import check_there
 
-    with common.explained_errors():
-        check_there(OPTIONS.model)  # before imports that take seconds
+    common.look(lambda: check_there(OPTIONS.model))
     if "WORLD_SIZE" in os.environ:
         os.environ["WORLD_SIZE"] = "1"  # the rank that stays works alone
     from ofa.downstream.evaluate_model import evaluate_model, evaluation_table  # after the arguments: it takes seconds

@@ -112,9 +112,7 @@ if __name__ == "__main__":
     common.only_first_rank()
     from ofa.models.place import check_there
 
-    with common.explained_errors():
-        if OPTIONS.folder is not None:
-            check_there(OPTIONS.folder)  # before imports that take seconds
+    common.look(lambda: None if OPTIONS.folder is None else check_there(OPTIONS.folder))
     from ofa.export.from_reference import export_reference  # after the arguments: it takes seconds to import
     from ofa.export.from_state import export_checkpoint
     from ofa.export.stage import percent, stage_lines

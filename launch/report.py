@@ -25,8 +25,7 @@ if __name__ == "__main__":
     given = arguments()
     from ofa.models.place import check_there
 
-    with common.explained_errors():
-        check_there(given.folder)  # before imports that take seconds
+    common.look(lambda: check_there(given.folder))
 
     from ofa.report import build_report
 

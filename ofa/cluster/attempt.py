@@ -131,7 +131,7 @@ class JobTask:
                 return -signal.SIGKILL, Ended(-signal.SIGKILL, watch.asked, in_time=False, error=error)
             time.sleep(BETWEEN_LOOKS)
         error = None if status == DONE else child.error(status)
-        return status, Ended(status, watch.asked, by_file, error=error)
+        return status, Ended(status, watch.asked, by_file, saves=command.trains, error=error)
 
     def _follow(self, verdict: Verdict, status: int, place: Place) -> int:
         """Do what was decided; returns if the run is done."""

@@ -17,8 +17,12 @@ DONE, USAGE, STOPPED_AND_SAVED = 0, 2, 75
 
 SAVED = "stopped and saved"
 UNSAVED = "stopped before it could save"
+UNABLE = "failed when it was to save"
 CRASHED = "crashed"
 KILLED = "killed"
+
+COUNTED = (UNABLE, CRASHED, KILLED)
+"""Ends after which the next start may come to the same one."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,9 @@ class Ended:
 
     in_time: bool = True
     """False: it had not saved when the time was nearly up."""
+
+    saves: bool = True
+    """Whether it is a script that saves when it is asked to."""
 
     error: str | None = None
     """Its last error line."""
@@ -75,15 +82,22 @@ def judge(ended: Ended, attempts: Sequence[Attempt], step: int, limits: Limits) 
         return Verdict(SAVED)
     if ended.status == STOPPED_AND_SAVED:
         return _again(Verdict(SAVED, requeue=True), attempts, limits)
-    if ended.asked is not None and ended.in_time:
-        return _again(Verdict(UNSAVED, requeue=True, error=ended.error), attempts, limits)
-    if ended.status == USAGE:
+    reason = _reason(ended)
+    if ended.status == USAGE and reason == CRASHED:
         return Verdict(CRASHED, error=ended.error)
     count = crashes_in_a_row(attempts[:-1], step_now=attempts[-1].step)
     count = 0 if step > attempts[-1].step else count + 1
-    if count > limits.crashes:
-        return Verdict(CRASHED, error=f"{ended.error} ({_in_a_row(count, step)})")
-    return _again(Verdict(CRASHED, requeue=True, error=ended.error), attempts, limits)
+    if reason in COUNTED and count > limits.crashes:
+        return Verdict(reason, error=f"{ended.error} ({_in_a_row(count, step)})")
+    return _again(Verdict(reason, requeue=True, error=ended.error), attempts, limits)
+
+
+def _reason(ended: Ended) -> str:
+    """In words, of one that has neither done its work nor saved."""
+    if ended.asked is None or not ended.in_time:
+        return CRASHED
+    # One that a signal ended had not begun to listen; one that ends itself has tried, and a full disk stays full.
+    return UNABLE if ended.saves and ended.status > 0 else UNSAVED
 
 
 def refusal(attempts: Sequence[Attempt], step: int, limits: Limits) -> str | None:
@@ -114,7 +128,7 @@ def crashes_in_a_row(attempts: Sequence[Attempt], *, step_now: int) -> int:
         after = attempts[number + 1].step if number + 1 < len(attempts) else step_now
         if max(after, attempt.end.step if attempt.end else 0) > attempt.step:
             count = 0
-        elif attempt.end is None or attempt.end.reason in (CRASHED, KILLED):
+        elif attempt.end is None or attempt.end.reason in COUNTED:
             count += 1
     return count
 

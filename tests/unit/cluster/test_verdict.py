@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ofa.cluster.attempts import Attempt, End
-from ofa.cluster.verdict import CRASHED, SAVED, UNSAVED, Ended, Limits, crashes_in_a_row, judge, refusal
+from ofa.cluster.verdict import CRASHED, SAVED, UNABLE, UNSAVED, Ended, Limits, crashes_in_a_row, judge, refusal
 
 
 def attempt(number, step, end=None, status=1, reason=CRASHED):
@@ -27,7 +27,8 @@ NOW = attempt(1, 5)
         (Ended(75), SAVED, True),  # the signal came to another rank, or it has a time limit of its own
         (Ended(75, by_file=True), SAVED, False),
         (Ended(-12, asked="SIGUSR2"), UNSAVED, True),  # it was still starting
-        (Ended(1, asked="SIGTERM"), UNSAVED, True),
+        (Ended(1, asked="SIGTERM"), UNABLE, True),
+        (Ended(1, asked="SIGTERM", saves=False), UNSAVED, True),  # a sweep with a run that has failed, and others left
         (Ended(2), CRASHED, False),
         (Ended(1), CRASHED, True),
         (Ended(-9), CRASHED, True),
@@ -47,6 +48,18 @@ def test_a_run_that_crashes_at_one_step_is_given_up_with_its_error():
         attempts[-1] = attempt(number, 40, 40)
     assert [verdict.requeue for verdict in verdicts] == [True, True, False]
     assert "loss is nan" in verdicts[-1].error and "3 times in a row at step 40" in verdicts[-1].error
+
+
+def test_a_run_that_never_can_save_when_it_is_asked_is_given_up_too():
+    """As where the disk is full; one that the signal ended while it started is none."""
+    full = Ended(1, asked="SIGUSR2", error="error: no space left")
+    attempts = [attempt(1, 40, 40, 1, UNABLE), attempt(2, 40, 40, -12, UNSAVED), attempt(3, 40, 40, 1, UNABLE)]
+    assert judge(full, [*attempts[:2], attempt(3, 40)], 40, Limits(crashes=2)).requeue
+    last = judge(full, [*attempts, attempt(4, 40)], 40, Limits(crashes=2))
+    assert (last.reason, last.requeue) == (UNABLE, False)
+    assert "no space left" in last.error and "3 times in a row at step 40" in last.error
+    assert judge(full, [*attempts, attempt(4, 40)], 50, Limits(crashes=2)).requeue, "it got further before"
+    assert judge(Ended(-12, asked="SIGUSR2"), [*attempts, attempt(4, 40)], 40, Limits(crashes=2)).requeue
 
 
 def test_one_that_gets_further_each_time_is_not():

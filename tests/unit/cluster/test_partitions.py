@@ -1,6 +1,7 @@
 """What is asked for, against what a Slurm says that it has."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -102,3 +103,51 @@ def test_limits_are_whole_minutes():
 def test_what_is_no_option_of_sbatch_is_refused(wrong):
     with pytest.raises(SubmitError, match="expected an option of sbatch"):
         check_options([wrong])
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [
+        ("array=1-3", "--each"),
+        ("nodes=2", "--nodes"),
+        ("--time=1:00:00", "--time"),
+        ("gpus=3", "--gpus-per-node"),
+        ("ntasks=3", "--tasks-per-node"),
+        ("signal=USR1@60", "--grace"),
+        ("output=x", "--jobs"),
+        ("no-requeue", "--max-requeues 0"),
+        ("partition=gpu", "--partition"),
+    ],
+)
+def test_options_that_are_written_anyway_are_refused_with_ours(option, instead):
+    with pytest.raises(SubmitError, match=rf"^--sbatch {option}: .*{instead}"):
+        check_options([option])
+
+
+@pytest.mark.parametrize(
+    ("own", "chain", "found"),
+    [
+        ((), None, None),
+        ((), "afterok:7", "afterok:7"),
+        (("dependency=singleton",), None, "singleton"),
+        (("dependency=afterany:3", "dependency=singleton"), "afterok:7", "afterok:7,afterany:3,singleton"),
+    ],
+)
+def test_a_job_waits_for_its_chain_and_for_what_else_it_was_told(own, chain, found):
+    check_options(own)
+    parameters = Resources(other=own).parameters("a", Path("code"), chain)
+    assert parameters.get("dependency") == found
+    assert "dependency" not in parameters["additional_parameters"]
+    assert parameters["additional_parameters"].get("kill-on-invalid-dep") == (found and "yes")
+
+
+def test_one_of_several_jobs_to_wait_for_cannot_be_joined_to_a_chain():
+    with pytest.raises(SubmitError, match=r"--sbatch dependency=afterok:1\?afterok:2: "):
+        check_options(["dependency=afterok:1?afterok:2"])
+    with pytest.raises(SubmitError, match="--sbatch dependency: "):
+        check_options(["dependency"])
+
+
+def test_other_options_reach_sbatch_as_they_are():
+    more = Resources(other=("reservation=night", "--exclusive")).parameters("a", Path("code"), None)
+    assert more["additional_parameters"] == {"requeue": True, "reservation": "night", "exclusive": True}

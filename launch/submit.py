@@ -2,7 +2,8 @@
 
     python launch/submit.py --nodes 4 --gpus-per-node 8 --partition gpu --time 12h \\
         launch/pretrain.py --config ofa_90.json --set batch.micro_size=8
-    python launch/submit.py --nodes 1-4 ... launch/pretrain.py ...       goes on with what is left of lost nodes
+    python launch/submit.py --nodes 1-2 ... launch/pretrain.py ...       goes on with what is left of lost nodes; each
+                                                     number of the range must divide the batch
     python launch/submit.py ... launch/pretrain.py --config teacher.json \\
         --then launch/pretrain.py --config ofa_90.json \\
         --then --nodes 1 launch/sweep.py --config downstream/sweep.json  each after the success of the one before

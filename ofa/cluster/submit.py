@@ -22,6 +22,7 @@ from ofa.cluster import partitions
 from ofa.cluster.attempt import Command, JobTask
 from ofa.cluster.attempts import attempts_folder, attempts_of
 from ofa.cluster.command import ScriptCall, check, makes
+from ofa.cluster.division import check_division
 from ofa.cluster.errors import SubmitError
 from ofa.cluster.follow import FORGOTTEN
 from ofa.cluster.jobs_file import note_job, noted_jobs
@@ -105,6 +106,7 @@ def check_chain(chain: Sequence[Link], *, slurm: bool) -> None:
         if slurm:
             partitions.check(link.resources, groups)
         for call in link.calls:
+            check_division(call, link.resources)
             check(call, link.resources.rank_counts(), made)
         made += [folder for call in link.calls for folder in makes(call)]
 

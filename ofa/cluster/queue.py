@@ -52,13 +52,17 @@ def queued(jobs: Collection[str]) -> dict[str, QueuedJob]:
     return parse(ask(*command, patience=PATIENCE, forgiven=FORGOTTEN))
 
 
-def is_running(job: str) -> bool:
+def is_running(job: str, patience: float = PATIENCE) -> bool:
     """Whether Slurm lets a job run, and has not begun to end it: cancelled it, or put it back into the queue.
+
+    Args:
+        job: its number.
+        patience: seconds that the controller is given.
 
     Raises:
         SlurmError: the controller does not answer.
     """
-    state = job_values(job).get("JobState")
+    state = job_values(job, patience).get("JobState")
     return state in RUNS and state != ENDS
 
 

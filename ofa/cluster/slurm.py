@@ -44,12 +44,12 @@ def ask(*command: str, patience: float = PATIENCE, forgiven: str | None = None) 
     return done.stdout
 
 
-def job_values(job: str) -> dict[str, str]:
+def job_values(job: str, patience: float = PATIENCE) -> dict[str, str]:
     """What Slurm says of a job, by its own words such as JobState; nothing of one that it has forgotten.
 
     Raises:
         SlurmError: it does not answer.
     """
-    shown = ask("scontrol", "show", "job", "-o", job, forgiven=FORGOTTEN)
+    shown = ask("scontrol", "show", "job", "-o", job, patience=patience, forgiven=FORGOTTEN)
     pairs = [word.partition("=") for word in shown.split()]
     return {key: value for key, equals, value in pairs if equals}

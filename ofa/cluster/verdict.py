@@ -1,8 +1,8 @@
 """What becomes of a job when its run has ended: done, back into the queue, or failed.
 
-Two limits: a run that crashes again and again without getting further is stopped, since the next start would crash too;
-and no job is queued for ever. What Slurm queues again by itself (a lost node, preemption without grace) leaves an
-attempt without an end, which counts as a crash.
+A run that crashes again and again without getting further is stopped, since the next start would crash too. What Slurm
+ends and queues again by itself (a lost node, preemption without grace) leaves an attempt without an end, which says
+little of the run: of these many more may follow each other. And no job is queued for ever.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ UNABLE = "failed when it was to save"
 CRASHED = "crashed"
 KILLED = "killed"
 
-COUNTED = (UNABLE, CRASHED, KILLED)
+COUNTED = (UNABLE, CRASHED)
 """Ends after which the next start may come to the same one."""
 
 
@@ -34,6 +34,10 @@ class Limits:
 
     crashes: int = 2
     """In a row, without a step that was saved between them."""
+
+    kills: int = 20
+    """The same of ends that Slurm caused: a run on a busy partition may be preempted often before it first saves, and
+    what is no run, such as a sweep, never does."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,9 @@ def judge(ended: Ended, attempts: Sequence[Attempt], step: int, limits: Limits) 
     reason = _reason(ended)
     if ended.status == USAGE and reason == CRASHED:
         return Verdict(CRASHED, error=ended.error)
-    count = crashes_in_a_row(attempts[:-1], step_now=attempts[-1].step)
-    count = 0 if step > attempts[-1].step else count + 1
+    count = 0 if step > attempts[-1].step else in_a_row(attempts[:-1], step_now=attempts[-1].step)[0] + 1
     if reason in COUNTED and count > limits.crashes:
-        return Verdict(reason, error=f"{ended.error} ({_in_a_row(count, step)})")
+        return Verdict(reason, error=f"{ended.error} ({_times(count, step, '--max-crashes')})")
     return _again(Verdict(reason, requeue=True, error=ended.error), attempts, limits)
 
 
@@ -108,29 +111,33 @@ def refusal(attempts: Sequence[Attempt], step: int, limits: Limits) -> str | Non
         step: that the last checkpoint holds.
         limits: of restarts.
     """
-    count = crashes_in_a_row(attempts, step_now=step)
-    if count > limits.crashes:
-        return f"killed or crashed {_in_a_row(count, step)}"
+    crashes, kills = in_a_row(attempts, step_now=step)
+    if crashes > limits.crashes:
+        return f"crashed {_times(crashes, step, '--max-crashes')}"
+    if kills > limits.kills:
+        return f"killed {_times(kills, step, '--max-kills')}"
     if len(attempts) > limits.requeues:
         return f"it was queued again {len(attempts)} times, more than {limits.requeues} (--max-requeues)"
     return None
 
 
-def crashes_in_a_row(attempts: Sequence[Attempt], *, step_now: int) -> int:
-    """Crashes since a step was last saved.
+def in_a_row(attempts: Sequence[Attempt], *, step_now: int) -> tuple[int, int]:
+    """Crashes since a step was last saved, and ends since then that Slurm caused.
 
     Args:
         attempts: of one job, all ended.
         step_now: that the last checkpoint holds after them.
     """
-    count = 0
+    crashes = kills = 0
     for number, attempt in enumerate(attempts):
         after = attempts[number + 1].step if number + 1 < len(attempts) else step_now
         if max(after, attempt.end.step if attempt.end else 0) > attempt.step:
-            count = 0
-        elif attempt.end is None or attempt.end.reason in COUNTED:
-            count += 1
-    return count
+            crashes = kills = 0
+        elif attempt.end is None or attempt.end.reason == KILLED:
+            kills += 1
+        elif attempt.end.reason in COUNTED:
+            crashes += 1
+    return crashes, kills
 
 
 def _again(verdict: Verdict, attempts: Sequence[Attempt], limits: Limits) -> Verdict:
@@ -140,5 +147,5 @@ def _again(verdict: Verdict, attempts: Sequence[Attempt], limits: Limits) -> Ver
     return Verdict(verdict.reason, error=f"{verdict.error}; {why}" if verdict.error else why)
 
 
-def _in_a_row(count: int, step: int) -> str:
-    return f"{count} times in a row at step {step}, with no step saved between (--max-crashes)"
+def _times(count: int, step: int, option: str) -> str:
+    return f"{count} times in a row at step {step}, with no step saved between ({option})"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ofa.cluster.attempts import Attempt, End
-from ofa.cluster.verdict import CRASHED, SAVED, UNABLE, UNSAVED, Ended, Limits, crashes_in_a_row, judge, refusal
+from ofa.cluster.verdict import CRASHED, SAVED, UNABLE, UNSAVED, Ended, Limits, in_a_row, judge, refusal
 
 
 def attempt(number, step, end=None, status=1, reason=CRASHED):
@@ -70,16 +70,28 @@ def test_one_that_gets_further_each_time_is_not():
 
 def test_attempts_that_were_killed_count_by_what_the_next_one_finds():
     killed = [attempt(1, 0), attempt(2, 0), attempt(3, 30)]
-    assert crashes_in_a_row(killed, step_now=30) == 1, "the second saved step 30 before it was killed"
-    assert crashes_in_a_row(killed, step_now=60) == 0
-    assert refusal(killed[:2] + [attempt(3, 0)], 0, Limits(crashes=2)).startswith("killed or crashed 3 times")
-    assert refusal(killed[:2], 0, Limits(crashes=2)) is None
+    assert in_a_row(killed, step_now=30) == (0, 1), "the second saved step 30 before it was killed"
+    assert in_a_row(killed, step_now=60) == (0, 0)
+    assert refusal([*killed[:2], attempt(3, 0)], 0, Limits(kills=2)) == (
+        "killed 3 times in a row at step 0, with no step saved between (--max-kills)"
+    )
+    assert refusal(killed[:2], 0, Limits(kills=2)) is None
+
+
+def test_what_slurm_has_ended_is_no_sign_of_a_run_that_crashes():
+    """Preempted without grace before the first checkpoint; its crashes are counted through that."""
+    killed = [attempt(number, 0) for number in range(1, 21)]
+    assert refusal(killed, 0, Limits()) is None and refusal([*killed, attempt(21, 0)], 0, Limits()) is not None
+    assert judge(Ended(1), [*killed, attempt(21, 0)], 0, Limits(crashes=1)).requeue
+    assert not judge(Ended(1), [attempt(0, 0, 0), *killed, attempt(21, 0)], 0, Limits(crashes=1)).requeue
+    crashed = refusal([attempt(number, 0, 0) for number in range(3)], 0, Limits(crashes=2))
+    assert crashed is not None and crashed.startswith("crashed 3 times")
 
 
 def test_stops_are_no_crashes_and_do_not_hide_them():
     stopped = attempt(2, 0, 0, 75, SAVED)
-    assert crashes_in_a_row([attempt(1, 0, 0), stopped, attempt(3, 0, 0)], step_now=0) == 2
-    assert crashes_in_a_row([stopped] * 9, step_now=0) == 0
+    assert in_a_row([attempt(1, 0, 0), stopped, attempt(3, 0, 0)], step_now=0) == (2, 0)
+    assert in_a_row([stopped] * 9, step_now=0) == (0, 0)
 
 
 def test_no_job_is_queued_for_ever():

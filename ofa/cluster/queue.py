@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ofa.cluster.slurm import FORGOTTEN, ask, job_values
+from ofa.cluster.slurm import NO_SUCH_JOB, ask, job_values
 
 PATIENCE = 20.0
 """Seconds that the controller is given to answer: somebody waits for a table."""
@@ -49,7 +49,7 @@ def queued(jobs: Collection[str]) -> dict[str, QueuedJob]:
     if not jobs:
         return {}
     command = ("squeue", "--noheader", "--array", "--format=%i|%T|%r", "--jobs", ",".join(sorted(jobs)))
-    return parse(ask(*command, patience=PATIENCE, forgiven=FORGOTTEN))
+    return parse(ask(*command, patience=PATIENCE, forgiven=NO_SUCH_JOB))
 
 
 def is_running(job: str, patience: float = PATIENCE) -> bool:

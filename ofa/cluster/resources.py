@@ -124,7 +124,7 @@ class Resources:
             "qos": self.qos,
             "constraint": self.constraint,
             "exclude": self.exclude,
-            "setup": [*self.setup, f"cd {shlex.quote(str(code))}"],
+            "setup": [line for one in (*self.setup, f"cd {shlex.quote(str(code))}") for line in _or_end(one)],
             DEPENDENCY: ",".join(jobs) or None,
             "stderr_to_stdout": True,
             "srun_args": srun,
@@ -176,6 +176,12 @@ def _pair(text: str) -> tuple[str, Any]:
     if not re.fullmatch(r"[a-z][a-z-]*", key):
         raise SubmitError(f"--sbatch {text}: expected an option of sbatch, KEY or KEY=VALUE such as reservation=night")
     return key, value if equals else True
+
+
+def _or_end(command: str) -> list[str]:
+    """A command of the shell, and the job's end if it fails, on a line of its own: a comment may end the first."""
+    words = shlex.quote(f"error: this failed before the run: {command}")
+    return [command, f"[ $? -eq 0 ] || {{ echo {words} >&2; exit 1; }}"]
 
 
 def _memory(gigabytes: float) -> str:

@@ -9,7 +9,7 @@ from ofa.cluster.errors import SubmitError
 PATIENCE = 60.0
 """Seconds that the controller is given to answer."""
 
-FORGOTTEN = "Invalid job id"
+NO_SUCH_JOB = "Invalid job id"
 """Slurm forgets jobs some minutes after their end, and refuses to speak of one alone that it has forgotten."""
 
 
@@ -50,6 +50,6 @@ def job_values(job: str, patience: float = PATIENCE) -> dict[str, str]:
     Raises:
         SlurmError: it does not answer.
     """
-    shown = ask("scontrol", "show", "job", "-o", job, patience=patience, forgiven=FORGOTTEN)
+    shown = ask("scontrol", "show", "job", "-o", job, patience=patience, forgiven=NO_SUCH_JOB)
     pairs = [word.partition("=") for word in shown.split()]
     return {key: value for key, equals, value in pairs if equals}

@@ -153,7 +153,7 @@ def submit(chain: Sequence[Link], folder: Path, code: Code) -> list[Submitted]:
         code: that the jobs run; copied.
 
     Raises:
-        SubmitError: Slurm refuses a job; those before it are taken back.
+        SubmitError: Slurm refuses a job; those before it are taken back, as after Ctrl-C.
     """
     code.make()
     done: list[Submitted] = []
@@ -168,6 +168,10 @@ def submit(chain: Sequence[Link], folder: Path, code: Code) -> list[Submitted]:
         except (subprocess.SubprocessError, RuntimeError, OSError) as error:  # submitit's are RuntimeErrors
             what = " ".join(str(error).split())
             raise SubmitError(f"{link.calls[0].name}: {what}; {_taken_back(done)}") from error
+        except KeyboardInterrupt:
+            left = f"{_taken_back(done)}, but for what squeue --me may show"
+            print(f"{link.calls[0].name}: interrupted; {left}", file=sys.stderr)
+            raise
         before = new[0].job.split("_")[0]
     return done
 

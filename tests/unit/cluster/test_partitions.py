@@ -1,5 +1,6 @@
 """What is asked for, against what a Slurm says that it has."""
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,3 +152,24 @@ def test_one_of_several_jobs_to_wait_for_cannot_be_joined_to_a_chain():
 def test_other_options_reach_sbatch_as_they_are():
     more = Resources(other=("reservation=night", "--exclusive")).parameters("a", Path("code"), None)
     assert more["additional_parameters"] == {"requeue": True, "reservation": "night", "exclusive": True}
+
+
+@pytest.mark.parametrize(
+    ("setup", "status", "out", "err"),
+    [
+        (("export A='x y'", 'echo "$A"'), 0, "x y\n{code}\n", ""),
+        (("echo a", "no_such_module load cuda  # ours", "echo b"), 1, "a\n", "no_such_module load cuda  # ours"),
+        (("echo a; (exit 7)",), 1, "a\n", "error: this failed before the run: echo a; (exit 7)"),
+    ],
+)
+def test_what_comes_before_the_run_ends_the_job_where_it_fails(tmp_path, setup, status, out, err):
+    """On an environment that is not the right one, the run would go on with something else or fail later."""
+    lines = Resources(setup=setup).parameters("a", tmp_path, None)["setup"]
+    done = subprocess.run(["bash", "-c", "\n".join([*lines, "pwd"])], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (status, out.format(code=tmp_path))
+    assert err in done.stderr and ("error: " in done.stderr) == bool(status)
+
+
+def test_a_copy_of_the_code_that_is_gone_ends_the_job(tmp_path):
+    lines = Resources().parameters("a", tmp_path / "gone", None)["setup"]
+    assert subprocess.run(["bash", "-c", "\n".join([*lines, "exit 0"])], capture_output=True).returncode == 1

@@ -6,6 +6,7 @@ save; here every task passes the signal on to its process, and the job goes back
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import time
@@ -31,6 +32,13 @@ BETWEEN_LOOKS = 0.2
 
 RESERVE = 15.0
 """Seconds before the end of the grace, or a quarter of it, that going back into the queue may take."""
+
+OTHER_RANK = re.compile(r"\brank \d")
+GONE = re.compile(r"\brank \d+ .*\bis gone\b")
+"""Errors that name another rank, and those that know nothing else of it (`ofa.watch`)."""
+
+WORDS = 5.0
+"""Seconds for that rank's last words to reach its log, and this machine."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +105,7 @@ class JobTask:
             sys.exit(1)
         number = self._begin(folder, place, step)
         status, ended = self._work(watch, ("--resume", "auto") if self._must_resume(earlier) else ())
-        if ended.error is not None and "rank" in ended.error:
-            other = first_end(self._folder, place.job, place.ranks, place.restart)
-            ended = replace(ended, error=f"{ended.error}; {other}") if other else ended
+        ended = self._with_others(ended, place)
         verdict = judge(ended, attempts_of(folder, place.job), saved_step(folder), self._limits)
         self._end(folder, number, status, verdict)
         if status == DONE:
@@ -124,6 +130,20 @@ class JobTask:
         if missing is not None:
             _say(f"warning: {missing}")
         return number
+
+    def _with_others(self, ended: Ended, place: Place) -> Ended:
+        """An end of whose reason another rank is, with that one's words; one that went without any was lost."""
+        if ended.error is None or not OTHER_RANK.search(ended.error):
+            return ended
+        is_gone = GONE.search(ended.error) is not None
+        until = time.monotonic() + (WORDS if is_gone and ended.asked is None else 0.0)
+        while True:
+            other = first_end(self._folder, place.job, place.ranks, place.restart)
+            if other is not None:
+                return replace(ended, error=f"{ended.error}; {other}")
+            if time.monotonic() >= until:
+                return replace(ended, lost=is_gone)
+            time.sleep(BETWEEN_LOOKS)
 
     def _end(self, folder: Path, number: int, status: int, verdict: Verdict) -> None:
         """Note and say how an attempt has ended; what is noted last holds."""

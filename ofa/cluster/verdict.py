@@ -8,9 +8,9 @@ little of the run: of these many more may follow each other. And no job is queue
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ofa.cluster.attempts import Attempt
+from ofa.cluster.attempts import Attempt, End
 
 DONE, USAGE, STOPPED_AND_SAVED = 0, 2, 75
 """Exit statuses of the scripts."""
@@ -20,9 +20,13 @@ UNSAVED = "stopped before it could save"
 UNABLE = "failed when it was to save"
 CRASHED = "crashed"
 KILLED = "killed"
+LOST = "lost a rank"
 
 COUNTED = (UNABLE, CRASHED)
 """Ends after which the next start may come to the same one."""
+
+BY_SLURM = (KILLED, LOST)
+"""Those that say nothing of the run."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,9 @@ class Ended:
     saves: bool = True
     """Whether it is a script that saves when it is asked to."""
 
+    lost: bool = False
+    """Another rank went without a word, as with its node."""
+
     error: str | None = None
     """Its last error line."""
 
@@ -89,14 +96,19 @@ def judge(ended: Ended, attempts: Sequence[Attempt], step: int, limits: Limits) 
     reason = _reason(ended)
     if ended.status == USAGE and reason == CRASHED:
         return Verdict(CRASHED, error=ended.error)
-    count = 0 if step > attempts[-1].step else in_a_row(attempts[:-1], step_now=attempts[-1].step)[0] + 1
-    if reason in COUNTED and count > limits.crashes:
-        return Verdict(reason, error=f"{ended.error} ({_times(count, step, '--max-crashes')})")
+    now = replace(attempts[-1], end=End("", ended.status, step, reason, ended.error))
+    crashes, kills = in_a_row([*attempts[:-1], now], step_now=step)
+    if reason in COUNTED and crashes > limits.crashes:
+        return Verdict(reason, error=f"{ended.error} ({_times(crashes, step, '--max-crashes')})")
+    if reason in BY_SLURM and kills > limits.kills:
+        return Verdict(reason, error=f"{ended.error} ({_times(kills, step, '--max-kills')})")
     return _again(Verdict(reason, requeue=True, error=ended.error), attempts, limits)
 
 
 def _reason(ended: Ended) -> str:
     """In words, of one that has neither done its work nor saved."""
+    if ended.lost:
+        return LOST
     if ended.asked is None or not ended.in_time:
         return CRASHED
     # One that a signal ended had not begun to listen; one that ends itself has tried, and a full disk stays full.
@@ -133,7 +145,7 @@ def in_a_row(attempts: Sequence[Attempt], *, step_now: int) -> tuple[int, int]:
         after = attempts[number + 1].step if number + 1 < len(attempts) else step_now
         if max(after, attempt.end.step if attempt.end else 0) > attempt.step:
             crashes = kills = 0
-        elif attempt.end is None or attempt.end.reason == KILLED:
+        elif attempt.end is None or attempt.end.reason in BY_SLURM:
             kills += 1
         elif attempt.end.reason in COUNTED:
             crashes += 1

@@ -12,7 +12,7 @@ import submitit
 from ofa.cluster.attempt import Command, JobTask
 from ofa.cluster.attempts import read_attempts, write_end, write_start
 from ofa.cluster.other_ranks import first_end
-from ofa.cluster.verdict import CRASHED, KILLED, SAVED, Limits
+from ofa.cluster.verdict import CRASHED, KILLED, LOST, SAVED, Limits
 from ofa.files import write_text
 
 TELL = """
@@ -116,10 +116,20 @@ def test_where_another_rank_is_the_reason_its_words_are_shown(start, tmp_path):
     assert first_end(tmp_path / "jobs", job.job_id, 2, 1) is None, "nobody has said anything since another start"
 
 
+def test_a_rank_that_is_gone_without_a_word_went_with_its_node(start, tmp_path):
+    """Which is no crash of the run."""
+    program = "import os, sys; sys.exit(os.environ['RANK'] == '0' and 'error: rank 1 (host b, pid 7) {}')"
+    said(start(program.format("is gone"), tasks=2))
+    said(start(program.format("hangs, silent for 99 s"), tasks=2))
+    gone, hangs = read_attempts(tmp_path / "run")
+    assert (gone.end.reason, gone.end.error) == (LOST, "error: rank 1 (host b, pid 7) is gone")
+    assert hangs.end.reason == CRASHED
+
+
 def test_an_own_error_is_shown_alone(start, tmp_path):
-    said(start(SECOND_GOES.replace("rank 1 (host b, pid 7) is gone", "no space left"), tasks=2))
+    said(start(SECOND_GOES.replace("rank 1 (host b, pid 7) is gone", "no plan for 2 ranks"), tasks=2))
     (attempt,) = read_attempts(tmp_path / "run")
-    assert attempt.end.error == "error: no space left: start the same command again"
+    assert attempt.end.error == "error: no plan for 2 ranks: start the same command again"
 
 
 @pytest.fixture

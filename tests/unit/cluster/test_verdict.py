@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ofa.cluster.attempts import Attempt, End
-from ofa.cluster.verdict import CRASHED, SAVED, UNABLE, UNSAVED, Ended, Limits, in_a_row, judge, refusal
+from ofa.cluster.verdict import CRASHED, LOST, SAVED, UNABLE, UNSAVED, Ended, Limits, in_a_row, judge, refusal
 
 
 def attempt(number, step, end=None, status=1, reason=CRASHED):
@@ -31,6 +31,8 @@ NOW = attempt(1, 5)
         (Ended(1, asked="SIGTERM", saves=False), UNSAVED, True),  # a sweep with a run that has failed, and others left
         (Ended(2), CRASHED, False),
         (Ended(1), CRASHED, True),
+        (Ended(1, lost=True), LOST, True),
+        (Ended(1, asked="SIGUSR2", lost=True), LOST, True),
         (Ended(-9), CRASHED, True),
         (Ended(-9, asked="SIGUSR2", in_time=False), CRASHED, True),
     ],
@@ -86,6 +88,16 @@ def test_what_slurm_has_ended_is_no_sign_of_a_run_that_crashes():
     assert not judge(Ended(1), [attempt(0, 0, 0), *killed, attempt(21, 0)], 0, Limits(crashes=1)).requeue
     crashed = refusal([attempt(number, 0, 0) for number in range(3)], 0, Limits(crashes=2))
     assert crashed is not None and crashed.startswith("crashed 3 times")
+
+
+def test_a_node_that_is_lost_under_another_rank_counts_with_slurms_kills():
+    lost = [attempt(1, 0, 0, 1, LOST), attempt(2, 0), attempt(3, 0, 0, 1, LOST)]
+    assert in_a_row(lost, step_now=0) == (0, 3)
+    now = [*lost, attempt(4, 0)]
+    assert judge(Ended(1, lost=True, error="x"), now, 0, Limits(crashes=0, kills=4)).requeue
+    last = judge(Ended(1, lost=True, error="x"), now, 0, Limits(crashes=0, kills=3))
+    assert not last.requeue and last.error == "x (4 times in a row at step 0, with no step saved between (--max-kills))"
+    assert judge(Ended(1, lost=True, error="x"), now, 5, Limits(kills=3)).requeue
 
 
 def test_stops_are_no_crashes_and_do_not_hide_them():

@@ -36,7 +36,8 @@ def check_division(call: ScriptCall, asked: Resources) -> None:
     first = next(iter(wrong))
     can = [nodes for nodes in range(low, high + 1) if nodes not in wrong]
     instead = f"; of {low}-{high} nodes {', '.join(map(str, can))} can: --nodes {_ranges(can)}" if can else ""
-    raise SubmitError(f"{call.name} on {first * asked.processes} ranks ({first} nodes): {wrong[first]}{instead}")
+    where = f"{first * asked.processes} ranks ({first} node{'s' * (first > 1)})"
+    raise SubmitError(f"{call.name} on {where}: {wrong[first]}{instead}")
 
 
 def _batch(call: ScriptCall) -> BatchConfig | None:

@@ -2,7 +2,8 @@
 
     python launch/submit.py --nodes 4 --gpus-per-node 8 --partition gpu --time 12h \\
         launch/pretrain.py --config ofa_90.json --set batch.micro_size=8
-    python launch/submit.py --nodes 1-4 ... launch/pretrain.py ...       goes on with what is left of lost nodes
+    python launch/submit.py --nodes 1-2 ... launch/pretrain.py ...       goes on with what is left of lost nodes; each
+                                                     number of the range must divide the batch
     python launch/submit.py ... launch/pretrain.py --config teacher.json \\
         --then launch/pretrain.py --config ofa_90.json \\
         --then --nodes 1 launch/sweep.py --config downstream/sweep.json  each after the success of the one before
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     jobs.add_argument("--at-a-time", type=common.positive, default=100, metavar="N", help="jobs of an array")
     jobs.add_argument("--max-requeues", type=common.count, default=100, metavar="N", help="in all (default: 100)")
     jobs.add_argument("--max-crashes", type=common.count, default=2, metavar="N", help="in a row, no step saved (2)")
+    jobs.add_argument("--max-kills", type=common.count, default=20, metavar="N", help="the same, of Slurm's kills (20)")
     jobs.add_argument("--jobs", type=Path, default=Path("runs", ".jobs"), metavar="DIR", help="for logs; shared")
     jobs.add_argument("--cluster", choices=("slurm", "local", "debug"), default="slurm")
     jobs.add_argument("--uncommitted", action="store_true", help="run the checkout's files as they are now")
@@ -113,7 +115,8 @@ def _link(options: argparse.Namespace) -> "Link":
         other=tuple(options.sbatch),
     )
     resources.check()
-    return Link(calls, resources, Limits(options.max_requeues, options.max_crashes), options.at_a_time)
+    limits = Limits(options.max_requeues, options.max_crashes, options.max_kills)
+    return Link(calls, resources, limits, options.at_a_time)
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ save; here every task passes the signal on to its process, and the job goes back
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import time
@@ -14,13 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
+from ofa.cluster import requeue
 from ofa.cluster.attempts import Attempt, attempts_folder, attempts_of, read_attempts, write_end, write_start
 from ofa.cluster.child import Child, signal_name
 from ofa.cluster.command import environment
 from ofa.cluster.other_ranks import first_end, say_end
 from ofa.cluster.place import Place, export, own_place
-from ofa.cluster.queue import is_running
-from ofa.cluster.slurm import SlurmError, ask
+from ofa.cluster.slurm import SlurmError
 from ofa.cluster.verdict import DONE, KILLED, STOPPED_AND_SAVED, Ended, Limits, Verdict, judge, refusal
 from ofa.code_version import commit
 from ofa.run_files import saved_step
@@ -31,6 +32,13 @@ BETWEEN_LOOKS = 0.2
 
 RESERVE = 15.0
 """Seconds before the end of the grace, or a quarter of it, that going back into the queue may take."""
+
+OTHER_RANK = re.compile(r"\brank \d")
+GONE = re.compile(r"\brank \d+ .*\bis gone\b")
+"""Errors that name another rank, and those that know nothing else of it (`ofa.watch`)."""
+
+WORDS = 5.0
+"""Seconds for that rank's last words to reach its log, and this machine."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,18 @@ class JobTask:
             if earlier[-1].end is None:
                 write_end(folder, earlier[-1].number, status=-signal.SIGKILL, step=step, reason=KILLED, error=refused)
             sys.exit(1)
+        number = self._begin(folder, place, step)
+        status, ended = self._work(watch, ("--resume", "auto") if self._must_resume(earlier) else ())
+        ended = self._with_others(ended, place)
+        verdict = judge(ended, attempts_of(folder, place.job), saved_step(folder), self._limits)
+        self._end(folder, number, status, verdict)
+        if status == DONE:
+            return DONE
+        goes_on = verdict.requeue and place.can_requeue and self._requeue(folder, number, status, verdict, watch, place)
+        sys.exit(DONE if goes_on else max(status, 1))
+
+    def _begin(self, folder: Path, place: Place, step: int) -> int:
+        """Note and say that an attempt begins; its number."""
         number = write_start(
             folder,
             job=place.job,
@@ -106,14 +126,31 @@ class JobTask:
         )
         began = f"attempt {number} of {folder}, job {place.job}, {place.ranks} ranks on {', '.join(place.nodes)}"
         _say(f"{began}, from step {step}" if step else began)
-        status, ended = self._work(watch, ("--resume", "auto") if self._must_resume(earlier) else ())
-        if ended.error is not None and "rank" in ended.error:
+        missing = requeue.missing() if place.can_requeue else None
+        if missing is not None:
+            _say(f"warning: {missing}")
+        return number
+
+    def _with_others(self, ended: Ended, place: Place) -> Ended:
+        """An end of whose reason another rank is, with that one's words; one that went without any was lost."""
+        if ended.error is None or not OTHER_RANK.search(ended.error):
+            return ended
+        is_gone = GONE.search(ended.error) is not None
+        until = time.monotonic() + (WORDS if is_gone and ended.asked is None else 0.0)
+        while True:
             other = first_end(self._folder, place.job, place.ranks, place.restart)
-            ended = replace(ended, error=f"{ended.error}; {other}") if other else ended
+            if other is not None:
+                return replace(ended, error=f"{ended.error}; {other}")
+            if time.monotonic() >= until:
+                return replace(ended, lost=is_gone)
+            time.sleep(BETWEEN_LOOKS)
+
+    def _end(self, folder: Path, number: int, status: int, verdict: Verdict) -> None:
+        """Note and say how an attempt has ended; what is noted last holds."""
         step = saved_step(folder)
-        verdict = judge(ended, attempts_of(folder, place.job), step, self._limits)
         write_end(folder, number, status=status, step=step, reason=verdict.reason, error=verdict.error)
-        return self._follow(verdict, status, place)
+        if verdict.error is not None:
+            _say(f"{verdict.reason}: {verdict.error}")
 
     def _work(self, watch: Signals, more: Sequence[str]) -> tuple[int, Ended]:
         """Run the process to its end, or until the time is nearly up."""
@@ -131,26 +168,22 @@ class JobTask:
                 return -signal.SIGKILL, Ended(-signal.SIGKILL, watch.asked, in_time=False, error=error)
             time.sleep(BETWEEN_LOOKS)
         error = None if status == DONE else child.error(status)
-        return status, Ended(status, watch.asked, by_file, error=error)
+        return status, Ended(status, watch.asked, by_file, saves=command.trains, error=error)
 
-    def _follow(self, verdict: Verdict, status: int, place: Place) -> int:
-        """Do what was decided; returns if the run is done."""
-        if verdict.error is not None:
-            _say(f"{verdict.reason}: {verdict.error}")
-        if status == DONE:
-            return DONE
-        if verdict.requeue and place.can_requeue:
-            try:
-                if not is_running(place.job):  # cancelled, or queued again by Slurm
-                    _say(f"{verdict.reason}; job {place.job} was taken back")
-                    sys.exit(status if status > 0 else 1)
-                _say(f"{verdict.reason}: queueing job {place.job} again")
-                ask("scontrol", "requeue", place.job)
-            except SlurmError as error:
-                _say(f"error: job {place.job} cannot be queued again: {error}")
-                sys.exit(status if status > 0 else 1)
-            sys.exit(DONE)
-        sys.exit(status if status > 0 else 1)
+    def _requeue(
+        self, folder: Path, number: int, status: int, verdict: Verdict, watch: Signals, place: Place
+    ) -> bool:
+        """Put the job back into the queue, in what is left of the time to save; False: it is not, and that is noted."""
+        until = time.monotonic() + requeue.PATIENCE if watch.asked_at is None else watch.asked_at + self._grace
+        try:
+            queued = requeue.requeue(place.job, until, verdict.reason)
+        except SlurmError as error:
+            why = f"job {place.job} cannot be queued again: {error}"
+            self._end(folder, number, status, replace(verdict, error="; ".join(filter(None, [verdict.error, why]))))
+            return False
+        if not queued:
+            _say(f"{verdict.reason}; job {place.job} was taken back")
+        return queued
 
     def _enough(self) -> float:
         """Seconds after the signal in which the run has to save."""

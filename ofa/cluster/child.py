@@ -12,8 +12,15 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-TAIL = 40
-"""Lines of stderr that are kept."""
+TAIL = 200
+"""Lines of stderr that are kept: a deep traceback whole."""
+
+TRACEBACK = "Traceback (most recent call last)"
+EXCEPTION = re.compile(r"(?:\[rank\d+\]: ?)?[A-Za-z_][\w.]*(?:: .*)?")
+"""The line that ends a traceback: a class, and its words; torch puts the rank before it."""
+
+WARNING = re.compile(r"(?:\[rank\d+\]: ?)?\[W|\S*Warning: |.*: \w*Warning: |warnings\.warn\(")
+"""Lines that libraries write at the end of a process, whatever its reason."""
 
 STDERR = 2
 AFTER_THE_END = 5.0
@@ -44,10 +51,12 @@ class Child:
         self._process.send_signal(number)
 
     def error(self, status: int) -> str:
-        """Why it ended, on one line: its last error line, else its last words, else the signal."""
-        lines = [line for line in self._lines if line]
+        """Why it ended, on one line: its last error line, else its last exception, else its last words, else the
+        signal."""
+        lines = [line for line in self._lines if line.strip()]
         said = [line for line in lines if line.startswith("error:")]
-        words = (said or lines)[-1:]
+        plain = [line for line in lines if not WARNING.match(line.strip())]
+        words = [line.strip() for line in (said or _exceptions(lines) or plain or lines)[-1:]]
         if status >= 0:
             return words[0] if words else f"exit status {status}"
         by = f"ended by {signal_name(-status)}"
@@ -61,8 +70,21 @@ class Child:
             with contextlib.suppress(OSError):  # a full disk under the log is no reason to stop
                 os.write(STDERR, part)
             *lines, rest = re.split(rb"[\r\n]", rest + part)
-            self._lines.extend(line.decode(errors="replace").strip() for line in lines)
-        self._lines.append(rest.decode(errors="replace").strip())
+            self._lines.extend(line.decode(errors="replace").rstrip() for line in lines)
+        self._lines.append(rest.decode(errors="replace").rstrip())
+
+
+def _exceptions(lines: Sequence[str]) -> list[str]:
+    """The line of each traceback that names the exception: the first that is not indented, as its own lines are."""
+    found = []
+    inside = False
+    for line in lines:
+        if TRACEBACK in line:
+            inside = True
+        elif inside and EXCEPTION.fullmatch(line):
+            found.append(line)
+            inside = False
+    return found
 
 
 def signal_name(number: int) -> str:

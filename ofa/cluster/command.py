@@ -31,7 +31,8 @@ DATA_PREP = "data_prep"
 SCRIPTS = (DATA_PREP, *TRAINING, *OTHERS)
 
 MOST_CHECKS = 8
-"""Numbers of ranks that are tried; of more, the fewest and the most."""
+"""Numbers of ranks that are tried; of more, the fewest and the most: what `ofa.cluster.division` looks for in all of
+them is all that a number between could spoil."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class ScriptCall:
     def trains(self) -> bool:
         """Whether it is done by several ranks."""
         return self.script in TRAINING
+
+    @property
+    def sets(self) -> list[str]:
+        """What it sets over its config, as `KEY=VALUE`."""
+        return _known().parse_known_args(self.arguments)[0].set
 
     @property
     def name(self) -> str:

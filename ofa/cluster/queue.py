@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ofa.cluster.slurm import FORGOTTEN, ask, job_values
+from ofa.cluster.slurm import NO_SUCH_JOB, ask, job_values
 
 PATIENCE = 20.0
 """Seconds that the controller is given to answer: somebody waits for a table."""
@@ -49,16 +49,20 @@ def queued(jobs: Collection[str]) -> dict[str, QueuedJob]:
     if not jobs:
         return {}
     command = ("squeue", "--noheader", "--array", "--format=%i|%T|%r", "--jobs", ",".join(sorted(jobs)))
-    return parse(ask(*command, patience=PATIENCE, forgiven=FORGOTTEN))
+    return parse(ask(*command, patience=PATIENCE, forgiven=NO_SUCH_JOB))
 
 
-def is_running(job: str) -> bool:
+def is_running(job: str, patience: float = PATIENCE) -> bool:
     """Whether Slurm lets a job run, and has not begun to end it: cancelled it, or put it back into the queue.
+
+    Args:
+        job: its number.
+        patience: seconds that the controller is given.
 
     Raises:
         SlurmError: the controller does not answer.
     """
-    state = job_values(job).get("JobState")
+    state = job_values(job, patience).get("JobState")
     return state in RUNS and state != ENDS
 
 

@@ -16,6 +16,24 @@ SRUN = ("--kill-on-bad-exit=0", "--no-kill", "--wait=0", "--open-mode=append")
 """The task of rank 0 outlives the others, to decide what becomes of the job, also when a node is lost; logs grow over
 restarts."""
 
+WRITTEN = {
+    "job-name": "the script and its run folder",
+    "nodes": "--nodes",
+    **dict.fromkeys(("gpus-per-node", "gpus", "gpus-per-task"), "--gpus-per-node"),
+    **dict.fromkeys(("ntasks", "ntasks-per-node"), "--tasks-per-node, or --gpus-per-node,"),
+    "cpus-per-task": "--cpus-per-task",
+    "mem": "--mem",
+    "time": "--time",
+    "signal": "--grace",
+    **{key: f"--{key}" for key in ("partition", "account", "qos", "constraint", "exclude")},
+    "array": "--each",
+    **dict.fromkeys(("output", "error", "open-mode"), "--jobs, the folder of all logs,"),
+    **dict.fromkeys(("requeue", "no-requeue"), "--max-requeues 0, for a job that is not to be queued again,"),
+}
+"""Options of sbatch that every job has, and what they are said by: said twice, one would be lost without a word."""
+
+DEPENDENCY = "dependency"
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -88,6 +106,8 @@ class Resources:
         """
         srun = [*SRUN, f"--ntasks-per-node={self.processes}"]
         srun += [f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else []  # not inherited
+        pairs = [_pair(one) for one in self.other]
+        jobs = [*filter(None, [dependency]), *(value for key, value in pairs if key == DEPENDENCY)]
         is_range = self.nodes[0] < self.nodes[1]
         found: dict[str, Any] = {
             "job_name": name,
@@ -104,17 +124,17 @@ class Resources:
             "qos": self.qos,
             "constraint": self.constraint,
             "exclude": self.exclude,
-            "setup": [*self.setup, f"cd {shlex.quote(str(code))}"],
-            "dependency": dependency,
+            "setup": [line for one in (*self.setup, f"cd {shlex.quote(str(code))}") for line in _or_end(one)],
+            DEPENDENCY: ",".join(jobs) or None,
             "stderr_to_stdout": True,
             "srun_args": srun,
         }
         more: dict[str, Any] = {"requeue": True}
         if is_range:
             more["nodes"] = f"{self.nodes[0]}-{self.nodes[1]}"
-        if dependency is not None:
+        if found["dependency"] is not None:
             more["kill-on-invalid-dep"] = "yes"
-        more |= dict(_pair(one) for one in self.other)
+        more |= {key: value for key, value in pairs if key != DEPENDENCY}
         found["additional_parameters"] = more
         return {key: value for key, value in found.items() if value is not None}
 
@@ -138,13 +158,17 @@ def minutes(seconds: float) -> int:
 
 
 def check_options(options: Sequence[str]) -> None:
-    """Refuse what is no option of sbatch.
+    """Refuse what is no option of sbatch, and those that have an option here.
 
     Raises:
-        SubmitError: it has not the form KEY=VALUE.
+        SubmitError: it has not the form KEY=VALUE, or would undo what a job is written with; with what to say instead.
     """
     for one in options:
-        _pair(one)
+        key, value = _pair(one)
+        if key in WRITTEN:
+            raise SubmitError(f"--sbatch {one}: {WRITTEN[key]} says that")
+        if key == DEPENDENCY and (value is True or "?" in value):  # a chain's own is joined to it
+            raise SubmitError(f"--sbatch {one}: expected what must all have happened, as {key}=afterok:1,singleton")
 
 
 def _pair(text: str) -> tuple[str, Any]:
@@ -152,6 +176,12 @@ def _pair(text: str) -> tuple[str, Any]:
     if not re.fullmatch(r"[a-z][a-z-]*", key):
         raise SubmitError(f"--sbatch {text}: expected an option of sbatch, KEY or KEY=VALUE such as reservation=night")
     return key, value if equals else True
+
+
+def _or_end(command: str) -> list[str]:
+    """A command of the shell, and the job's end if it fails, on a line of its own: a comment may end the first."""
+    words = shlex.quote(f"error: this failed before the run: {command}")
+    return [command, f"[ $? -eq 0 ] || {{ echo {words} >&2; exit 1; }}"]
 
 
 def _memory(gigabytes: float) -> str:

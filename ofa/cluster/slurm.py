@@ -9,7 +9,7 @@ from ofa.cluster.errors import SubmitError
 PATIENCE = 60.0
 """Seconds that the controller is given to answer."""
 
-FORGOTTEN = "Invalid job id"
+NO_SUCH_JOB = "Invalid job id"
 """Slurm forgets jobs some minutes after their end, and refuses to speak of one alone that it has forgotten."""
 
 
@@ -44,12 +44,12 @@ def ask(*command: str, patience: float = PATIENCE, forgiven: str | None = None) 
     return done.stdout
 
 
-def job_values(job: str) -> dict[str, str]:
+def job_values(job: str, patience: float = PATIENCE) -> dict[str, str]:
     """What Slurm says of a job, by its own words such as JobState; nothing of one that it has forgotten.
 
     Raises:
         SlurmError: it does not answer.
     """
-    shown = ask("scontrol", "show", "job", "-o", job, forgiven=FORGOTTEN)
+    shown = ask("scontrol", "show", "job", "-o", job, patience=patience, forgiven=NO_SUCH_JOB)
     pairs = [word.partition("=") for word in shown.split()]
     return {key: value for key, equals, value in pairs if equals}

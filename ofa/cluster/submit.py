@@ -22,6 +22,7 @@ from ofa.cluster import partitions
 from ofa.cluster.attempt import Command, JobTask
 from ofa.cluster.attempts import attempts_folder, attempts_of
 from ofa.cluster.command import ScriptCall, check, makes
+from ofa.cluster.division import check_division
 from ofa.cluster.errors import SubmitError
 from ofa.cluster.follow import FORGOTTEN
 from ofa.cluster.jobs_file import note_job, noted_jobs
@@ -105,6 +106,7 @@ def check_chain(chain: Sequence[Link], *, slurm: bool) -> None:
         if slurm:
             partitions.check(link.resources, groups)
         for call in link.calls:
+            check_division(call, link.resources)
             check(call, link.resources.rank_counts(), made)
         made += [folder for call in link.calls for folder in makes(call)]
 
@@ -151,7 +153,7 @@ def submit(chain: Sequence[Link], folder: Path, code: Code) -> list[Submitted]:
         code: that the jobs run; copied.
 
     Raises:
-        SubmitError: Slurm refuses a job; those before it are taken back.
+        SubmitError: Slurm refuses a job; those before it are taken back, as after Ctrl-C.
     """
     code.make()
     done: list[Submitted] = []
@@ -166,6 +168,10 @@ def submit(chain: Sequence[Link], folder: Path, code: Code) -> list[Submitted]:
         except (subprocess.SubprocessError, RuntimeError, OSError) as error:  # submitit's are RuntimeErrors
             what = " ".join(str(error).split())
             raise SubmitError(f"{link.calls[0].name}: {what}; {_taken_back(done)}") from error
+        except KeyboardInterrupt:
+            left = f"{_taken_back(done)}, but for what squeue --me may show"
+            print(f"{link.calls[0].name}: interrupted; {left}", file=sys.stderr)
+            raise
         before = new[0].job.split("_")[0]
     return done
 

@@ -1,24 +1,32 @@
 """What becomes of a job when its run has ended: done, back into the queue, or failed.
 
-Two limits: a run that crashes again and again without getting further is stopped, since the next start would crash too;
-and no job is queued for ever. What Slurm queues again by itself (a lost node, preemption without grace) leaves an
-attempt without an end, which counts as a crash.
+A run that crashes again and again without getting further is stopped, since the next start would crash too. What Slurm
+ends and queues again by itself (a lost node, preemption without grace) leaves an attempt without an end, which says
+little of the run: of these many more may follow each other. And no job is queued for ever.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ofa.cluster.attempts import Attempt
+from ofa.cluster.attempts import Attempt, End
 
 DONE, USAGE, STOPPED_AND_SAVED = 0, 2, 75
 """Exit statuses of the scripts."""
 
 SAVED = "stopped and saved"
 UNSAVED = "stopped before it could save"
+UNABLE = "failed when it was to save"
 CRASHED = "crashed"
 KILLED = "killed"
+LOST = "lost a rank"
+
+COUNTED = (UNABLE, CRASHED)
+"""Ends after which the next start may come to the same one."""
+
+BY_SLURM = (KILLED, LOST)
+"""Those that say nothing of the run."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,10 @@ class Limits:
 
     crashes: int = 2
     """In a row, without a step that was saved between them."""
+
+    kills: int = 20
+    """The same of ends that Slurm caused: a run on a busy partition may be preempted often before it first saves, and
+    what is no run, such as a sweep, never does."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,12 @@ class Ended:
 
     in_time: bool = True
     """False: it had not saved when the time was nearly up."""
+
+    saves: bool = True
+    """Whether it is a script that saves when it is asked to."""
+
+    lost: bool = False
+    """Another rank went without a word, as with its node."""
 
     error: str | None = None
     """Its last error line."""
@@ -75,15 +93,26 @@ def judge(ended: Ended, attempts: Sequence[Attempt], step: int, limits: Limits) 
         return Verdict(SAVED)
     if ended.status == STOPPED_AND_SAVED:
         return _again(Verdict(SAVED, requeue=True), attempts, limits)
-    if ended.asked is not None and ended.in_time:
-        return _again(Verdict(UNSAVED, requeue=True, error=ended.error), attempts, limits)
-    if ended.status == USAGE:
+    reason = _reason(ended)
+    if ended.status == USAGE and reason == CRASHED:
         return Verdict(CRASHED, error=ended.error)
-    count = crashes_in_a_row(attempts[:-1], step_now=attempts[-1].step)
-    count = 0 if step > attempts[-1].step else count + 1
-    if count > limits.crashes:
-        return Verdict(CRASHED, error=f"{ended.error} ({_in_a_row(count, step)})")
-    return _again(Verdict(CRASHED, requeue=True, error=ended.error), attempts, limits)
+    now = replace(attempts[-1], end=End("", ended.status, step, reason, ended.error))
+    crashes, kills = in_a_row([*attempts[:-1], now], step_now=step)
+    if reason in COUNTED and crashes > limits.crashes:
+        return Verdict(reason, error=f"{ended.error} ({_times(crashes, step, '--max-crashes')})")
+    if reason in BY_SLURM and kills > limits.kills:
+        return Verdict(reason, error=f"{ended.error} ({_times(kills, step, '--max-kills')})")
+    return _again(Verdict(reason, requeue=True, error=ended.error), attempts, limits)
+
+
+def _reason(ended: Ended) -> str:
+    """In words, of one that has neither done its work nor saved."""
+    if ended.lost:
+        return LOST
+    if ended.asked is None or not ended.in_time:
+        return CRASHED
+    # One that a signal ended had not begun to listen; one that ends itself has tried, and a full disk stays full.
+    return UNABLE if ended.saves and ended.status > 0 else UNSAVED
 
 
 def refusal(attempts: Sequence[Attempt], step: int, limits: Limits) -> str | None:
@@ -94,29 +123,33 @@ def refusal(attempts: Sequence[Attempt], step: int, limits: Limits) -> str | Non
         step: that the last checkpoint holds.
         limits: of restarts.
     """
-    count = crashes_in_a_row(attempts, step_now=step)
-    if count > limits.crashes:
-        return f"killed or crashed {_in_a_row(count, step)}"
+    crashes, kills = in_a_row(attempts, step_now=step)
+    if crashes > limits.crashes:
+        return f"crashed {_times(crashes, step, '--max-crashes')}"
+    if kills > limits.kills:
+        return f"killed {_times(kills, step, '--max-kills')}"
     if len(attempts) > limits.requeues:
         return f"it was queued again {len(attempts)} times, more than {limits.requeues} (--max-requeues)"
     return None
 
 
-def crashes_in_a_row(attempts: Sequence[Attempt], *, step_now: int) -> int:
-    """Crashes since a step was last saved.
+def in_a_row(attempts: Sequence[Attempt], *, step_now: int) -> tuple[int, int]:
+    """Crashes since a step was last saved, and ends since then that Slurm caused.
 
     Args:
         attempts: of one job, all ended.
         step_now: that the last checkpoint holds after them.
     """
-    count = 0
+    crashes = kills = 0
     for number, attempt in enumerate(attempts):
         after = attempts[number + 1].step if number + 1 < len(attempts) else step_now
         if max(after, attempt.end.step if attempt.end else 0) > attempt.step:
-            count = 0
-        elif attempt.end is None or attempt.end.reason in (CRASHED, KILLED):
-            count += 1
-    return count
+            crashes = kills = 0
+        elif attempt.end is None or attempt.end.reason in BY_SLURM:
+            kills += 1
+        elif attempt.end.reason in COUNTED:
+            crashes += 1
+    return crashes, kills
 
 
 def _again(verdict: Verdict, attempts: Sequence[Attempt], limits: Limits) -> Verdict:
@@ -126,5 +159,5 @@ def _again(verdict: Verdict, attempts: Sequence[Attempt], limits: Limits) -> Ver
     return Verdict(verdict.reason, error=f"{verdict.error}; {why}" if verdict.error else why)
 
 
-def _in_a_row(count: int, step: int) -> str:
-    return f"{count} times in a row at step {step}, with no step saved between (--max-crashes)"
+def _times(count: int, step: int, option: str) -> str:
+    return f"{count} times in a row at step {step}, with no step saved between ({option})"

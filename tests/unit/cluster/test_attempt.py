@@ -12,7 +12,7 @@ import submitit
 from ofa.cluster.attempt import Command, JobTask
 from ofa.cluster.attempts import read_attempts, write_end, write_start
 from ofa.cluster.other_ranks import first_end
-from ofa.cluster.verdict import CRASHED, KILLED, SAVED, Limits
+from ofa.cluster.verdict import CRASHED, KILLED, LOST, SAVED, Limits
 from ofa.files import write_text
 
 TELL = """
@@ -116,10 +116,20 @@ def test_where_another_rank_is_the_reason_its_words_are_shown(start, tmp_path):
     assert first_end(tmp_path / "jobs", job.job_id, 2, 1) is None, "nobody has said anything since another start"
 
 
+def test_a_rank_that_is_gone_without_a_word_went_with_its_node(start, tmp_path):
+    """Which is no crash of the run."""
+    program = "import os, sys; sys.exit(os.environ['RANK'] == '0' and 'error: rank 1 (host b, pid 7) {}')"
+    said(start(program.format("is gone"), tasks=2))
+    said(start(program.format("hangs, silent for 99 s"), tasks=2))
+    gone, hangs = read_attempts(tmp_path / "run")
+    assert (gone.end.reason, gone.end.error) == (LOST, "error: rank 1 (host b, pid 7) is gone")
+    assert hangs.end.reason == CRASHED
+
+
 def test_an_own_error_is_shown_alone(start, tmp_path):
-    said(start(SECOND_GOES.replace("rank 1 (host b, pid 7) is gone", "no space left"), tasks=2))
+    said(start(SECOND_GOES.replace("rank 1 (host b, pid 7) is gone", "no plan for 2 ranks"), tasks=2))
     (attempt,) = read_attempts(tmp_path / "run")
-    assert attempt.end.error == "error: no space left: start the same command again"
+    assert attempt.end.error == "error: no plan for 2 ranks: start the same command again"
 
 
 @pytest.fixture
@@ -130,7 +140,7 @@ def again(tmp_path):
         executor = submitit.AutoExecutor(folder=tmp_path / "jobs", cluster="local")
         executor.update_parameters(timeout_min=5, tasks_per_node=tasks, stderr_to_stdout=True)
         command = Command(("-c", program, *arguments), tmp_path, True, tmp_path / "run")
-        task = JobTask(command, folder=tmp_path / "jobs", grace=9, limits=Limits(crashes=2))
+        task = JobTask(command, folder=tmp_path / "jobs", grace=9, limits=Limits(kills=1))
         return executor.submit(_Renamed(tmp_path / "run" / "attempts.jsonl", task))
 
     return submit
@@ -150,10 +160,10 @@ def test_a_job_that_was_killed_too_often_is_not_begun_on_any_rank(again, tmp_pat
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "latest").write_text("step-00000004")
     job = again("import pathlib; pathlib.Path('begun').touch()", tasks=2)
-    assert "killed or crashed 3 times in a row at step 4" in said(job) and "error: out of memory" in said(job)
+    assert "killed 2 times in a row at step 4" in said(job) and "error: out of memory" in said(job)
     assert not (tmp_path / "begun").exists()
     *_, last = read_attempts(folder)
-    assert (last.number, last.end.status, last.end.reason) == (3, -9, KILLED) and "3 times in a row" in last.end.error
+    assert (last.number, last.end.status, last.end.reason) == (3, -9, KILLED) and "2 times in a row" in last.end.error
 
 
 @pytest.mark.parametrize(("step", "more"), [(0, ["--resume", "auto"]), (7, [])])

@@ -35,6 +35,45 @@ def test_its_last_words_say_why_it_ended(program, status, error, capfd):
     assert ended(program) == (status, error)
 
 
+TRACEBACK = """
+import os, sys
+try:
+    raise ValueError("odd")
+except ValueError as error:
+    cause = error
+import traceback
+traceback.print_exception(cause)
+"""
+
+
+@pytest.mark.parametrize(
+    ("after", "error"),
+    [
+        ("print('[W1129 21:13:11.0 PG.cpp:1] Warning: was NOT destroyed', file=sys.stderr)", "ValueError: odd"),
+        ("print('[rank1]:[W1129 21:13:11.0 Pro.cpp:1] leaked', file=sys.stderr)", "ValueError: odd"),
+        ("print('/a/b.py:3: UserWarning: leaked objects\\n  warnings.warn(', file=sys.stderr)", "ValueError: odd"),
+        ("print('bye', file=sys.stderr)", "ValueError: odd"),
+        ("raise torch_like", "NameError: name 'torch_like' is not defined"),
+        ("class Own(Exception): __module__ = 'a.b'\nraise Own('two\\n  lines')", "a.b.Own: two"),
+        ("raise AssertionError", "AssertionError"),
+        ("print('error: full', file=sys.stderr); raise ValueError('even')", "error: full"),
+    ],
+)
+def test_an_exception_is_told_from_what_libraries_say_after_it(after, error, capfd):
+    assert ended(f"{TRACEBACK}\n{after}\nsys.exit(1)") == (1, error)
+
+
+def test_warnings_are_the_last_words_only_of_who_said_nothing_else(capfd):
+    said = "print('gave up after 3 tries', file=sys.stderr)"
+    assert ended(f"import sys\nprint('UserWarning: x', file=sys.stderr)\n{said}\nsys.exit(1)") == (
+        1,
+        "gave up after 3 tries",
+    )
+    warned = "print('[W1129 21:13:11.0 x.cpp:1] leaked', file=sys.stderr)"
+    assert ended(f"import sys\nprint('gave up', file=sys.stderr)\n{warned}\nsys.exit(1)") == (1, "gave up")
+    assert ended(f"import sys\n{warned}\nsys.exit(1)") == (1, "[W1129 21:13:11.0 x.cpp:1] leaked")
+
+
 def test_what_it_says_is_passed_on_and_long_texts_are_not_kept(capfd):
     program = "import sys\nfor n in range(20000): print('line', n, file=sys.stderr)\nsys.exit(1)"
     assert ended(program) == (1, "line 19999")

@@ -1,13 +1,16 @@
 """Which script a job runs, where, and whether it would start."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from ofa.cluster.command import check, expanded, makes, read_call
+from ofa.cluster.division import check_division
 from ofa.cluster.errors import SubmitError
-from ofa.config import CONFIGS, ConfigError
+from ofa.cluster.resources import Resources, node_range
+from ofa.config import CHECKOUT, CONFIGS, ConfigError
 from tests.corpora import write_corpus
 from tests.e2e.conftest import TINY
 
@@ -116,6 +119,44 @@ def test_a_call_that_would_not_start_is_refused_in_the_scripts_words(place, word
         check(read_call(["pretrain", "--config", "mine.json", *words]), ranks)
     assert said in str(caught.value)
     assert not (place / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "each", "values", "said"),
+    [
+        ((1, 4), 1, (), "on 3 ranks (3 nodes): batch.global_size 8 is not.*; of 1-4 nodes 1, 2 can: --nodes 1-2$"),
+        ((1, 16), 1, ("micro_size=1",), "on 3 ranks .*; of 1-16 nodes 1, 2, 4, 8 can: --nodes 1-2, 4 or 8$"),
+        ((1, 3), 2, ("micro_size=1", "global_size=256"), "on 6 ranks .*nodes 1, 2 can: --nodes 1-2$"),
+        ((3, 3), 1, (), "on 3 ranks .3 nodes.: batch.global_size 8 is not a multiple"),
+        ((5, 7), 8, (), "on 40 ranks .5 nodes.: batch.global_size 8 is not a multiple"),
+    ],
+)
+def test_a_range_of_nodes_of_which_some_could_not_share_a_step_is_refused_with_those_that_can(
+    place, nodes, each, values, said
+):
+    """However long it is: the run would fail on the day when Slurm has that many."""
+    call = read_call(["pretrain", "--config", "mine.json", *(f"--set=batch.{value}" for value in values)])
+    with pytest.raises(SubmitError, match=said.replace("(3 nodes)", r"\(3 nodes\)")):
+        check_division(call, Resources(nodes=nodes, tasks_per_node=each))
+
+
+def test_ranges_that_can_and_what_has_other_mistakes_are_left_to_the_script(place):
+    check_division(read_call(["pretrain", "--config", "mine.json"]), Resources(nodes=(1, 2)))
+    many = Resources(nodes=(1, 20))
+    one = read_call(["pretrain", "--config", "mine.json", "--set", "optimizer.lr=-1"])
+    check_division(one, many)
+    check_division(read_call(["data_prep", "--config", "tiny/docstrings.json"]), many)
+    check_division(read_call(["pretrain", "--config", "tiny/docstrings.json"]), many)
+
+
+def test_the_ranges_of_the_documents_work():
+    """Of nodes with eight GPUs."""
+    text = (CHECKOUT / "docs" / "cluster.md").read_text()
+    ranges = re.findall(r"`--nodes (\d+-\d+)`", text)
+    assert ranges and "launch/pretrain.py --config ofa_90.json --set batch.micro_size=8" in text
+    for one in ranges:
+        call = read_call(["pretrain", "--config", "ofa_90.json", "--set", "batch.micro_size=8"])
+        check_division(call, Resources(nodes=node_range(one), gpus_per_node=8))
 
 
 MADE = [Path("runs", "none"), Path("data", "later")]

@@ -1,6 +1,8 @@
 """What is asked for, against what a Slurm says that it has."""
 
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -102,3 +104,72 @@ def test_limits_are_whole_minutes():
 def test_what_is_no_option_of_sbatch_is_refused(wrong):
     with pytest.raises(SubmitError, match="expected an option of sbatch"):
         check_options([wrong])
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [
+        ("array=1-3", "--each"),
+        ("nodes=2", "--nodes"),
+        ("--time=1:00:00", "--time"),
+        ("gpus=3", "--gpus-per-node"),
+        ("ntasks=3", "--tasks-per-node"),
+        ("signal=USR1@60", "--grace"),
+        ("output=x", "--jobs"),
+        ("no-requeue", "--max-requeues 0"),
+        ("partition=gpu", "--partition"),
+    ],
+)
+def test_options_that_are_written_anyway_are_refused_with_ours(option, instead):
+    with pytest.raises(SubmitError, match=rf"^--sbatch {option}: .*{instead}"):
+        check_options([option])
+
+
+@pytest.mark.parametrize(
+    ("own", "chain", "found"),
+    [
+        ((), None, None),
+        ((), "afterok:7", "afterok:7"),
+        (("dependency=singleton",), None, "singleton"),
+        (("dependency=afterany:3", "dependency=singleton"), "afterok:7", "afterok:7,afterany:3,singleton"),
+    ],
+)
+def test_a_job_waits_for_its_chain_and_for_what_else_it_was_told(own, chain, found):
+    check_options(own)
+    parameters = Resources(other=own).parameters("a", Path("code"), chain)
+    assert parameters.get("dependency") == found
+    assert "dependency" not in parameters["additional_parameters"]
+    assert parameters["additional_parameters"].get("kill-on-invalid-dep") == (found and "yes")
+
+
+def test_one_of_several_jobs_to_wait_for_cannot_be_joined_to_a_chain():
+    with pytest.raises(SubmitError, match=r"--sbatch dependency=afterok:1\?afterok:2: "):
+        check_options(["dependency=afterok:1?afterok:2"])
+    with pytest.raises(SubmitError, match="--sbatch dependency: "):
+        check_options(["dependency"])
+
+
+def test_other_options_reach_sbatch_as_they_are():
+    more = Resources(other=("reservation=night", "--exclusive")).parameters("a", Path("code"), None)
+    assert more["additional_parameters"] == {"requeue": True, "reservation": "night", "exclusive": True}
+
+
+@pytest.mark.parametrize(
+    ("setup", "status", "out", "err"),
+    [
+        (("export A='x y'", 'echo "$A"'), 0, "x y\n{code}\n", ""),
+        (("echo a", "no_such_module load cuda  # ours", "echo b"), 1, "a\n", "no_such_module load cuda  # ours"),
+        (("echo a; (exit 7)",), 1, "a\n", "error: this failed before the run: echo a; (exit 7)"),
+    ],
+)
+def test_what_comes_before_the_run_ends_the_job_where_it_fails(tmp_path, setup, status, out, err):
+    """On an environment that is not the right one, the run would go on with something else or fail later."""
+    lines = Resources(setup=setup).parameters("a", tmp_path, None)["setup"]
+    done = subprocess.run(["bash", "-c", "\n".join([*lines, "pwd"])], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (status, out.format(code=tmp_path))
+    assert err in done.stderr and ("error: " in done.stderr) == bool(status)
+
+
+def test_a_copy_of_the_code_that_is_gone_ends_the_job(tmp_path):
+    lines = Resources().parameters("a", tmp_path / "gone", None)["setup"]
+    assert subprocess.run(["bash", "-c", "\n".join([*lines, "exit 0"])], capture_output=True).returncode == 1

@@ -56,6 +56,17 @@ def test_a_chain_is_queued_whole_or_what_is_left_of_it_is_named(program, tmp_pat
     assert (tmp_path / "cancelled").read_text() == "17\n"
 
 
+def test_who_interrupts_a_chain_that_is_being_queued_leaves_none_of_it_behind(program, tmp_path, capsys):
+    """Ctrl-C while `sbatch` has a second job."""
+    program("srun", "")
+    program("sbatch", 'if [ -e once ]; then kill -INT $PPID; sleep 2; fi; touch once; echo "Submitted batch job 17"')
+    program("scancel", 'echo "$@" >> cancelled')
+    with pytest.raises(KeyboardInterrupt):
+        submit([link("a"), link("b")], tmp_path / "jobs", Code(tmp_path, None))
+    assert "pretrain:b: interrupted; nothing is queued" in capsys.readouterr().err
+    assert (tmp_path / "cancelled").read_text() == "17\n"
+
+
 def test_a_job_whose_run_folder_cannot_be_written_is_taken_back(program, tmp_path):
     program("srun", "")
     program("sbatch", FIRST_ONLY)

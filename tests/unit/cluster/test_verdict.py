@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ofa.cluster.attempts import Attempt, End
-from ofa.cluster.verdict import CRASHED, SAVED, UNSAVED, Ended, Limits, crashes_in_a_row, judge, refusal
+from ofa.cluster.verdict import CRASHED, LOST, SAVED, UNABLE, UNSAVED, Ended, Limits, in_a_row, judge, refusal
 
 
 def attempt(number, step, end=None, status=1, reason=CRASHED):
@@ -27,9 +27,12 @@ NOW = attempt(1, 5)
         (Ended(75), SAVED, True),  # the signal came to another rank, or it has a time limit of its own
         (Ended(75, by_file=True), SAVED, False),
         (Ended(-12, asked="SIGUSR2"), UNSAVED, True),  # it was still starting
-        (Ended(1, asked="SIGTERM"), UNSAVED, True),
+        (Ended(1, asked="SIGTERM"), UNABLE, True),
+        (Ended(1, asked="SIGTERM", saves=False), UNSAVED, True),  # a sweep with a run that has failed, and others left
         (Ended(2), CRASHED, False),
         (Ended(1), CRASHED, True),
+        (Ended(1, lost=True), LOST, True),
+        (Ended(1, asked="SIGUSR2", lost=True), LOST, True),
         (Ended(-9), CRASHED, True),
         (Ended(-9, asked="SIGUSR2", in_time=False), CRASHED, True),
     ],
@@ -49,6 +52,18 @@ def test_a_run_that_crashes_at_one_step_is_given_up_with_its_error():
     assert "loss is nan" in verdicts[-1].error and "3 times in a row at step 40" in verdicts[-1].error
 
 
+def test_a_run_that_never_can_save_when_it_is_asked_is_given_up_too():
+    """As where the disk is full; one that the signal ended while it started is none."""
+    full = Ended(1, asked="SIGUSR2", error="error: no space left")
+    attempts = [attempt(1, 40, 40, 1, UNABLE), attempt(2, 40, 40, -12, UNSAVED), attempt(3, 40, 40, 1, UNABLE)]
+    assert judge(full, [*attempts[:2], attempt(3, 40)], 40, Limits(crashes=2)).requeue
+    last = judge(full, [*attempts, attempt(4, 40)], 40, Limits(crashes=2))
+    assert (last.reason, last.requeue) == (UNABLE, False)
+    assert "no space left" in last.error and "3 times in a row at step 40" in last.error
+    assert judge(full, [*attempts, attempt(4, 40)], 50, Limits(crashes=2)).requeue, "it got further before"
+    assert judge(Ended(-12, asked="SIGUSR2"), [*attempts, attempt(4, 40)], 40, Limits(crashes=2)).requeue
+
+
 def test_one_that_gets_further_each_time_is_not():
     attempts = [attempt(number, number * 10, number * 10 + 10) for number in range(20)]
     assert judge(Ended(1), [*attempts, attempt(20, 200)], 210, Limits(crashes=0)).requeue
@@ -57,16 +72,38 @@ def test_one_that_gets_further_each_time_is_not():
 
 def test_attempts_that_were_killed_count_by_what_the_next_one_finds():
     killed = [attempt(1, 0), attempt(2, 0), attempt(3, 30)]
-    assert crashes_in_a_row(killed, step_now=30) == 1, "the second saved step 30 before it was killed"
-    assert crashes_in_a_row(killed, step_now=60) == 0
-    assert refusal(killed[:2] + [attempt(3, 0)], 0, Limits(crashes=2)).startswith("killed or crashed 3 times")
-    assert refusal(killed[:2], 0, Limits(crashes=2)) is None
+    assert in_a_row(killed, step_now=30) == (0, 1), "the second saved step 30 before it was killed"
+    assert in_a_row(killed, step_now=60) == (0, 0)
+    assert refusal([*killed[:2], attempt(3, 0)], 0, Limits(kills=2)) == (
+        "killed 3 times in a row at step 0, with no step saved between (--max-kills)"
+    )
+    assert refusal(killed[:2], 0, Limits(kills=2)) is None
+
+
+def test_what_slurm_has_ended_is_no_sign_of_a_run_that_crashes():
+    """Preempted without grace before the first checkpoint; its crashes are counted through that."""
+    killed = [attempt(number, 0) for number in range(1, 21)]
+    assert refusal(killed, 0, Limits()) is None and refusal([*killed, attempt(21, 0)], 0, Limits()) is not None
+    assert judge(Ended(1), [*killed, attempt(21, 0)], 0, Limits(crashes=1)).requeue
+    assert not judge(Ended(1), [attempt(0, 0, 0), *killed, attempt(21, 0)], 0, Limits(crashes=1)).requeue
+    crashed = refusal([attempt(number, 0, 0) for number in range(3)], 0, Limits(crashes=2))
+    assert crashed is not None and crashed.startswith("crashed 3 times")
+
+
+def test_a_node_that_is_lost_under_another_rank_counts_with_slurms_kills():
+    lost = [attempt(1, 0, 0, 1, LOST), attempt(2, 0), attempt(3, 0, 0, 1, LOST)]
+    assert in_a_row(lost, step_now=0) == (0, 3)
+    now = [*lost, attempt(4, 0)]
+    assert judge(Ended(1, lost=True, error="x"), now, 0, Limits(crashes=0, kills=4)).requeue
+    last = judge(Ended(1, lost=True, error="x"), now, 0, Limits(crashes=0, kills=3))
+    assert not last.requeue and last.error == "x (4 times in a row at step 0, with no step saved between (--max-kills))"
+    assert judge(Ended(1, lost=True, error="x"), now, 5, Limits(kills=3)).requeue
 
 
 def test_stops_are_no_crashes_and_do_not_hide_them():
     stopped = attempt(2, 0, 0, 75, SAVED)
-    assert crashes_in_a_row([attempt(1, 0, 0), stopped, attempt(3, 0, 0)], step_now=0) == 2
-    assert crashes_in_a_row([stopped] * 9, step_now=0) == 0
+    assert in_a_row([attempt(1, 0, 0), stopped, attempt(3, 0, 0)], step_now=0) == (2, 0)
+    assert in_a_row([stopped] * 9, step_now=0) == (0, 0)
 
 
 def test_no_job_is_queued_for_ever():

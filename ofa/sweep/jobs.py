@@ -132,9 +132,17 @@ class JobRun:
         return f"job {self._job}, before it began: {why_it_failed(self.output, status)}"
 
     def stop(self, number: int) -> None:
-        """Take the job out of the queue, or ask the run to save."""
-        if not self._take_back():
-            self._cell.folder.stop.touch()
+        """Take the job out of the queue, or ask the run to save, also where Slurm does not answer: then once it runs.
+
+        Raises:
+            SlurmError: it does not.
+        """
+        taken = False
+        try:
+            taken = self._take_back()
+        finally:
+            if not taken:
+                self._cell.folder.stop.touch()
 
 
 class JobStarter:

@@ -24,6 +24,9 @@ from ofa.sweep.cells import Cell
 BETWEEN_TRIES = 60.0
 """Seconds after which Slurm is offered a job again that it did not take: queues have limits, controllers restart."""
 
+LONGEST_REFUSAL = 24 * 3600.0
+"""Seconds after which a sweep of which nothing runs is given up, if Slurm has taken nothing since."""
+
 BETWEEN_LOOKS = 0.2
 """Seconds between two looks at the cells that run."""
 
@@ -45,7 +48,11 @@ class Running(Protocol):
         ...
 
     def stop(self, number: int) -> None:
-        """Ask it to save and end, as the signal does."""
+        """Ask it to save and end, as the signal does.
+
+        Raises:
+            SubmitError: Slurm cannot be asked.
+        """
         ...
 
 
@@ -104,6 +111,7 @@ class Sweep:
         self._stopping = False
         self._told: set[str] = set()
         self._not_before = 0.0
+        self._refused: tuple[str, float] | None = None
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -118,8 +126,7 @@ class Sweep:
                         self._start(cell)
                     time.sleep(BETWEEN_LOOKS if self._waiting or self._running else 0.0)
             except BaseException:
-                for _, running, _ in self._running.values():  # nobody would look after them
-                    running.stop(signal.SIGTERM)
+                self._ask_to_stop(signal.SIGTERM)  # nobody would look after them
                 raise
         return self.outcome
 
@@ -128,8 +135,15 @@ class Sweep:
             number = self._asked.pop(0)
             self._stopping = True
             print(f"{signal.Signals(number).name}: waiting for {len(self._running)} cells to save", flush=True)
-            for _, running, _ in self._running.values():
+            self._ask_to_stop(number)
+
+    def _ask_to_stop(self, number: int) -> None:
+        """Every cell that runs, whether or not another could be asked."""
+        for cell, running, _ in self._running.values():
+            try:
                 running.stop(number)
+            except (SubmitError, OSError) as error:
+                self._say(cell, f"not asked to stop: {error}")
 
     def _collect(self) -> None:
         """Take note of cells that have ended."""
@@ -172,7 +186,7 @@ class Sweep:
         """A cell that can be started now."""
         if self._asked or self._stopping or len(self._running) >= self._starter.workers:
             return None
-        if self._running and time.monotonic() < self._not_before:
+        if time.monotonic() < self._not_before:
             return None
         under_way = {cell.name for cell in self._waiting} | self._running.keys()
         for cell in self._waiting:
@@ -190,15 +204,27 @@ class Sweep:
         try:
             running = self._starter.start(cell, config, self._arguments, list(self._running))
         except SubmitError as error:
-            if not self._running:
-                raise
-            self._not_before = time.monotonic() + BETWEEN_TRIES
-            self._say(cell, f"not submitted yet: {error}; trying again while others run")
+            self._wait_and_try_again(cell, error)
             return
+        self._refused = None
         self._waiting.remove(cell)
         self._running[cell.name] = cell, running, time.monotonic()
         again = " again" if cell.folder.has_started() else ""
         self._say(cell, f"started{again}; what it says stands in {running.output}")
+
+    def _wait_and_try_again(self, cell: Cell, error: SubmitError) -> None:
+        """Leave a cell waiting that Slurm did not take; said once for each reason.
+
+        Raises:
+            SubmitError: it has taken nothing for long, and nothing runs after which it might.
+        """
+        now = time.monotonic()
+        words, since = self._refused or ("", now)
+        if not self._running and now - since > LONGEST_REFUSAL:
+            raise error
+        if words != str(error):
+            self._say(cell, f"not submitted yet: {error}; trying again every {BETWEEN_TRIES:.0f} s")
+        self._refused, self._not_before = (str(error), since), now + BETWEEN_TRIES
 
     def _fail(self, cell: Cell, why: str) -> None:
         self.outcome.failed[cell.name] = why

@@ -62,7 +62,20 @@ class Starter(Protocol):
     workers: int
 
     def start(self, cell: Cell, config: TrainingConfig, more: Sequence[str], running: Sequence[str]) -> Running:
-        """Start one."""
+        """Start one.
+
+        Raises:
+            SubmitError: Slurm does not take it, or cannot be asked.
+        """
+        ...
+
+    def look_after(self, cell: Cell) -> Running | None:
+        """What an earlier sweep has started and somebody else's process now runs, if it can be watched and stopped as
+        if this one had started it.
+
+        Raises:
+            SubmitError: Slurm cannot be asked.
+        """
         ...
 
 
@@ -183,7 +196,7 @@ class Sweep:
             self._waiting.remove(cell)
 
     def _next(self) -> Cell | None:
-        """A cell that can be started now."""
+        """A cell that can be started now, or may be running already."""
         if self._asked or self._stopping or len(self._running) >= self._starter.workers:
             return None
         if time.monotonic() < self._not_before:
@@ -192,25 +205,29 @@ class Sweep:
         for cell in self._waiting:
             if any(name in under_way for name in cell.needs):
                 continue
-            if not is_held(cell.folder.path):
+            if cell.name not in self._told or not is_held(cell.folder.path):
                 return cell
-            if cell.name not in self._told:  # of a sweep that was killed, or started by hand
-                self._told.add(cell.name)
-                self._say(cell, "another process is running it: waiting for that to end")
         return None
 
     def _start(self, cell: Cell) -> None:
-        config = self._configs[cell.name]
+        held = is_held(cell.folder.path)  # of a sweep that was killed, or started by hand
         try:
-            running = self._starter.start(cell, config, self._arguments, list(self._running))
+            if held:
+                running = self._starter.look_after(cell)
+            else:
+                running = self._starter.start(cell, self._configs[cell.name], self._arguments, list(self._running))
         except SubmitError as error:
             self._wait_and_try_again(cell, error)
             return
         self._refused = None
+        if running is None:
+            self._told.add(cell.name)
+            self._say(cell, "another process is running it: waiting for that to end")
+            return
         self._waiting.remove(cell)
         self._running[cell.name] = cell, running, time.monotonic()
-        again = " again" if cell.folder.has_started() else ""
-        self._say(cell, f"started{again}; what it says stands in {running.output}")
+        how = "runs already" if held else "started again" if cell.folder.has_started() else "started"
+        self._say(cell, f"{how}; what it says stands in {running.output}")
 
     def _wait_and_try_again(self, cell: Cell, error: SubmitError) -> None:
         """Leave a cell waiting that Slurm did not take; said once for each reason.

@@ -65,6 +65,10 @@ class Starter:
         return Process(cell)
 
     @staticmethod
+    def look_after(cell):
+        """Nothing that others run."""
+
+    @staticmethod
     def needed(cell):
         """Results that must be there."""
         return [cell.folder.path.parent / name / "result.json" for name in cell.needs]

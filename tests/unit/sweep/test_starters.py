@@ -3,21 +3,24 @@
 import json
 import os
 import signal
+import threading
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from ofa.cluster.attempts import read_attempts
+from ofa.cluster.attempts import read_attempts, write_end, write_start
 from ofa.cluster.jobs_file import note_job, noted_jobs
 from ofa.cluster.queue import QueuedJob
 from ofa.cluster.slurm import SlurmError
 from ofa.cluster.verdict import CRASHED
 from ofa.config import JobConfig
+from ofa.run_folder import RunFolder
 from ofa.sweep.cells import check
 from ofa.sweep.jobs import JobStarter, Queue
 from ofa.sweep.local import LocalStarter
+from ofa.sweep.run import Sweep
 
 
 def held(run):
@@ -150,6 +153,35 @@ def test_a_job_that_slurm_cannot_take_back_now_saves_once_it_runs(planned, tmp_p
     with pytest.raises(SlurmError, match="Unable to contact"):
         run.stop(signal.SIGTERM)
     assert cell.folder.stop.exists()
+
+
+def test_a_job_of_a_sweep_that_was_killed_is_looked_after_while_it_runs(planned, tmp_path, monkeypatch, capsys):
+    """Its run folder is held, and it is asked to stop as one that this sweep has submitted."""
+    (cell,) = planned(grid={"seed": [1]}).values()
+    starter = starter_of(cell, tmp_path, monkeypatch)
+    squeue(tmp_path / "bin", 'echo "17|RUNNING|None"', monkeypatch)
+    job = RunFolder(cell.folder.path)
+    job.acquire()
+
+    def save_and_end():
+        until = time.monotonic() + 10
+        while "what it says stands in" not in capsys.readouterr().out:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not job.stop.exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        number = write_start(job.path, job="17", restart=0, nodes=["n1"], ranks=1, step=0, commit=None)
+        write_end(job.path, number, status=75, step=3, reason="stopped and saved")
+        squeue(tmp_path / "bin", "", monkeypatch)
+
+    thread = threading.Thread(target=save_and_end)
+    thread.start()
+    outcome = Sweep([cell], check([cell]), starter, after=lambda _: None).run()
+    thread.join()
+    job.release()
+    assert outcome.stopped == ["seed=1"]
 
 
 def test_one_question_is_asked_about_all_jobs_and_not_too_often(tmp_path, monkeypatch):

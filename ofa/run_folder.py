@@ -27,7 +27,7 @@ from ofa.code_version import commit
 from ofa.config import TrainingConfig
 from ofa.cost import Size, checkpoint_bytes, disk_bytes
 from ofa.files import check_space, megabytes
-from ofa.run_files import RunFolderError, check_config, is_finished, read_record, write_json
+from ofa.run_files import RunFolderError, check_config, is_finished, read_record, try_lock, write_json
 
 RECORDED = ("torch", "triton", "deepspeed", "transformers", "tokenizers", "safetensors", "numpy", "webdataset")
 """Distributions whose versions a run records, where they are installed."""
@@ -61,7 +61,7 @@ class RunFolder:
         """Create the folder and take its lock (one rank of a run).
 
         Raises:
-            RunFolderError: another live run holds it.
+            RunFolderError: another live run holds it, or its file system has no locks.
         """
         try:
             self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
@@ -72,7 +72,13 @@ class RunFolder:
             raise RunFolderError(
                 f"run folder {self.path} cannot be written: {error.strerror}; choose another --run-dir"
             ) from error
-        if not _locked(lock):
+        try:
+            got = _locked(lock)
+        except RunFolderError:
+            lock.close()
+            self._leave_as_found()
+            raise
+        if not got:
             lock.seek(0)
             holder = lock.read().strip() or "an unknown process"
             lock.close()
@@ -162,8 +168,7 @@ class RunFolder:
 def _locked(lock: TextIO) -> bool:
     """Whether the lock was got; tried again, since who only looks whether a folder is held has it for a moment."""
     for _ in range(TRIES):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if try_lock(lock, fcntl.LOCK_EX):
             return True
         time.sleep(BETWEEN_TRIES)
     return False

@@ -104,6 +104,7 @@ class Sweep:
         *,
         arguments: Sequence[str] = (),
         after: Callable[[Outcome], None],
+        stop: Path | None = None,
     ):
         """
         Args:
@@ -112,6 +113,7 @@ class Sweep:
             starter: starts them.
             arguments: further ones of every command line.
             after: called when a cell has ended.
+            stop: a file whose appearance asks to stop, as a signal does; removed when all have saved.
         """
         self._waiting = list(cells)
         self._total = len(cells)
@@ -119,6 +121,7 @@ class Sweep:
         self._starter = starter
         self._arguments = arguments
         self._after = after
+        self._stop_file = stop
         self._running: dict[str, tuple[Cell, Running, float]] = {}
         self._asked: list[int] = []
         self._stopping = False
@@ -132,6 +135,7 @@ class Sweep:
         with self._signals():
             try:
                 while self._waiting or self._running:
+                    self._look_for_the_stop_file()
                     self._pass_signals_on()
                     self._collect()
                     self._settle()
@@ -141,14 +145,23 @@ class Sweep:
             except BaseException:
                 self._ask_to_stop(signal.SIGTERM)  # nobody would look after them
                 raise
+        if self._stop_file is not None:
+            self._stop_file.unlink(missing_ok=True)
         return self.outcome
+
+    def _look_for_the_stop_file(self) -> None:
+        if not self._stopping and self._stop_file is not None and self._stop_file.exists():
+            self._stop(signal.SIGTERM, f"the file {self._stop_file}")
 
     def _pass_signals_on(self) -> None:
         while self._asked:
             number = self._asked.pop(0)
-            self._stopping = True
-            print(f"{signal.Signals(number).name}: waiting for {len(self._running)} cells to save", flush=True)
-            self._ask_to_stop(number)
+            self._stop(number, signal.Signals(number).name)
+
+    def _stop(self, number: int, why: str) -> None:
+        self._stopping = True
+        print(f"{why}: waiting for {len(self._running)} cells to save", flush=True)
+        self._ask_to_stop(number)
 
     def _ask_to_stop(self, number: int) -> None:
         """Every cell that runs, whether or not another could be asked."""

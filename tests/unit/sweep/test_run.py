@@ -148,6 +148,24 @@ def test_a_signal_reaches_the_running_cells_and_the_sweep_waits_for_them(planned
     assert signal.getsignal(number) is before
 
 
+def test_a_stop_file_in_its_folder_stops_the_sweep_as_a_signal_does_and_is_taken_away(planned, capsys):
+    cells = of(planned, "a", "long", "z")
+    stop, ready = cells["a"].folder.path.parent / "stop", cells["long"].folder.path / "ready"
+
+    def ask():
+        while not ready.exists():
+            time.sleep(0.01)
+        stop.touch()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    outcome = Sweep(list(cells.values()), dict.fromkeys(cells), Starter(1), after=print, stop=stop).run()
+    thread.join()
+    assert (outcome.done, sorted(outcome.stopped), outcome.status()) == (["a"], ["long", "z"], 75)
+    assert not stop.exists() and f"the file {stop}: waiting for 1 cells to save" in capsys.readouterr().out
+    assert (ready.parent / "saved").read_text() == str(int(signal.SIGTERM))
+
+
 class Refusing(Starter):
     """Takes one at a time, as a queue that is full."""
 

@@ -1,6 +1,6 @@
 """`python -m data_prep --config CONFIG [--set key=value] [--output DIR]`: text to shards.
 
-Exit status: 0 done, 1 error, 2 usage, 75 stopped by Ctrl-C or SIGTERM (run it again to continue).
+Exit status: 0 done, 1 error, 2 usage, 75 stopped by Ctrl-C, SIGTERM or Slurm's SIGUSR2 (run it again to continue).
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from data_prep.documents import DataPrepError
 from data_prep.pipeline import finished, prepare
 from data_prep.progress import visible_progress
 from data_prep.work import REMEDY
+from data_prep.workers import STOPS
 from ofa.config import ConfigError, DataPrepConfig, find, load
 from ofa.data.shards import SPLITS, ShardError
 from ofa.files import DiskFull
 
 BAD = ("dropped", "unreadable", "damaged", "with_nul", "with_undecodable", "leftover", "unparsed")
 """In names of counts that are shown."""
-
-STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,11 +1,12 @@
 """A pool of worker processes that do units of work; results come in the order of the units.
 
-Workers are spawned, single-threaded (`RAYON_NUM_THREADS=1`), ignore Ctrl-C and SIGTERM, and end when the main process
-does, however that ends.
+Workers are spawned, single-threaded (`RAYON_NUM_THREADS=1`), ignore the signals that stop it, and end when the main
+process does, however that ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -13,9 +14,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 from data_prep.documents import DataPrepError
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""Signals by which people and schedulers ask to stop."""
 
 ResultT = TypeVar("ResultT")
 
@@ -25,6 +30,8 @@ class Workers:
 
     def __init__(self, count: int):
         context = multiprocessing.get_context("spawn")
+        with _stops_wait():
+            resource_tracker.ensure_running()  # which unblocks signals in this process as it starts its own
         self._others = set(multiprocessing.active_children())
         self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start)
         self._ahead = 2 * count
@@ -47,7 +54,8 @@ class Workers:
         pending: list[Future[ResultT]] = []
         try:
             for one in arguments:
-                pending.append(self._pool.submit(function, *one))
+                with _stops_wait():
+                    pending.append(self._pool.submit(function, *one))
                 if len(pending) > self._ahead:
                     yield pending.pop(0).result()
             while pending:
@@ -59,10 +67,21 @@ class Workers:
             ) from None
 
 
+@contextlib.contextmanager
+def _stops_wait() -> Iterator[None]:
+    """Processes that are started meanwhile hear nothing of these signals, which go to all of a group and would end what
+    does not ignore them yet; in this one they come when it is over."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start() -> None:
     os.environ["RAYON_NUM_THREADS"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal, or a scheduler, sends them to all of a job
+    for number in STOPS:  # a terminal, or a scheduler, sends them to all of a job
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -4,14 +4,18 @@ saved. Commands that only look at runs start in a second through it."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ofa.config import TrainingConfig, differences, parse
 from ofa.files import write_text
+
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+"""What file systems answer that have no locks: Lustre without its mount option, NFS without the service for them."""
 
 Otherwise = Callable[[Sequence[str]], str]
 """From the keys that differ (none: the data do) to what to do for other values or data than those of a run folder."""
@@ -27,15 +31,37 @@ class RunFolderError(ValueError):
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a live process has the lock of a run folder."""
+    """Whether a live process has the lock of a run folder.
+
+    Raises:
+        RunFolderError: its file system has no locks.
+    """
     try:
         with (folder / "lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return not try_lock(lock, fcntl.LOCK_SH)
     except FileNotFoundError:
         return False
-    except BlockingIOError:
+
+
+def try_lock(lock: TextIO, kind: int) -> bool:
+    """Whether the kernel gives a lock of this kind (fcntl's) on an open file now.
+
+    Raises:
+        RunFolderError: the file system has none.
+    """
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
         return True
-    return False
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise RunFolderError(
+            f"{lock.name}: this file system has no locks ({error.strerror}), two jobs could write one run: have "
+            "it mounted with locks that reach across nodes (on Lustre by the mount option flock), or choose a run "
+            "folder elsewhere"
+        ) from None
 
 
 def is_finished(folder: Path) -> bool:

@@ -34,6 +34,7 @@ from ofa.run_files import (
     elsewhere,
     is_finished,
     read_record,
+    try_lock,
     write_json,
 )
 
@@ -69,7 +70,7 @@ class RunFolder:
         """Create the folder and take its lock (one rank of a run).
 
         Raises:
-            RunFolderError: another live run holds it.
+            RunFolderError: another live run holds it, or its file system has no locks.
         """
         try:
             self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
@@ -80,7 +81,13 @@ class RunFolder:
             raise RunFolderError(
                 f"run folder {self.path} cannot be written: {error.strerror}; choose another --run-dir"
             ) from error
-        if not _locked(lock):
+        try:
+            got = _locked(lock)
+        except RunFolderError:
+            lock.close()
+            self._leave_as_found()
+            raise
+        if not got:
             lock.seek(0)
             holder = lock.read().strip() or "an unknown process"
             lock.close()
@@ -172,8 +179,7 @@ class RunFolder:
 def _locked(lock: TextIO) -> bool:
     """Whether the lock was got; tried again, since who only looks whether a folder is held has it for a moment."""
     for _ in range(TRIES):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if try_lock(lock, fcntl.LOCK_EX):
             return True
         time.sleep(BETWEEN_TRIES)
     return False

@@ -75,9 +75,16 @@ def start_here(link: Link, cluster: str, folder: Path) -> list[tuple[Submitted, 
 
 def _wait(submitted: Submitted, job: submitit.Job[int], *, watch: bool) -> None:
     if watch:
-        follow(submitted.job, submitted.log, lambda _: ("COMPLETED" if job.done() else "RUNNING", ""))
+        follow(submitted.job, submitted.log, lambda _: (_state(job), ""))
     try:
         job.results()
     except Exception as error:  # submitit wraps whatever it was
         last = str(error).strip().splitlines()[-1:]
         raise SubmitError(f"{submitted.call.name} failed: {submitted.log}: {''.join(last)}") from None
+
+
+def _state(job: submitit.Job[int]) -> str:
+    """In Slurm's words."""
+    if not job.done():
+        return "RUNNING"
+    return "COMPLETED" if job.exception() is None else "FAILED"

@@ -20,7 +20,7 @@ from ofa.cluster.attempts import Attempt, End, read_attempts
 from ofa.cluster.find import Place
 from ofa.cluster.jobs_file import noted_jobs
 from ofa.cluster.queue import QueuedJob
-from ofa.cluster.tails import Ending, Progress, ending, last_error_line, progress
+from ofa.cluster.tails import Ending, Progress, ending, last_error_line, last_words, progress
 from ofa.run_files import is_finished, is_held, saved_step
 
 RECENT = 120.0
@@ -194,7 +194,9 @@ def _row(place: Place, jobs: Mapping[str, QueuedJob], now: float) -> Row:
     job = _job_in_queue(place, jobs)
     total, saved = (place.record or {}).get("total_steps"), saved_step(folder)
     state = _state_now(place, attempts, owner, said, None if job is None else (job, jobs[job]), now)
-    state = state or _state_at_rest(place, attempts, owner, how)
+    early = None if state else _early_end(place, attempts, owner, now)
+    state = state or (State.FAILED if early else _state_at_rest(place, attempts, owner, how))
+    error = early or _last_error(place, attempts, how, running=state == State.RUNNING)
     begun = state != State.NEVER_STARTED and (place.has_begun or bool(attempts))
     return Row(
         str(folder),
@@ -209,7 +211,7 @@ def _row(place: Place, jobs: Mapping[str, QueuedJob], now: float) -> Row:
         eta=_seconds_left(said, total, now) if state == State.RUNNING else None,
         job=job,
         waits_for=None if job is None else jobs[job].reason or None,
-        error=None if state == State.FINISHED else _last_error(place, attempts, how, running=state == State.RUNNING),
+        error=None if state == State.FINISHED else error,
     )
 
 
@@ -250,6 +252,24 @@ def _state_at_rest(place: Place, attempts: Sequence[Attempt], owner: Owner, how:
     if not place.has_begun:
         return State.FAILED if last_error_line(place.path / "output.txt") else State.NEVER_STARTED
     return State.UNFINISHED
+
+
+def _early_end(place: Place, attempts: Sequence[Attempt], owner: Owner, now: float) -> str | None:
+    """Why the job that was submitted last has ended before its attempt began; None: it has not, as far as can be told.
+
+    Where nobody can be asked whether it runs it may only be starting: then some error must be named, or it be silent.
+    """
+    noted = noted_jobs(place.path)
+    if not noted or noted[-1].log is None or any(attempt.job == noted[-1].job for attempt in attempts):
+        return None
+    try:
+        written = noted[-1].log.stat().st_mtime
+    except FileNotFoundError:  # it never left the queue
+        return None
+    if written + SLACK < owner.since:
+        return None
+    error, last = last_words(noted[-1].log)
+    return error or (last if now - written > RECENT else None)
 
 
 def _was_started_again(end: End, owner: Owner) -> bool:

@@ -27,6 +27,11 @@ TRACEBACK = "Traceback (most recent call last):"
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?(\w+)(: |$)")
 """How the last words of a traceback begin."""
 
+ERROR = re.compile(r"(^|[\s:])error: |^([\w.]+\.)?\w*(Error|Exception)(:|$)")
+"""A line that names one, in words of ours, of Slurm or of a traceback."""
+
+OF_SLURM = ("srun:", "slurmstepd:")
+
 GONE = ("expected_sparsity", "cost_sparsity", "sparsity")
 """Keys of a metrics line, the first of which that it has is shown: CoFi's are of its structure."""
 
@@ -100,6 +105,17 @@ def last_error_line(path: Path) -> str | None:
     """The last line of a process's output that begins with `error:`, without that; None: there is none."""
     said = [line for line in read_tail(path, LOG_TAIL).splitlines() if line.startswith("error: ")]
     return _one_line(said[-1].removeprefix("error: ")) if said else None
+
+
+def last_words(log: Path) -> tuple[str | None, str | None]:
+    """Of what a job has written before its run began: the last line that names an error, and the last one; None: there
+    is none. What Slurm says of the job's end counts where nothing else names one."""
+    lines = [line.strip() for line in read_tail(log, LOG_TAIL).splitlines() if line.strip()]
+    found = [line for line in lines if ERROR.search(line)]
+    own = [line for line in found if not line.startswith(OF_SLURM)] or [
+        line for line in found if not line.startswith("srun:")
+    ]
+    return next(reversed(own or found), None), next(reversed(lines), None)
 
 
 def _is_whole(line: dict[str, Any]) -> bool:

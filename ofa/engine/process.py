@@ -50,13 +50,26 @@ def start(config: TrainingConfig) -> None:
 
 
 def own_threads() -> int:
-    """CPU threads of this process where the config gives none: of a process alone what OMP_NUM_THREADS says, else its
-    share of the cores. Launchers of several processes set the variable to 1 of themselves, so that it says nothing."""
+    """CPU threads of this process where the config gives none: of a process alone what OMP_NUM_THREADS says, of a task
+    of Slurm what that gave it, else its share of the cores. Launchers of several processes set the variable to 1 of
+    themselves, so that it says nothing."""
     here = dist.processes_here()
     said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # the others are of nested teams
     if here == 1 and said.isdigit() and int(said) > 0:
         return int(said)
-    return max(1, len(os.sched_getaffinity(0)) // here)
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(cores, _cores_of_task(here) or cores // here))
+
+
+def _cores_of_task(here: int) -> int | None:
+    """Cores that Slurm meant for this process; None: it is no task of its own, or Slurm does not say. Where tasks are
+    bound to cores these are those that the process sees, which must not be shared out again; else it sees all."""
+    if os.environ.get("SLURM_STEP_NUM_TASKS") != str(dist.world_size()):  # a launcher inside of a task starts more
+        return None
+    own, of_all = os.environ.get("SLURM_CPUS_PER_TASK", ""), os.environ.get("SLURM_CPUS_ON_NODE", "")
+    if own.isdigit():
+        return int(own)
+    return int(of_all) // here if of_all.isdigit() else None
 
 
 def keep_freed_memory() -> None:

@@ -132,9 +132,17 @@ class JobRun:
         return f"job {self._job}, before it began: {why_it_failed(self.output, status)}"
 
     def stop(self, number: int) -> None:
-        """Take the job out of the queue, or ask the run to save."""
-        if not self._take_back():
-            self._cell.folder.stop.touch()
+        """Take the job out of the queue, or ask the run to save, also where Slurm does not answer: then once it runs.
+
+        Raises:
+            SlurmError: it does not.
+        """
+        taken = False
+        try:
+            taken = self._take_back()
+        finally:
+            if not taken:
+                self._cell.folder.stop.touch()
 
 
 class JobStarter:
@@ -188,18 +196,35 @@ class JobStarter:
             ask_slurm([link], self._folder, self._code)
 
     def start(self, cell: Cell, config: TrainingConfig, more: Sequence[str], running: Sequence[str]) -> JobRun:
-        """Submit a cell, or look after the job that a sweep that was killed has left in the queue for it; arguments as
-        those of `LocalStarter.start`."""
+        """Submit a cell, or look after the job that a sweep that was killed has left in the queue for it.
+
+        Args:
+            cell, config, more, running: as those of `LocalStarter.start`.
+
+        Raises:
+            SubmitError: Slurm does not take it, or does not answer.
+        """
         cell.folder.stop.unlink(missing_ok=True)  # of an attempt that ended before it looked
         link = self._link(cell, more)
         if self._is_local:
             ((submitted, job),) = start_here(link, "local", self._folder)
             return JobRun(cell, submitted.job, submitted.log, is_over=job.done, take_back=lambda: False, lag=0.0)
-        left = self._left_in_queue(cell)
+        left = self.look_after(cell)
         if left is not None:
-            return self._watched(cell, *left)
+            return left
         (submitted,) = submit([link], self._folder, self._code)
         return self._watched(cell, submitted.job, submitted.log)
+
+    def look_after(self, cell: Cell) -> JobRun | None:
+        """The job that a sweep that was killed has left in the queue for a cell, where it waits or runs.
+
+        Raises:
+            SlurmError: there is no answer.
+        """
+        if self._is_local:
+            return None
+        left = self._left_in_queue(cell)
+        return None if left is None else self._watched(cell, *left)
 
     def _link(self, cell: Cell, more: Sequence[str]) -> Link:
         return Link((cell.call(*more),), self._resources, self._limits, 1)

@@ -65,6 +65,9 @@ class LocalStarter:
                 environment["CUDA_VISIBLE_DEVICES"] = self._devices[place % len(self._devices)]
         return LocalRun(cell, more, environment)
 
+    def look_after(self, cell: Cell) -> None:
+        """Processes of another sweep are no children of this one."""
+
 
 def _devices() -> list[str]:
     """The GPUs that a process may see, as CUDA_VISIBLE_DEVICES names them."""

@@ -24,6 +24,9 @@ from ofa.sweep.cells import Cell
 BETWEEN_TRIES = 60.0
 """Seconds after which Slurm is offered a job again that it did not take: queues have limits, controllers restart."""
 
+LONGEST_REFUSAL = 24 * 3600.0
+"""Seconds after which a sweep of which nothing runs is given up, if Slurm has taken nothing since."""
+
 BETWEEN_LOOKS = 0.2
 """Seconds between two looks at the cells that run."""
 
@@ -45,7 +48,11 @@ class Running(Protocol):
         ...
 
     def stop(self, number: int) -> None:
-        """Ask it to save and end, as the signal does."""
+        """Ask it to save and end, as the signal does.
+
+        Raises:
+            SubmitError: Slurm cannot be asked.
+        """
         ...
 
 
@@ -55,7 +62,20 @@ class Starter(Protocol):
     workers: int
 
     def start(self, cell: Cell, config: TrainingConfig, more: Sequence[str], running: Sequence[str]) -> Running:
-        """Start one."""
+        """Start one.
+
+        Raises:
+            SubmitError: Slurm does not take it, or cannot be asked.
+        """
+        ...
+
+    def look_after(self, cell: Cell) -> Running | None:
+        """What an earlier sweep has started and somebody else's process now runs, if it can be watched and stopped as
+        if this one had started it.
+
+        Raises:
+            SubmitError: Slurm cannot be asked.
+        """
         ...
 
 
@@ -84,6 +104,7 @@ class Sweep:
         *,
         arguments: Sequence[str] = (),
         after: Callable[[Outcome], None],
+        stop: Path | None = None,
     ):
         """
         Args:
@@ -92,6 +113,7 @@ class Sweep:
             starter: starts them.
             arguments: further ones of every command line.
             after: called when a cell has ended.
+            stop: a file whose appearance asks to stop, as a signal does; removed when all have saved.
         """
         self._waiting = list(cells)
         self._total = len(cells)
@@ -99,11 +121,13 @@ class Sweep:
         self._starter = starter
         self._arguments = arguments
         self._after = after
+        self._stop_file = stop
         self._running: dict[str, tuple[Cell, Running, float]] = {}
         self._asked: list[int] = []
         self._stopping = False
         self._told: set[str] = set()
         self._not_before = 0.0
+        self._refused: tuple[str, float] | None = None
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -111,6 +135,7 @@ class Sweep:
         with self._signals():
             try:
                 while self._waiting or self._running:
+                    self._look_for_the_stop_file()
                     self._pass_signals_on()
                     self._collect()
                     self._settle()
@@ -118,18 +143,33 @@ class Sweep:
                         self._start(cell)
                     time.sleep(BETWEEN_LOOKS if self._waiting or self._running else 0.0)
             except BaseException:
-                for _, running, _ in self._running.values():  # nobody would look after them
-                    running.stop(signal.SIGTERM)
+                self._ask_to_stop(signal.SIGTERM)  # nobody would look after them
                 raise
+        if self._stop_file is not None:
+            self._stop_file.unlink(missing_ok=True)
         return self.outcome
+
+    def _look_for_the_stop_file(self) -> None:
+        if not self._stopping and self._stop_file is not None and self._stop_file.exists():
+            self._stop(signal.SIGTERM, f"the file {self._stop_file}")
 
     def _pass_signals_on(self) -> None:
         while self._asked:
             number = self._asked.pop(0)
-            self._stopping = True
-            print(f"{signal.Signals(number).name}: waiting for {len(self._running)} cells to save", flush=True)
-            for _, running, _ in self._running.values():
+            self._stop(number, signal.Signals(number).name)
+
+    def _stop(self, number: int, why: str) -> None:
+        self._stopping = True
+        print(f"{why}: waiting for {len(self._running)} cells to save", flush=True)
+        self._ask_to_stop(number)
+
+    def _ask_to_stop(self, number: int) -> None:
+        """Every cell that runs, whether or not another could be asked."""
+        for cell, running, _ in self._running.values():
+            try:
                 running.stop(number)
+            except (SubmitError, OSError) as error:
+                self._say(cell, f"not asked to stop: {error}")
 
     def _collect(self) -> None:
         """Take note of cells that have ended."""
@@ -169,36 +209,52 @@ class Sweep:
             self._waiting.remove(cell)
 
     def _next(self) -> Cell | None:
-        """A cell that can be started now."""
+        """A cell that can be started now, or may be running already."""
         if self._asked or self._stopping or len(self._running) >= self._starter.workers:
             return None
-        if self._running and time.monotonic() < self._not_before:
+        if time.monotonic() < self._not_before:
             return None
         under_way = {cell.name for cell in self._waiting} | self._running.keys()
         for cell in self._waiting:
             if any(name in under_way for name in cell.needs):
                 continue
-            if not is_held(cell.folder.path):
+            if cell.name not in self._told or not is_held(cell.folder.path):
                 return cell
-            if cell.name not in self._told:  # of a sweep that was killed, or started by hand
-                self._told.add(cell.name)
-                self._say(cell, "another process is running it: waiting for that to end")
         return None
 
     def _start(self, cell: Cell) -> None:
-        config = self._configs[cell.name]
+        held = is_held(cell.folder.path)  # of a sweep that was killed, or started by hand
         try:
-            running = self._starter.start(cell, config, self._arguments, list(self._running))
+            if held:
+                running = self._starter.look_after(cell)
+            else:
+                running = self._starter.start(cell, self._configs[cell.name], self._arguments, list(self._running))
         except SubmitError as error:
-            if not self._running:
-                raise
-            self._not_before = time.monotonic() + BETWEEN_TRIES
-            self._say(cell, f"not submitted yet: {error}; trying again while others run")
+            self._wait_and_try_again(cell, error)
+            return
+        self._refused = None
+        if running is None:
+            self._told.add(cell.name)
+            self._say(cell, "another process is running it: waiting for that to end")
             return
         self._waiting.remove(cell)
         self._running[cell.name] = cell, running, time.monotonic()
-        again = " again" if cell.folder.has_started() else ""
-        self._say(cell, f"started{again}; what it says stands in {running.output}")
+        how = "runs already" if held else "started again" if cell.folder.has_started() else "started"
+        self._say(cell, f"{how}; what it says stands in {running.output}")
+
+    def _wait_and_try_again(self, cell: Cell, error: SubmitError) -> None:
+        """Leave a cell waiting that Slurm did not take; said once for each reason.
+
+        Raises:
+            SubmitError: it has taken nothing for long, and nothing runs after which it might.
+        """
+        now = time.monotonic()
+        words, since = self._refused or ("", now)
+        if not self._running and now - since > LONGEST_REFUSAL:
+            raise error
+        if words != str(error):
+            self._say(cell, f"not submitted yet: {error}; trying again every {BETWEEN_TRIES:.0f} s")
+        self._refused, self._not_before = (str(error), since), now + BETWEEN_TRIES
 
     def _fail(self, cell: Cell, why: str) -> None:
         self.outcome.failed[cell.name] = why

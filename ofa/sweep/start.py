@@ -67,6 +67,7 @@ def sweep(
             starter or LocalStarter(workers or 1),
             arguments=arguments,
             after=lambda outcome: write_findings(config, cells, folder, outcome),
+            stop=own.stop,
         )
         outcome = running.run()
         write_findings(config, cells, folder, outcome)

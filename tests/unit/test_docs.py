@@ -4,6 +4,8 @@ import re
 import shlex
 
 from ofa.cluster.status import State
+from ofa.config import FinetuneConfig, RunConfig, load
+from ofa.data.tasks import TASKS
 from tests.commands import command
 from tests.processes import CHECKOUT
 
@@ -34,3 +36,22 @@ def test_the_chain_of_jobs_is_one(tmp_path):
     answer = command(name, "--cluster", "local", "--dry-run", *arguments, cwd=tmp_path)
     assert answer.status == 0, answer.err
     assert len(answer.out.splitlines()) == arguments.count("--then") + 1 + 2, "three seeds in one link"
+
+
+def test_the_first_command_has_nothing_to_wait_for(tmp_path):
+    """In a clone without data."""
+    (typed,) = re.findall(r"^    python launch/(submit\.py .*--dry-run (?:.*\\\n)*.*?)(?: +#.*)?$", PAGE, re.MULTILINE)
+    name, *arguments = shlex.split(typed.replace("\\\n", " "))
+    answer = command(name, "--cluster", "local", *arguments, cwd=tmp_path)
+    assert answer.status == 0, answer.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_jobs_need_without_a_network_is_all_fetched_before():
+    """Each dataset and model of the hub that the recipes of the chain name."""
+    fetched = PAGE.partition("Where compute nodes have no network")[2].partition("One job")[0]
+    task = load(FinetuneConfig, "downstream/mrpc.json").task.name
+    hub = TASKS[task].hub
+    assert hub is not None and f"load_dataset('{hub.dataset}', '{task}')" in fetched
+    assert f"hf download {load(RunConfig, 'teacher.json').model.init}" in fetched
+    assert "python -m data_prep --config data/wikipedia_20231101.json" in fetched

@@ -1,5 +1,6 @@
 """One owner of a run folder, one config in it."""
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -115,3 +116,19 @@ def test_a_disk_that_is_too_small_is_refused_with_what_is_needed(tmp_path):
     with pytest.raises(DiskFull, match=r"3 checkpoints of .* GB and a model: .* needed in .*, .* free; .*keep_last"):
         RunFolder(tmp_path).check_space(config, huge)
     RunFolder(tmp_path).check_space(config, Size(1000, 100))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_refused_with_the_mount_option_that_gives_them(tmp_path, monkeypatch, number):
+    """Lustre's answer where it is mounted without: no such file system can be had here."""
+
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(RunFolderError, match=rf"new.lock: .*{os.strerror(number)}.*mount option flock"):
+        RunFolder(tmp_path / "new").acquire()
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "lock").touch()
+    with pytest.raises(RunFolderError, match="mount option flock"):
+        is_held(tmp_path)

@@ -1,12 +1,15 @@
 """The state of runs from what lies in their folders."""
 
 import json
+import os
 import socket
+import time
 
 import pytest
 
 from ofa.cluster.attempts import write_end, write_start
 from ofa.cluster.find import look_at
+from ofa.cluster.jobs_file import note_job
 from ofa.cluster.queue import QueuedJob
 from ofa.cluster.status import State, row, sweep_row
 
@@ -110,6 +113,58 @@ def test_a_run_that_was_only_submitted(make):
     assert (look(folder).state, look(folder).step) == (State.NEVER_STARTED, None)
     found = look(folder, {"17": QueuedJob("PENDING", "Resources")})
     assert (found.state, found.job, found.waits_for) == (State.PENDING, "17", "Resources")
+
+
+BEFORE_IT_BEGAN = """submitit INFO (2026-01-01 12:00:00) - Starting with JobEnvironment(job_id=17)
+Traceback (most recent call last):
+  File "/code/ofa/__init__.py", line 1, in <module>
+    raise ImportError("torn")
+ImportError: torn
+"""
+SRUN = "srun: error: n1: task 0: Exited with exit code 1\n"
+KILLED = "slurmstepd: error: Detected 1 oom_kill event in StepId=17.0"
+
+
+def submitted(folder, log, *, job="17", ago=0.0):
+    """A job that has been noted, and what its log says."""
+    path = folder.path.parent / f"{job}_0_log.out"
+    if log is not None:
+        path.write_text(log)
+        os.utime(path, (time.time() - ago,) * 2)
+    note_job(folder.path, job, command="", log=path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("log", "ago", "error"),
+    [
+        (BEFORE_IT_BEGAN + SRUN, 0, "ImportError: torn"),
+        (f"loading modules\n{KILLED}\n" + SRUN, 0, "slurmstepd: error: Detected 1 oom_kill event in StepId=17.0"),
+        ("script: line 3: module: command not found\n", 1e4, "script: line 3: module: command not found"),
+    ],
+)
+def test_a_job_that_died_before_its_run_began_has_failed(make, log, ago, error):
+    folder = submitted(make("a"), log, ago=ago)
+    assert (look(folder).state, look(folder).error) == (State.FAILED, error)
+    assert look(folder, {"17": QueuedJob("RUNNING", "")}).error is None
+    assert look(folder, {"17": QueuedJob("PENDING", "Resources")}).state == State.PENDING
+
+
+@pytest.mark.parametrize("log", [None, "", BEFORE_IT_BEGAN.partition("Traceback")[0]])
+def test_one_that_was_taken_out_of_the_queue_or_is_just_starting_has_not(make, log):
+    assert look(submitted(make("a"), log)).state == State.NEVER_STARTED
+
+
+def test_a_later_job_that_could_not_begin_hides_no_earlier_attempt_and_is_said(make):
+    folder = make("a").begun().trained(8).saved(8).said(RUNNING, SAVED).given_back()
+    write_end(folder.path, start(folder), status=75, step=8, reason="stopped and saved")
+    submitted(folder, BEFORE_IT_BEGAN)
+    assert look(folder).state == State.STOPPED, "the log of the job that ran"
+    submitted(folder, BEFORE_IT_BEGAN, job="18")
+    found = look(folder)
+    assert (found.state, found.error, found.saved_step) == (State.FAILED, "ImportError: torn", 8)
+    os.utime(folder.path / "lock", (time.time() + 60,) * 2)
+    assert look(folder).state == State.STOPPED, "somebody ran it by hand since"
 
 
 def test_a_job_that_waits_again_is_requeued_and_one_with_nodes_runs(make):

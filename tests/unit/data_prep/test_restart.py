@@ -146,7 +146,7 @@ def test_two_runs_in_one_folder_are_refused(tools, text, tmp_path):
     assert refused
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
 @pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["to the process", "to its group"])
 def test_a_signal_stops_soon_with_status_75_and_the_run_continues(tools, text, prepared, tmp_path, number, send):
     """Ctrl-C and a scheduler reach all processes of a job; `kill` reaches one."""

@@ -1,6 +1,7 @@
 """The order in which cells are started, and what becomes of those that fail, stop or are not started; each cell is a
 small process that does what its name says."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ofa.cluster.errors import SubmitError
+from ofa.cluster.slurm import SlurmError
 from ofa.sweep import run
 from ofa.sweep.output import open_output, output_path, why_it_failed
 from ofa.sweep.run import Sweep
@@ -63,14 +65,18 @@ class Starter:
         return Process(cell)
 
     @staticmethod
+    def look_after(cell):
+        """Nothing that others run."""
+
+    @staticmethod
     def needed(cell):
         """Results that must be there."""
         return [cell.folder.path.parent / name / "result.json" for name in cell.needs]
 
 
-def do(cells, workers=1, seen=None):
+def do(cells, workers=1, seen=None, starter=None):
     """Run cells; the starter and the outcome."""
-    starter = Starter(workers)
+    starter = starter or Starter(workers)
     after = (lambda outcome: seen.append((len(outcome.done), len(outcome.failed)))) if seen is not None else print
     return starter, Sweep(list(cells.values()), dict.fromkeys(cells), starter, after=after).run()
 
@@ -142,6 +148,24 @@ def test_a_signal_reaches_the_running_cells_and_the_sweep_waits_for_them(planned
     assert signal.getsignal(number) is before
 
 
+def test_a_stop_file_in_its_folder_stops_the_sweep_as_a_signal_does_and_is_taken_away(planned, capsys):
+    cells = of(planned, "a", "long", "z")
+    stop, ready = cells["a"].folder.path.parent / "stop", cells["long"].folder.path / "ready"
+
+    def ask():
+        while not ready.exists():
+            time.sleep(0.01)
+        stop.touch()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    outcome = Sweep(list(cells.values()), dict.fromkeys(cells), Starter(1), after=print, stop=stop).run()
+    thread.join()
+    assert (outcome.done, sorted(outcome.stopped), outcome.status()) == (["a"], ["long", "z"], 75)
+    assert not stop.exists() and f"the file {stop}: waiting for 1 cells to save" in capsys.readouterr().out
+    assert (ready.parent / "saved").read_text() == str(int(signal.SIGTERM))
+
+
 class Refusing(Starter):
     """Takes one at a time, as a queue that is full."""
 
@@ -162,11 +186,77 @@ def test_what_a_full_queue_does_not_take_is_offered_again_while_others_run(plann
     assert "b: not submitted yet: sbatch says: QOSMax" in capsys.readouterr().out
 
 
-def test_where_nothing_runs_a_refusal_ends_the_sweep(planned):
-    cells, starter = of(planned, "a"), Refusing(1)
+class Silent(Starter):
+    """Does not answer a number of times, whether something runs or not."""
+
+    times = 3
+
+    def start(self, cell, config, more, running):
+        """Start one, or say that nobody answers."""
+        self.times -= 1
+        if self.times >= 0:
+            raise SlurmError("squeue says: Unable to contact slurm controller")
+        return super().start(cell, config, more, running)
+
+
+def test_a_controller_that_does_not_answer_is_asked_again_and_named_once(planned, monkeypatch, capsys):
+    monkeypatch.setattr(run, "BETWEEN_TRIES", 0.1)
+    starter, outcome = do(of(planned, "a", "b"), starter=Silent(1))
+    assert (starter.order, outcome.status()) == (["a", "b"], 0)
+    assert capsys.readouterr().out.count("Unable to contact") == 1
+
+
+def test_where_nothing_runs_and_each_offer_is_refused_the_sweep_ends_at_last(planned, monkeypatch):
+    monkeypatch.setattr(run, "BETWEEN_TRIES", 0.05)
+    monkeypatch.setattr(run, "LONGEST_REFUSAL", 0.3)
+    starter = Refusing(1)
     starter.most = 0
     with pytest.raises(SubmitError, match="QOSMax"):
-        Sweep(list(cells.values()), dict.fromkeys(cells), starter, after=print).run()
+        do(of(planned, "a"), starter=starter)
+
+
+class Deaf(Process):
+    """Cannot be asked to stop: nobody answers."""
+
+    def __init__(self, cell):
+        super().__init__(cell)
+        self.stop = self.refuse
+
+    def refuse(self, number):
+        """End it all the same, so that the test ends."""
+        self.process.send_signal(number)
+        raise SlurmError("scancel did not answer")
+
+
+class StartsDeaf(Starter):
+    """Starts those, where a name says so."""
+
+    def start(self, cell, config, more, running):
+        """Start one."""
+        return Deaf(cell) if "deaf" in cell.name else super().start(cell, config, more, running)
+
+
+@pytest.mark.parametrize("by", ["signal", "error"])
+def test_one_that_cannot_be_asked_to_stop_keeps_no_other_from_it(planned, by, capsys):
+    cells = of(planned, "long_deaf", "long_b", "a")
+    ready = [cells[name].folder.path for name in ("long_deaf", "long_b")]
+
+    def after(outcome):
+        while not all((path / "ready").exists() for path in ready):
+            time.sleep(0.01)
+        if by == "error":
+            raise OSError("no space left")
+        if not outcome.stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    sweep = Sweep(list(cells.values()), dict.fromkeys(cells), StartsDeaf(3), after=after)
+    with contextlib.suppress(OSError):
+        assert sorted(sweep.run().stopped) == ["long_b", "long_deaf"]
+    until = time.monotonic() + 10
+    while not all((path / "saved").exists() for path in ready):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert "long_deaf: not asked to stop: scancel did not answer" in capsys.readouterr().out
 
 
 HOLD = """

@@ -3,19 +3,24 @@
 import json
 import os
 import signal
+import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from ofa.cluster.attempts import read_attempts
-from ofa.cluster.jobs_file import noted_jobs
+from ofa.cluster.attempts import read_attempts, write_end, write_start
+from ofa.cluster.jobs_file import note_job, noted_jobs
 from ofa.cluster.queue import QueuedJob
+from ofa.cluster.slurm import SlurmError
 from ofa.cluster.verdict import CRASHED
 from ofa.config import JobConfig
+from ofa.run_folder import RunFolder
 from ofa.sweep.cells import check
 from ofa.sweep.jobs import JobStarter, Queue
 from ofa.sweep.local import LocalStarter
+from ofa.sweep.run import Sweep
 
 
 def held(run):
@@ -120,12 +125,63 @@ def test_a_job_that_cannot_begin_is_no_secret(job, tmp_path):
     assert run.why(1).startswith(f"job {run._job}, before it began: status 1") and "torn" in run.why(1)
 
 
-def squeue(folder, text, monkeypatch):
+def program(name, folder, text, monkeypatch):
     """Put a program of that name on the path."""
     folder.mkdir(exist_ok=True)
-    (folder / "squeue").write_text(f"#!/bin/sh\n{text}\n")
-    (folder / "squeue").chmod(0o755)
+    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+
+squeue = partial(program, "squeue")
+
+
+def starter_of(cell, tmp_path, monkeypatch):
+    """One that submits to Slurm, with a job of this cell noted and its log there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log.out").touch()
+    note_job(cell.folder.path, "17", command="", log=tmp_path / "log.out")
+    return JobStarter(tmp_path / "s" / "jobs", JobConfig(), 2, uncommitted=True)
+
+
+def test_a_job_that_slurm_cannot_take_back_now_saves_once_it_runs(planned, tmp_path, monkeypatch):
+    (cell,) = planned(grid={"seed": [1]}).values()
+    starter = starter_of(cell, tmp_path, monkeypatch)
+    squeue(tmp_path / "bin", 'echo "17|PENDING|Priority"', monkeypatch)
+    program("scancel", tmp_path / "bin", "echo 'Unable to contact slurm controller' >&2; exit 1", monkeypatch)
+    run = starter.start(cell, check([cell])[cell.name], [], [])
+    with pytest.raises(SlurmError, match="Unable to contact"):
+        run.stop(signal.SIGTERM)
+    assert cell.folder.stop.exists()
+
+
+def test_a_job_of_a_sweep_that_was_killed_is_looked_after_while_it_runs(planned, tmp_path, monkeypatch, capsys):
+    """Its run folder is held, and it is asked to stop as one that this sweep has submitted."""
+    (cell,) = planned(grid={"seed": [1]}).values()
+    starter = starter_of(cell, tmp_path, monkeypatch)
+    squeue(tmp_path / "bin", 'echo "17|RUNNING|None"', monkeypatch)
+    job = RunFolder(cell.folder.path)
+    job.acquire()
+
+    def save_and_end():
+        until = time.monotonic() + 10
+        while "what it says stands in" not in capsys.readouterr().out:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not job.stop.exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        number = write_start(job.path, job="17", restart=0, nodes=["n1"], ranks=1, step=0, commit=None)
+        write_end(job.path, number, status=75, step=3, reason="stopped and saved")
+        squeue(tmp_path / "bin", "", monkeypatch)
+
+    thread = threading.Thread(target=save_and_end)
+    thread.start()
+    outcome = Sweep([cell], check([cell]), starter, after=lambda _: None).run()
+    thread.join()
+    job.release()
+    assert outcome.stopped == ["seed=1"]
 
 
 def test_one_question_is_asked_about_all_jobs_and_not_too_often(tmp_path, monkeypatch):

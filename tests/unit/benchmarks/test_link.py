@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import link
+from benchmarks import hosts, link
 
 ROUND = {
     "computing": 1.0,
@@ -40,6 +40,25 @@ def test_only_a_known_miss_is_excused(values, holds):
     found = link.figures([{**ROUND, **values}])
     assert [said for _, said in link.verdicts(found).values()] == holds
     assert link.is_right(found) == ("NO" not in holds)
+
+
+TABLES = """Inter-|   Receive                  |  Transmit
+ face |bytes packets errs drop fifo frame compressed multicast|bytes packets errs drop fifo colls carrier compressed
+    lo:   500 5 0 0 0 0 0 0    500 5 0 0 0 0 0 0
+  eth0:  1200 10 0 0 0 0 0 0   {bytes} 70 0 0 0 0 0 0
+Ip: Forwarding OutRequests
+Ip: 1 70
+Tcp: RtoAlgorithm InSegs OutSegs RetransSegs InErrs
+Tcp: 1 60 68 {again} 0
+"""
+
+
+def test_what_is_sent_again_is_not_counted():
+    assert hosts.sent_from(TABLES.format(bytes=90_000, again=0)) == 90_000
+    assert hosts.sent_from(TABLES.format(bytes=90_000, again=2)) == 90_000 - 2 * 1514
+    for lacks in ("eth0", "Tcp"):
+        with pytest.raises(ValueError, match="no eth0, or no counters of TCP"):
+            hosts.sent_from(TABLES.replace(lacks, "x"))
 
 
 def test_the_report_shows_every_figure_that_has_a_limit():

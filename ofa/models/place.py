@@ -44,7 +44,7 @@ def check_place(init: str | None, key: str | None = None, *, maker: str | None =
     if not (folder / "config.json").is_file():
         hint = _the_one_inside(folder) or _how_to_make(init, maker)
         raise ModelError(f"{place}model folder {init} not found (no config.json there); {hint}")
-    if (folder / EXPORT_FILE).is_file():
+    if key is not None and (folder / EXPORT_FILE).is_file():  # elsewhere its tokenizer and config are wanted
         hint = _the_one_inside(folder.parent) or "give the model folder that it was made from"
         raise ModelError(f"{place}{init} was exported to a runtime and has no weights for torch; {hint}")
     values = _values(folder / "config.json")

@@ -164,9 +164,14 @@ def environment(program: Sequence[str]) -> dict[str, str]:
     Args:
         program: Python's arguments.
     """
-    paths = [str(CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     safe = {"PYTHONSAFEPATH": "1"} if program[0] == "-m" else {}
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), **safe}
+    return {**os.environ, "PYTHONPATH": python_path(), **safe}
+
+
+def python_path() -> str:
+    """PYTHONPATH of this process with the checkout before all else, so that a job finds `ofa` as this process does."""
+    paths = [str(CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return os.pathsep.join(dict.fromkeys(paths))
 
 
 def check_folder(folder: Path) -> None:

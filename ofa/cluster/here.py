@@ -11,12 +11,11 @@ from pathlib import Path
 
 import submitit
 
+from ofa.cluster.command import python_path
 from ofa.cluster.errors import SubmitError
 from ofa.cluster.follow import follow
 from ofa.cluster.submit import Link, Submitted, note, task
 from ofa.config import CHECKOUT
-
-CLUSTERS = ("local", "debug")
 
 
 def check_here(chain: Sequence[Link], cluster: str) -> None:
@@ -36,7 +35,7 @@ def run_here(chain: Sequence[Link], cluster: str, folder: Path, *, watch: bool) 
 
     Args:
         chain: in order.
-        cluster: one of `CLUSTERS`.
+        cluster: `local` or `debug`.
         folder: of submitit's files.
         watch: follow the logs, of the last link too.
 
@@ -55,8 +54,7 @@ def run_here(chain: Sequence[Link], cluster: str, folder: Path, *, watch: bool) 
 
 def start_here(link: Link, cluster: str, folder: Path) -> list[tuple[Submitted, submitit.Job[int]]]:
     """Start the jobs of a link side by side; arguments as those of `run_here`."""
-    paths = [str(CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))  # a job finds `ofa` as this process does
+    os.environ["PYTHONPATH"] = python_path()
     executor = submitit.LocalExecutor(folder) if cluster == "local" else submitit.DebugExecutor(folder)
     executor.update_parameters(
         tasks_per_node=link.resources.processes,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import BinaryIO
 
+from ofa.cluster.child import signal_name
+from ofa.run_files import read_tail
 from ofa.sweep.cells import Cell
 
 NAME = "output.txt"
@@ -27,7 +28,7 @@ def open_output(cell: Cell) -> BinaryIO:
 
 def why_it_failed(output: Path, status: int) -> str:
     """The last error line of what a cell has printed, else its last line, else what its status says."""
-    said = _tail(output)
+    said = [line.strip() for line in read_tail(output, TAIL).splitlines() if line.strip()]
     found = [line for line in said if line.startswith("error:")] or said
     return failure(status, found[-1] if found else None)
 
@@ -39,10 +40,5 @@ def failure(status: int, words: str | None) -> str:
         status: its exit status, minus a signal's number if that ended it.
         words: its last ones.
     """
-    ended = f"ended by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+    ended = f"ended by {signal_name(-status)}" if status < 0 else f"status {status}"
     return f"{ended}: {words.removeprefix('error: ')}" if words else ended
-
-
-def _tail(path: Path) -> list[str]:
-    text = path.read_bytes()[-TAIL:].decode(errors="replace") if path.is_file() else ""
-    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -186,7 +186,7 @@ def test_the_command_writes_it_for_a_runtime(tasks, quantised, name):
     assert (said["precision"], said["compared"]["of"]) == ("int8", "the validation split of text_classification")
     assert said["zeros"]["model"] <= said["zeros"]["file"] <= block["int8_zeros"]
     words = [line.split()[0] for line in answer.out.splitlines()]
-    assert words == ["exported", "held", "99.5%", "torch", "zeros"], "few rows, and what 8 bits change"
+    assert words == ["exported", "held", "99.5%", "torch", "torch", "zeros"], "few rows; what 8 bits change"
     answer = command("export.py", "tuned/model", "--format", name, "--rows", 9, cwd=tasks)
     assert answer.status == 0, answer.err
     plain = read_export(tasks / "tuned" / name)

@@ -7,8 +7,8 @@ as ours, which have one form.
 
 from __future__ import annotations
 
-import io
 import os
+import re
 import tarfile
 import zlib
 from collections.abc import Iterable
@@ -26,6 +26,12 @@ MEMBERS = ("tokens", "rows", "segments", "second", "labels")
 REPAIR = "restore the file or prepare the data again; launch/verify.py checks the whole folder"
 
 _BLOCK = tarfile.BLOCKSIZE
+
+_ARRAY = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '([<|]u[124])', 'fortran_order': False, 'shape': \((\d+),\), \} *\n", re.DOTALL
+)
+"""How an array of ours begins in the npy format, version 1. numpy's reader parses this text with `ast.literal_eval`,
+which fails now and then where several threads do so (python/cpython#106905), and the loader's do."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ def read_record(record: Record, *, handle: BinaryIO | None = None) -> Rows:
         members = _members(data)
         rows = Rows(*(members.get(name) for name in MEMBERS))  # pyright: ignore[reportArgumentType]
         problem = _contradiction(rows, record)
-    except Exception as error:  # bytes that are no array may break anything in numpy's reader
+    except Exception as error:  # bytes that are no record of ours may break anything
         problem = f"{type(error).__name__}: {error}"
     if problem is not None:
         raise ShardError(f"{_place(record)} is not what the manifest says: {problem}; {REPAIR}")
@@ -142,7 +148,7 @@ def _contradiction(rows: Rows, record: Record) -> str | None:
 def _members(data: bytes) -> dict[str, np.ndarray]:
     """The arrays of a span of ustar members, by the part of their name between key and `.npy`.
 
-    `tarfile` would do, at several times the cost of decoding; these headers are our own and have one form.
+    `tarfile` and `np.load` would do, at several times the cost of decoding; these headers are ours, of one form.
     """
     arrays, position = {}, 0
     while position < len(data):
@@ -150,6 +156,21 @@ def _members(data: bytes) -> dict[str, np.ndarray]:
         name = header[:100].rstrip(b"\0").decode()
         size = int(header[124:135], 8)
         start = position + _BLOCK
-        arrays[name.split(".")[1]] = np.load(io.BytesIO(data[start : start + size]), allow_pickle=False)
+        arrays[name.split(".")[1]] = _array(data, start, start + size)
         position = start + -(-size // _BLOCK) * _BLOCK
     return arrays
+
+
+def _array(data: bytes, start: int, end: int) -> np.ndarray:
+    """The array that fills bytes [start, end), not copied.
+
+    Raises:
+        ValueError: it is none of ours, or does not end where the member does.
+    """
+    header = _ARRAY.match(data, start, end)
+    if header is None:
+        raise ValueError(f"no array of unsigned integers at byte {start}")
+    dtype, length = np.dtype(header[1].decode()), int(header[2])
+    if header.end() + dtype.itemsize * length != end:
+        raise ValueError(f"{length} numbers of {dtype} do not fill bytes {header.end()} to {end}")
+    return np.frombuffer(data, dtype, length, header.end())

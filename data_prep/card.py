@@ -15,7 +15,7 @@ from ofa.page import definitions, document, folded, none, note, picture, rows_ta
 _SHOWN = 200
 """Characters of a rejected text in the table."""
 
-_REASONS = {
+MEANINGS = {
     "dropped_short": "below min_characters",
     "dropped_long": "above max_characters",
     "dropped_empty": "nothing left after cleaning",
@@ -31,7 +31,22 @@ _REASONS = {
     "dropped_namespace": "a page of another namespace",
     "dropped_model": "a page that is no wikitext",
     "dropped_page_too_large": "above max_page_bytes",
+    "decoded_as_latin_1": "books in another encoding, read all the same",
+    "damaged_files": "the rest of a file that cannot be read",
+    "damaged_lines": "a line that is no JSON, or lacks the text",
+    "damaged_lost_bytes": "bytes of a dump that cannot be read",
+    "damaged_page_not_xml": "a page that is no XML",
+    "damaged_page_without_end": "a page without an end",
+    "damaged_parts": "text outside of any document",
+    "documents_with_nul": "kept without their NUL bytes",
+    "documents_with_undecodable_bytes": "kept without the bytes that are no characters",
+    "documents_without_tokens": "nothing left for the tokenizer",
+    "leftover_markup": "marks that stood alone; taken out",
+    "table_lines": "rows of tables that were never closed; taken out",
+    "unparsed_paragraphs": "kept as they stood, since mwparserfromhell failed",
+    "unreadable_files": "no Python that can be parsed",
 }
+"""What each count of things that are not as they were says; other counts are of what is there."""
 
 
 def card(manifest: dict[str, Any], rejects: list[dict[str, Any]]) -> str:
@@ -94,25 +109,24 @@ def _sources(manifest: dict[str, Any]) -> str:
     head = ["source", "kind", "licence", "weight", "files", "MB", "read", "documents", "characters", "tokens"]
     drawn = [(row[0], [float(row[9].replace(",", ""))]) for row in rows]
     chart = picture(stacked_bars(drawn, ["tokens"]), "tokens by source") if len(rows) > 1 else ""
-    return rows_table(head, rows) + chart
+    return rows_table(head, rows, words=("kind", "licence")) + chart
 
 
 def _dropped(manifest: dict[str, Any]) -> str:
     sources = manifest["sources"]
     names = [name or "documents" for name in sources]
-    kinds = ("dropped_", "damaged_", "unreadable_", "documents_with_", "leftover_", "unparsed_", "table_lines")
-    reasons = sorted({reason for own in sources.values() for reason in own["counts"] if reason.startswith(kinds)})
+    reasons = sorted({reason for own in sources.values() for reason in own["counts"] if reason in MEANINGS})
     table, drawn = [], []
     for reason in reasons:
         counts = [own["counts"].get(reason, 0) for own in sources.values()]
         if any(counts):
             label = reason.replace("_", " ")
-            table.append([label, _REASONS.get(reason, ""), *(f"{count:,}" for count in counts)])
+            table.append([label, MEANINGS[reason], *(f"{count:,}" for count in counts)])
             drawn += [(label, [float(count) for count in counts])] if reason.startswith(("dropped", "damaged")) else []
     if not table:
         return none("nothing")
     chart = picture(stacked_bars(drawn, names), "documents dropped by reason") if drawn else ""
-    return chart + rows_table(["count", "meaning", *names], table)
+    return chart + rows_table(["count", "meaning", *names], table, words=["meaning"])
 
 
 def _lengths(manifest: dict[str, Any]) -> str:
@@ -132,9 +146,8 @@ def _rejects(rejects: list[dict[str, Any]]) -> str:
     rows = [
         [one["reason"].replace("_", " "), one["id"], f"{one['characters']:,}", one["text"][:_SHOWN]] for one in rejects
     ]
-    return rows_table(["reason", "document", "characters", "beginning"], rows) + note(
-        "All of them are in rejects.jsonl."
-    )
+    head = ["reason", "document", "characters", "beginning"]
+    return rows_table(head, rows, words=("document", "beginning")) + note("All of them are in rejects.jsonl.")
 
 
 def _config(manifest: dict[str, Any]) -> str:

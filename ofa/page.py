@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -17,7 +17,7 @@ p.lead { margin: 4px 0 16px; color: #4b5563; }
 .state.open { background: #fef3c7; color: #92400e; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 10px; border-bottom: 1px solid #e5e7eb; text-align: right; } th { color: #4b5563; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, .text { text-align: left; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; margin: 8px 0; }
 dt { color: #6b7280; } dd { margin: 0; overflow-wrap: anywhere; }
 img { width: 100%; height: auto; display: block; } .none { color: #6b7280; font-style: italic; }
@@ -42,11 +42,20 @@ def section(key: str, title: str, content: str) -> str:
     return f'<section id="{key}"><h2>{title}</h2>\n{content}\n</section>'
 
 
-def rows_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of texts."""
-    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
+def rows_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: Collection[str] = ()) -> str:
+    """A table.
+
+    Args:
+        words: Columns, by title, of words instead of figures.
+    """
+    marks = [' class="text"' if title in words else "" for title in head]
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        found = (f"<{tag}{mark}>{escape(cell)}</{tag}>" for mark, cell in zip(marks, row, strict=True))
+        return "<tr>" + "".join(found) + "</tr>"
+
+    titles, body = cells("th", head), "".join(cells("td", row) for row in rows)
+    return f"<table><thead>{titles}</thead><tbody>{body}</tbody></table>"
 
 
 def definitions(pairs: Iterable[tuple[str, str]]) -> str:

@@ -1,15 +1,19 @@
 """The card of a corpus says what its manifest says, and shows it."""
 
+import ast
 import base64
 import html.parser
 import json
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from data_prep.card import card
+import data_prep
+from data_prep.card import MEANINGS, card
 from data_prep.card_pictures import columns, stacked_bars
+from data_prep.wiki import pages
 from ofa.config import DataPrepConfig, parse
 from ofa.data.shards import read_manifest
 
@@ -110,3 +114,15 @@ def test_columns_stand_on_each_other():
     svg = drawing(columns({64: [3, 1], 128: [8, 0]}, ["x", "y"]))
     heights = [float(rect.get("height")) for rect in svg.findall("{*}rect")[2:]]
     assert heights[2] == pytest.approx(2 * (heights[0] + heights[1]), rel=0.01)
+
+
+def test_every_count_of_what_was_dropped_or_damaged_has_its_meaning():
+    """Else the page would not show it."""
+    counted = re.compile(r"(?:dropped|damaged|unreadable|documents_with(?:out)?|unparsed|leftover)_[a-z_0-9]+")
+    found = {f"damaged_{kind}" for kind in (pages.NO_END, pages.NOT_XML, pages.LOST)}
+    for path in Path(data_prep.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())) if path.name != "card.py" else ():
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and counted.fullmatch(node.value):
+                found.add(node.value)
+    assert len(found) > 20
+    assert found <= set(MEANINGS)

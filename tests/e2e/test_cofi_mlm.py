@@ -251,7 +251,7 @@ WAYS = {
 def test_every_way_leads_to_a_small_model_that_scores_what_the_run_says(project, pruned, way):
     folder = pruned(*WAYS[way])
     result = json.loads((folder / "result.json").read_text())
-    assert 0.6 <= result["structure"]["structural_sparsity"] < 1
+    assert 0.6 <= result["structure"]["cost_sparsity"] < 1
     found = scored(project, folder) if way != "sentence pairs" else None
     if found is not None:
         assert found["validation_loss"] == pytest.approx(result["rows"][-1]["validation_loss"], rel=1e-6)

@@ -40,10 +40,17 @@ _AS_OF = re.compile(r"\bs of ([^\[\]]{4,30}?)\[ ?\[update\]\]|\[ ?\[update\]\]")
 """What it makes of the template `as of`."""
 
 _PAGES = r"\d{1,4}(?:[-\u2013]\d{1,4})?(?:, ?\d{1,4}(?:[-\u2013]\d{1,4})?)*(?:\s\u00a7\s?\d+(?:[,\u2013-]\d+)*)?"
-_PAGES_CITED = re.compile(rf"(?<=[a-z.,;)\"\u201d]):{_PAGES}(?=[\s),.;]|$)")
+_PAGES_CITED = re.compile(rf":(?<=[a-z.,;)\"\u201d]:){_PAGES}(?:ff?\b|:{_PAGES})*(?=[\s),.;]|$)")
 _POSSESSIVE = re.compile("\u200d? ?'\u200b")
 _BROKEN_OFF = re.compile(r"(?:\S+ ){5,}\S*[^\W_],?")
-_TABLE_LINE = re.compile(r"^(?:class|style|border|align|width|cellpadding|bgcolor|rowspan|colspan) *= *[\"'\w].*")
+_TABLE_LINE = re.compile(
+    r"!?(?:class|style|border|align|width|cellpadding|bgcolor|rowspan|colspan) *= *[\"'\w].*"
+    r"|(?:(?:margin|padding|width|height|top|bottom|left|right|font|line|border|background|text)[a-z-]* *:[^;]{1,60};"
+    r"\s*)+"
+    r"|(?:\">)?em;|\">[^.]*"
+)
+"""Of tables and drawings."""
+
 _MARKUP = re.compile(r"'{2,}|\[\[(?:[^|\[\]]*\|)?([^\[\]]*)\]\]|\{\{[^{}]*\}\}|\[\[|\]\]|\{\{|\}\}|^(?:\{\||\||! ).*$")
 
 units = files.units
@@ -75,7 +82,7 @@ def paragraphs(text: str, title: str) -> str:
 def _plain(line: str) -> str:
     line = html.unescape(line) if "&" in line else line
     line = _BLOCK_TAG.sub(" ", _TAG.sub("", line)).strip() if "<" in line else line
-    if line.rstrip(". ").lower() in SECTIONS_WITHOUT_TEXT or _TABLE_LINE.match(line):
+    if line.rstrip(". ").lower() in SECTIONS_WITHOUT_TEXT or _TABLE_LINE.fullmatch(line.strip()):
         return ""
     line = _FORMULA.sub(lambda match: "formula " if match[1] else "formula", line)
     line = _AS_OF.sub(lambda match: f"As of {match[1]}" if match[1] else "", line) if "update]]" in line else line

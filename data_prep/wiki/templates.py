@@ -149,7 +149,7 @@ def _class_of_ships(given: Arguments) -> str:
 
 
 def _sounds(given: Arguments) -> str:
-    """`tʃ|` as a word of the sentence; with a label, or none, it tells how the word before it is spoken, and goes."""
+    """`ts|` as a word of the sentence; with a label, or none, it tells how the word before it is spoken, and goes."""
     return f"[{_first(given)}]" if len(given[0]) > 1 and not given[0][1].strip() else ""
 
 

@@ -34,7 +34,9 @@ _CREDITS = re.compile(
 )
 _PICTURE = re.compile(r"\[(?:Illustration|Frontispiece|Blank Page|Music)\b[^\[\]]{0,2000}\]", re.IGNORECASE)
 _PAGE_NUMBER = re.compile(r"[\[{](?:Pg|Page|p\.)\s*\d+[\]}]", re.IGNORECASE)
-_ITALICS = re.compile(r"(?<![\w_])_(?=\S)([^_\n]{1,400}(?:\n[^_\n]{1,400}){0,3}?)(?<=\S)_(?![\w_])")
+_NOTE = re.compile(r"(?<=\S) ?\[(?:Footnote\b[^\[\]]{0,2000}|\d{1,3}|\*{1,3})\]")
+"""Inside of a sentence: a note, or the number of one that stands elsewhere."""
+_ITALICS = re.compile(r"(?<![\w_])_ ?(?=\S)([^_\n]{1,400}(?:\n[^_\n]{1,400}){0,3}?)(?<=\S)_(?![\w_])")
 _CHAPTER = re.compile(
     r"^[ \t]*(?:CHAPTER|BOOK|PART|VOLUME|LETTER|CANTO|ACT|STAVE)[ \t]+(?:THE[ \t]+)?"
     r"(?:[IVXLCDM]+|\d+|[A-Z][A-Za-z-]+)\b[^\n]{0,90}$|^[ \t]*(?:PROLOGUE|EPILOGUE|PREFACE|INTRODUCTION|CONCLUSION)\.?"
@@ -61,7 +63,7 @@ def read(source: SourceConfig, unit: Unit, counts: Tally) -> Iterator[Document]:
         if text is None:
             continue
         book = strip_frame(text, counts)
-        book = as_paragraphs(_PICTURE.sub("", _PAGE_NUMBER.sub("", _ITALICS.sub(r"\1", book))))
+        book = as_paragraphs(_without_marks(book))
         if not config.chapters:
             yield Document(name(path), book, {"chapters": sum(1 for _ in _CHAPTER.finditer(book))})
             continue
@@ -83,6 +85,12 @@ def strip_frame(text: str, counts: Tally) -> str:
         counts["gutenberg_frames"] += 1
         text = _CREDITS.sub("", text)
     return text.strip("\n")
+
+
+def _without_marks(text: str) -> str:
+    """Without pictures, numbers of pages and of notes, notes inside of sentences, and the marks of italics."""
+    text = _PICTURE.sub("", _PAGE_NUMBER.sub("", _ITALICS.sub(r"\1", text)))
+    return _NOTE.sub("", text) if "[" in text else text
 
 
 def as_paragraphs(text: str) -> str:

@@ -1,7 +1,7 @@
 """Source `wikiextractor`: the output of that program, `wiki_00` and so on: `<doc id url title>` blocks, or JSON lines.
 
-A line is a paragraph there, the first one repeats the title, and what its author's templates left stays: brackets with
-nothing in them, entities, `formula_12`.
+A line is a line of the wikitext there, most often a paragraph, the first one repeats the title, and what its author's
+templates left stays: brackets with nothing in them, entities, `formula_12`, pages that a reference was to (`:12`).
 """
 
 from __future__ import annotations
@@ -25,13 +25,33 @@ from ofa.files import DAMAGE, open_bytes
 _BEGIN = re.compile(r'<doc id="([^"]*)"(?: revid="[^"]*")? url="([^"]*)" title="(.*)">\s*$')
 _END = "</doc>"
 _TAG = re.compile(
-    r"</?(?:ref|br|span|div|small|sub|sup|i|b|u|s|em|strong|font|center|nowiki|blockquote|li|ul|ol|dl|dd|dt|poem|p|tt|big|ins|del"
-    r"|onlyinclude|noinclude|templatestyles|gallery|code|math|hr|table|tr|td|th)\b[^<>]{0,300}>",
+    r"</?(?:ref|span|small|sub|sup|i|b|u|s|em|strong|font|nowiki|tt|big|ins|del|onlyinclude|noinclude|templatestyles|code"
+    r"|math)\b[^<>]{0,300}>",
     re.IGNORECASE,
 )
-_FORMULA = re.compile(r"\b(?:formula|codice)_\d+")
-_TABLE_LINE = re.compile(r"^(?:class|style|border|align|width|cellpadding|bgcolor|rowspan|colspan) *= *[\"'\w].*")
-_MARKUP = re.compile(r"'{2,}|\[\[(?:[^|\[\]]*\|)?([^\[\]]*)\]\]|\{\{[^{}]*\}\}|\[\[|\]\]|\{\{|\}\}|^(?:\{\||\|).*$")
+_BLOCK_TAG = re.compile(
+    r"</?(?:br|div|center|blockquote|li|ul|ol|dl|dd|dt|poem|p|gallery|hr|table|tr|td|th)\b(?:[^<>]{0,300}>|[^<>]*$)",
+    re.IGNORECASE,
+)
+"""Those that part words; the last one of a line may lack its end."""
+
+_FORMULA = re.compile(r"(?:formula|codice)_\d+(?=([^\W\d_])?)")
+_AS_OF = re.compile(r"\bs of ([^\[\]]{4,30}?)\[ ?\[update\]\]|\[ ?\[update\]\]")
+"""What it makes of the template `as of`."""
+
+_PAGES = r"\d{1,4}(?:[-\u2013]\d{1,4})?(?:, ?\d{1,4}(?:[-\u2013]\d{1,4})?)*(?:\s\u00a7\s?\d+(?:[,\u2013-]\d+)*)?"
+_PAGES_CITED = re.compile(rf":(?<=[a-z.,;)\"\u201d]:){_PAGES}(?:ff?\b|:{_PAGES})*(?=[\s),.;]|$)")
+_POSSESSIVE = re.compile("\u200d? ?'\u200b")
+_BROKEN_OFF = re.compile(r"(?:\S+ ){5,}\S*[^\W_],?")
+_TABLE_LINE = re.compile(
+    r"!?(?:class|style|border|align|width|cellpadding|bgcolor|rowspan|colspan) *= *[\"'\w].*"
+    r"|(?:(?:margin|padding|width|height|top|bottom|left|right|font|line|border|background|text)[a-z-]* *:[^;]{1,60};"
+    r"\s*)+"
+    r"|(?:\">)?em;|\">[^.]*"
+)
+"""Of tables and drawings."""
+
+_MARKUP = re.compile(r"'{2,}|\[\[(?:[^|\[\]]*\|)?([^\[\]]*)\]\]|\{\{[^{}]*\}\}|\[\[|\]\]|\{\{|\}\}|^(?:\{\||\||! ).*$")
 
 units = files.units
 versions = files.versions
@@ -50,15 +70,24 @@ def paragraphs(text: str, title: str) -> str:
     lines = [_plain(line) for line in text.split("\n")]
     if lines and lines[0].strip() == html.unescape(title).strip():
         lines = lines[1:]
-    return "\n\n".join(line for line in lines if line)
+    kept: list[str] = []
+    for line in filter(None, lines):
+        if kept and line[0].islower() and _BROKEN_OFF.fullmatch(kept[-1]):  # one sentence on two lines
+            kept[-1] += " " + line
+        else:
+            kept.append(line)
+    return "\n\n".join(kept)
 
 
 def _plain(line: str) -> str:
     line = html.unescape(line) if "&" in line else line
-    line = _TAG.sub("", line) if "<" in line else line
-    if line.rstrip(". ").lower() in SECTIONS_WITHOUT_TEXT or _TABLE_LINE.match(line):
+    line = _BLOCK_TAG.sub(" ", _TAG.sub("", line)).strip() if "<" in line else line
+    if line.rstrip(". ").lower() in SECTIONS_WITHOUT_TEXT or _TABLE_LINE.fullmatch(line.strip()):
         return ""
-    line = _FORMULA.sub("formula", line)
+    line = _FORMULA.sub(lambda match: "formula " if match[1] else "formula", line)
+    line = _AS_OF.sub(lambda match: f"As of {match[1]}" if match[1] else "", line) if "update]]" in line else line
+    line = _PAGES_CITED.sub("", line) if ":" in line else line
+    line = _POSSESSIVE.sub("'", line).replace("\u200b", "") if "\u200b" in line else line
     return tidy_extracted(_MARKUP.sub(lambda match: match[1] or "", line)).strip()
 
 

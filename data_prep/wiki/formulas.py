@@ -19,16 +19,24 @@ _GREEK = """
     Omega \u03a9
 """
 _SIGNS = """
-    times \u00d7 cdot \u00b7 pm \u00b1 le \u2264 leq \u2264 ge \u2265 geq \u2265 ne \u2260 neq \u2260 approx
-    \u2248 equiv \u2261 sim \u223c infty \u221e in \u2208 notin \u2209 subset \u2282 subseteq \u2286 cup \u222a
-    cap \u2229 to \u2192 rightarrow \u2192 Rightarrow \u21d2 mapsto \u21a6 leftarrow \u2190 forall \u2200 exists
-    \u2203 neg \u00ac land \u2227 lor \u2228 wedge \u2227 vee \u2228 circ \u2218 partial \u2202 nabla \u2207
-    degree \u00b0 ldots \u2026 dots \u2026 cdots \u2026 prime \u2032 emptyset \u2205 varnothing \u2205 sum \u2211
-    prod \u220f int \u222b propto \u221d div \u00f7 ast \u2217 ell \u2113 hbar \u210f aleph \u2135 langle \u27e8
-    rangle \u27e9
+    times \u00d7 cdot \u00b7 pm \u00b1 infty \u221e in \u2208 notin \u2209 subset \u2282 subseteq \u2286 cup \u222a
+    cap \u2229 forall \u2200 exists \u2203 neg \u00ac land \u2227 lor \u2228 wedge \u2227 vee \u2228 circ \u2218
+    partial \u2202 nabla \u2207 degree \u00b0 ldots \u2026 dots \u2026 cdots \u2026 prime \u2032 emptyset \u2205
+    varnothing \u2205 sum \u2211 prod \u220f int \u222b propto \u221d div \u00f7 ast \u2217 ell \u2113 hbar \u210f
+    aleph \u2135 langle \u27e8 rangle \u27e9 lnot \u00ac supset \u2283 supseteq \u2287 oplus \u2295 otimes \u2297
+    bot \u22a5 perp \u22a5 top \u22a4 parallel \u2225 angle \u2220 mid | setminus \u2216 star \u22c6 dagger \u2020
 """
+_RELATIONS = """
+    le \u2264 leq \u2264 ge \u2265 geq \u2265 ne \u2260 neq \u2260 approx \u2248 equiv \u2261 sim \u223c to \u2192
+    rightarrow \u2192 Rightarrow \u21d2 mapsto \u21a6 leftarrow \u2190 leftrightarrow \u2194 Leftrightarrow \u21d4
+    iff \u21d4 implies \u21d2 longrightarrow \u2192 cong \u2245 ll \u226a gg \u226b vdash \u22a2 models \u22a8
+"""
+"""They have a space on either side."""
+
 _words = [*_GREEK.split(), *_SIGNS.split()]
+_relations = _RELATIONS.split()
 _COMMANDS = dict(zip(_words[::2], _words[1::2], strict=True))
+_COMMANDS |= {name: f" {sign} " for name, sign in zip(_relations[::2], _relations[1::2], strict=True)}
 _DRESS = re.compile(
     r"\\(?:mathrm|mathbf|mathit|mathsf|mathcal|mathbb|mathfrak|boldsymbol|operatorname|text|textrm|textit|bar"
     r"|hat|vec)\b\s*"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from data_prep.wiki import templates
-from data_prep.wiki.formulas import formula
+from data_prep.wiki.formulas import WORD, formula
 from data_prep.wiki.prune import HELD, HOLE
 
 LONGEST = 20_000
@@ -22,6 +22,8 @@ _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,
 _LEFT = re.compile(r"</?[a-zA-Z][^<>]{0,300}>|'{2,}|\[\[|\]\]|\{\{+|\}\}+|\{\||\|\}|__[A-Z]{3,}__")
 _BRACKET_OR_SPACE = re.compile(r" |\[\[|\{\{|\]\]|\}\}|\[|\]")
 _CHEMICAL = re.compile(r"[_^{}]")
+_TEX_SPACES = ("~", "\\ ", "\\quad")
+"""Not the narrow ones, which many put there for another rendering of the formula."""
 
 
 def plain(text: str, counts: Counter[str]) -> str:
@@ -131,7 +133,14 @@ def _tag(node: Any) -> str:
 
 
 def _formula(name: str, source: str) -> str:
-    return formula(source) if name == "math" else _CHEMICAL.sub("", source).strip()
+    """Parted from a word that stands beside it (`nth`) where TeX has a space there, or the formula is but a word."""
+    if name != "math":
+        return _CHEMICAL.sub("", source).strip()
+    source = source.strip()
+    found = formula(source)
+    before = found == WORD or source.startswith(_TEX_SPACES)
+    after = found == WORD or source.endswith(_TEX_SPACES)
+    return (HOLE if before else "") + found + (HOLE if after else "")
 
 
 _NODES: dict[str, Callable[[Any], str]] = {

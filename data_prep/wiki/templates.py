@@ -9,59 +9,31 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-Arguments = tuple[Sequence[str], Mapping[str, str]]
-"""Values without a name in order, and those with one."""
+from data_prep.wiki import measures
+from data_prep.wiki.measures import Arguments
 
 _MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
     "December",
 )  # fmt: skip
-_UNITS = {
-    "sqmi": "square miles", "sqft": "square feet", "sqkm": "km\u00b2", "km2": "km\u00b2", "m2": "m\u00b2",
-    "cm2": "cm\u00b2", "mi2": "square miles", "m3": "m\u00b3", "km3": "km\u00b3", "cm3": "cm\u00b3",
-    "cuft": "cubic feet", "cumi": "cubic miles", "C": "\u00b0C", "F": "\u00b0F", "K": "K", "c": "\u00b0C",
-    "f": "\u00b0F", "mph": "mph", "km/h": "km/h", "kph": "km/h", "m/s": "m/s", "in": "inches", "ft": "ft",
-    "feet": "feet", "acre": "acres", "mi": "miles", "lb": "lb", "lbs": "lb", "nmi": "nautical miles",
-    "impgal": "imperial gallons", "USgal": "US gallons", "t": "t", "/sqkm": "per km\u00b2", "/km2": "per km\u00b2",
-    "/sqmi": "per square mile", "PD/km2": "per km\u00b2", "PD/sqmi": "per square mile",
-}  # fmt: skip
-"""What stands behind the number, where it is not what the code is."""
-
-_UNITS |= {
-    "Moilbbl": "million barrels", "Moilbbl/d": "million barrels per day", "oilbbl": "barrels",
-    "oilbbl/d": "barrels per day",
-    "hp": "hp", "shp": "shp", "km2/sqmi": "km", "ha": "hectares", "kg": "kg", "lbf": "pounds-force", "L": "litres",
-}  # fmt: skip
-
-_POWERS = {"3": "thousand ", "6": "million ", "9": "billion ", "12": "trillion "}
-_JOINED = {
-    "-": "\u2013",
-    "\u2013": "\u2013",
-    "to": " to ",
-    "and": " and ",
-    "or": " or ",
-    "by": " by ",
-    "x": " \u00d7 ",
-    "+": "+",
-}
-"""Between two numbers of one measure."""
-
 _FIRST = """
-    nowrap nobr nobreak small smaller big large larger huge midsize resize center centre sc smallcaps sc2 allcaps
-    abbr tooltip h:title vanchor visible_anchor angbr angle_bracket ipa ipalink ipaslink math mvar bigmath em strong
+    nowrap nobr nobreak small smaller big large larger huge midsize center centre sc smallcaps sc2 allcaps
+    abbr tooltip vanchor visible_anchor angbr angle_bracket ipa ipalink ipaslink math mvar bigmath em strong
     bold nobold noitalic italics nq not_a_typo proper_name as_written flag flagcountry flagu flag+link country
-    track_gauge railgauge quote blockquote quotation cquote centered_pull_quote bquote verse_translation poemquote
+    quote blockquote quotation cquote centered_pull_quote bquote verse_translation poemquote
     poem_quote text_and_translation script/arabic script/hebrew script/greek unicode polytonic hebrew mono code
-    codes kbd var samp tt section_link strikethrough sub sup su legend legend0 us_patent gloss single+double
-    double+single wikt-lang translation smallcaps_all font font_color color colour highlight background_color pad
-    nobull plain_link red crossreference
+    codes kbd var samp tt section_link strikethrough sub sup su us_patent gloss single+double
+    double+single wikt-lang translation smallcaps_all highlight nobull plain_link red crossreference char overline
+    dfn term defn block_indent noredlink format_price
 """
 """Those that show their first value; `_` is a space."""
 
 _QUOTATIONS = "quote blockquote quotation cquote centered_pull_quote bquote poemquote poem_quote rquote"
-_SECOND = "lang rtl-lang wikt-lang langx font_color colored_text"
-_JOIN = "chem chem2 gaps linktext digits"
-_SHIPS = "uss hms ss rms usns mv hmas hmcs sms usat ms ins usrc mts hmt gts"
+_SECOND = "lang rtl-lang wikt-lang langx font_color colored_text color colour background_color h:title script"
+_JOIN = "chem chem2 gaps linktext digits ord"
+_SHIPS = """
+    uss hms ss rms usns mv hmas hmcs sms usat ms ins usrc mts hmt gts uscgc hmnzs hnoms hswms hdms hnlms orp rfa rrs
+"""
 _SIGNS = {
     "nbsp": " ", "space": " ", "spaces": " ", "spaced ndash": " \u2013 ", "snd": " \u2013 ", "snds": " \u2013 ",
     "spnd": " \u2013 ", "ndash": "\u2013", "mdash": "\u2014", "mdashb": "\u2014", "emdash": "\u2014",
@@ -70,6 +42,10 @@ _SIGNS = {
     "bull": " \u2022 ", "\u2022": " \u2022 ", "pi": "\u03c0", "shy": "", "zwsp": "", "zwnj": "", "wbr": "",
     "thinsp": " ", "hair space": " ", "times": "\u00d7", "minus": "\u2212", "degree": "\u00b0", "\u00b0": "\u00b0",
     "extinct": "\u2020", "dagger": "\u2020", "en dash": "\u2013", "em dash": "\u2014", "hyphen": "-",
+    "spaced en dash": " \u2013 ", "spndash": " \u2013 ", "nbhyph": "-", "'-": "'", "zwj": "", "pad": " ", "hairsp": " ",
+    "thin space": " ", "nnbsp": " ", "ensp": " ", "emsp": " ", "figure space": " ", "okina": "\u02bb",
+    "hamza": "\u02be", "ayin": "\u02bf", "sharp": "\u266f", "flat": "\u266d", "natural": "\u266e",
+    "eqm": "\u21cc", "rarr": "\u2192", "larr": "\u2190", "harr": "\u2194",
     "number sign": "#", "asterisk": "*", "pipe": "|", "ampersand": "&", "euro": "\u20ac",
 }  # fmt: skip
 
@@ -101,9 +77,11 @@ def _rule(name: str) -> Callable[[Arguments], str] | None:
     name = " ".join(name.replace("_", " ").split()).lower()
     function, colon, value = name.partition(":")
     if colon and function in ("formatnum", "lc", "uc", "lcfirst", "ucfirst", "nowrap"):
-        return lambda _: value.strip()
+        return lambda _: measures.grouped(value.strip()) if function == "formatnum" else value.strip()
     if name in _RULES:
         return _RULES[name]
+    if name.startswith("ipa-"):
+        return _sounds
     return _first if name.startswith("lang-") else None
 
 
@@ -125,21 +103,6 @@ def _last(given: Arguments) -> str:
 
 def _joined(given: Arguments) -> str:
     return "".join(value.strip() for value in given[0])
-
-
-def _convert(given: Arguments) -> str:
-    """`5|to|10|ft|m` -> `5 to 10 ft`: what was measured, not what it is in other units."""
-    found = ""
-    values = [value.strip() for value in given[0]]
-    while values and (re.match(r"[-+\u2212]?[\d.,]", values[0]) or (found and values[0] in _JOINED)):
-        one = values.pop(0)
-        found += _JOINED.get(one, one)
-    if not found or not values:
-        return found
-    power = re.match(r"e(3|6|9|12)(?=\D)", values[0])  # e6carat: million carat
-    code = values[0][power.end() :] if power else values[0]
-    unit = (_POWERS[power[1]] if power else "") + _UNITS.get(code, code.replace("_", " "))
-    return found + ("" if unit.startswith("\u00b0") else " ") + unit
 
 
 def _as_of(given: Arguments) -> str:
@@ -173,8 +136,47 @@ def _value(given: Arguments) -> str:
     return f"{number} {unit.strip()}".strip()
 
 
-def _ship(kind: str) -> Callable[[Arguments], str]:
+def _prefixed(kind: str) -> Callable[[Arguments], str]:
     return lambda given: f"{kind} {_first(given)}"
+
+
+def _spaced(count: int) -> Callable[[Arguments], str]:
+    return lambda given: " ".join(filter(None, (value.strip() for value in given[0][:count])))
+
+
+def _class_of_ships(given: Arguments) -> str:
+    return f"{_first(given)}-class {_number(2)(given)}" if _number(2)(given) else f"{_first(given)} class"
+
+
+def _sounds(given: Arguments) -> str:
+    """`ts|` as a word of the sentence; with a label, or none, it tells how the word before it is spoken, and goes."""
+    return f"[{_first(given)}]" if len(given[0]) > 1 and not given[0][1].strip() else ""
+
+
+def _citation(given: Arguments) -> str:
+    """`Boole|Jeffrey|1974` -> `Boole & Jeffrey (1974)`: a citation that is the subject of a sentence."""
+    *names, year = [value.strip() for value in given[0] if value.strip()] or [""]
+    if not names:
+        return year
+    authors = f"{names[0]} et al." if len(names) > 3 else " & ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return f"{authors} ({year})"
+
+
+def _verse(given: Arguments) -> str:
+    """`1|Kings|8:1|KJV` -> `1 Kings 8:1`."""
+    values = [value.strip() for value in given[0] if value.strip()]
+    stop = next((index + 1 for index, value in enumerate(values) if index and value[:1].isdigit()), len(values))
+    return " ".join(values[:stop])
+
+
+def _ordinal(given: Arguments) -> str:
+    number = _first(given)
+    is_teen = number[-2:-1] == "1"
+    return number + ("th" if is_teen else {"1": "st", "2": "nd", "3": "rd"}.get(number[-1:], "th"))
+
+
+def _resized(given: Arguments) -> str:
+    return _last(given) if len(given[0]) < 3 else _number(2)(given)
 
 
 def _interlanguage(given: Arguments) -> str:
@@ -204,25 +206,40 @@ _RULES: dict[str, Callable[[Arguments], str]] = {
     **dict.fromkeys(_names(_SECOND), _number(2)),
     **dict.fromkeys(_names(_QUOTATIONS), _quotation),
     **dict.fromkeys(_names(_JOIN), _joined),
-    **dict.fromkeys(("transl", "transliteration", "iast", "xlit"), _last),
-    **{name: _ship(name.upper()) for name in _names(_SHIPS)},
+    **dict.fromkeys(("transl", "translit", "tlit", "transliteration", "iast", "xlit"), _last),
+    **{name: _prefixed(name.upper()) for name in _names(_SHIPS)},
+    **dict.fromkeys(("sclass", "sclass-", "sclass2", "sclass2-"), _class_of_ships),
     **{name: (lambda _, sign=sign: sign) for name, sign in _SIGNS.items()},
-    **dict.fromkeys(("convert", "cvt", "convinfobox"), _convert),
+    **dict.fromkeys(("convert", "cvt", "convinfobox"), measures.convert),
+    **dict.fromkeys(("coord", "coordinates"), measures.place),
+    **dict.fromkeys(("track gauge", "railgauge"), measures.track_gauge),
     **dict.fromkeys(("as of", "asof"), _as_of),
     **dict.fromkeys(("frac", "fraction", "sfrac"), _fraction),
     **dict.fromkeys(("nihongo", "nihongo2", "nihongo3", "korean"), _nihongo),
     **dict.fromkeys(("circa", "c.", "ca."), _before("c. ")),
+    **dict.fromkeys(("floruit", "fl."), _before("fl. ")),
+    **dict.fromkeys(("n\u00e9e", "nee"), _before("n\u00e9e ")),
+    **dict.fromkeys(("radic", "sqrt"), _before("\u221a")),
     **dict.fromkeys(("us$", "usd"), _before("US$")),
-    **dict.fromkeys(("angbr", "angle bracket"), _between),
-    **dict.fromkeys(("ill", "interlanguage link", "link-interwiki"), _interlanguage),
+    **dict.fromkeys(("inr", "indian rupee"), _before("\u20b9")),
+    **dict.fromkeys(("jpy", "yen", "cny"), _before("\u00a5")),
+    **dict.fromkeys(("angbr", "angle bracket", "vr"), _between),
+    **dict.fromkeys(_names("ill illm interlanguage_link interlanguage_link_multi link-interwiki"), _interlanguage),
+    **dict.fromkeys(("nuclide", "nuclide2", "simplenuclide"), lambda given: "-".join(_spaced(2)(given).split())),
+    **dict.fromkeys(("bibleref", "bibleref2", "bibleverse", "bibleverse-lb", "bibleverse-nb"), _verse),
+    **dict.fromkeys(("key press", "keypress"), lambda given: "+".join(value.strip() for value in given[0])),
+    **dict.fromkeys(("harvtxt", "harvcoltxt"), _citation),
     "val": _value,
     "e": _before("\u00d710^"),
     "gbp": _before("\u00a3"),
     "euro": _before("\u20ac"),
     "oldstyledate": _old_date,
-    "bibleref": lambda given: " ".join(value.strip() for value in given[0][:2]),
-    "bibleref2": lambda given: " ".join(value.strip() for value in given[0][:2]),
+    "aud": _before("A$"),
+    "ship": _spaced(2),
+    "height": measures.height,
+    "ordinal": _ordinal,
+    "resize": _resized,
+    "sic": lambda given: "" if _first(given) in ("?", "!") else _joined(given),
     "music": lambda given: {"flat": "\u266d", "sharp": "\u266f", "natural": "\u266e"}.get(_first(given), _first(given)),
-    "format price": _first,
-    "formatnum": _first,
+    "formatnum": lambda given: measures.grouped(_first(given)),
 }

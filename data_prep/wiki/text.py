@@ -41,6 +41,8 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}|simple|zh-[a-z-]+|be-tarask|be-x-old")
 
 _SENTENCE_END = re.compile(r"[.!?\u2026][\"'\u201d\u2019)\]]*$")
 _SENTENCE_WORDS = 6
+_SENTENCE_BREAK = re.compile(r"[^\W\d_]{3,}[.!?][\"'\u201d\u2019)\]]* (?=[A-Z][a-z]* [a-z])")
+_CLAUSE_END = re.compile(r"[;,](?: (?:and|or)\b,?)?$")
 _SPACES = re.compile(r"[ \t\u00a0]{2,}")
 
 
@@ -76,13 +78,17 @@ def to_text(wikitext: str, options: TextOptions, counts: Counter[str]) -> str:
     lines = _ITEM_TAG.sub("\n* ", _BLOCK_TAG.sub("\n\n", _MAGIC.sub("", wikitext)))
     pruned = prune(lines, templates.keeps, lambda target: _keeps_link(target, options))
     blocks = [_Block(one.kind, _readable(one, counts), one.level) for one in _blocks(pruned, counts)]
-    kept = [block for block in _without_sections(blocks, options) if _is_kept(block, options)]
+    blocks = _without_sections(blocks, options)
+    if options.lists == "sentences":
+        blocks = _with_enumerations(blocks)
+    kept = [block for block in blocks if _is_kept(block, options)]
     return "\n\n".join(block.text for block in _without_empty_headings(kept))
 
 
 def is_prose(text: str) -> bool:
-    """Whether an item of a list is a whole sentence, or several."""
-    return _SENTENCE_END.search(text) is not None and len(text.split()) >= _SENTENCE_WORDS
+    """Whether an item of a list is a whole sentence, or several, or begins with one."""
+    end = _SENTENCE_END.search(text) or _SENTENCE_BREAK.search(text)
+    return end is not None and len(text[: end.end()].split()) >= _SENTENCE_WORDS
 
 
 def _keeps_link(target: str, options: TextOptions) -> bool:
@@ -153,6 +159,17 @@ def _without_sections(blocks: list[_Block], options: TextOptions) -> list[_Block
     return kept
 
 
+def _with_enumerations(blocks: list[_Block]) -> list[_Block]:
+    """Items that are the clauses of one sentence (`a;`, `b; and`, `c.`) as one item."""
+    found: list[_Block] = []
+    for block in blocks:
+        if block.kind == "item" and found and found[-1].kind == "item" and _CLAUSE_END.search(found[-1].text):
+            found[-1] = _Block("item", f"{found[-1].text} {block.text}")
+        else:
+            found.append(block)
+    return found
+
+
 def _is_kept(block: _Block, options: TextOptions) -> bool:
     if not block.text or block.kind == "hatnote":
         return False
@@ -160,7 +177,7 @@ def _is_kept(block: _Block, options: TextOptions) -> bool:
         return options.headings
     if block.kind in ("item", "term"):
         return options.lists == "keep" or (
-            options.lists == "sentences" and block.kind == "item" and is_prose(block.text)
+            options.lists == "sentences" and is_prose(block.text)
         )
     return any(character.isalnum() for character in block.text)
 

@@ -85,6 +85,22 @@ def test_the_frame_of_project_gutenberg_goes(tmp_path, text):
     assert counts["gutenberg_frames"] == 1 and found.id == "a.txt" and found.meta == {"chapters": 2}
 
 
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("neither of you nesh [1] folk", "neither of you nesh folk"),
+        ('"They\'m Mouzle [Footnote: Mouzle is Mousehole.] luggers, sir."', '"They\'m Mouzle luggers, sir."'),
+        ("[Footnote: It stands by itself, and is prose.]", "[Footnote: It stands by itself, and is prose.]"),
+        ("every bird[2], in _Paris_, or \"_ Peste!_ Why", 'every bird, in Paris, or "Peste! Why'),
+        ("the Princess C____ of No. __ and [she] said", "the Princess C____ of No. __ and [she] said"),
+    ],
+)
+def test_marks_of_notes_and_italics_go(tmp_path, text, left):
+    (tmp_path / "book.txt").write_text(text)
+    assert [one.text for one in documents(tmp_path)] == [left]
+
+
+
 def test_a_book_without_a_frame_stays_as_it_is():
     counts = Tally()
     assert strip_frame(BOOK, counts) == BOOK.strip("\n") and not counts

@@ -47,6 +47,35 @@ def text_of(wikitext, **options):
             "{{convert|2.3|Moilbbl/d}} {{convert|20|C|F}} {{convert|10|e6sqmi|km2}}",
             "2.3 million barrels per day 20\u00b0C 10 million square miles",
         ),
+        (
+            "{{convert|40|acre|adj=on}} {{convert|2.5|nmi|adj=on}} {{cvt|3|ft|adj=mid|-deep}} {{convert|1|USgal|L}}",
+            "40-acre 2.5-nautical-mile 3 ft-deep 1 US gallon",
+        ),
+        (
+            "{{convert|6|ft|4|in|m}} {{convert|1200|-|10000.5|mi}} {{convert|1|Moilbbl/d}} {{cvt|1969|m|comma=off}}",
+            "6 ft 4 in 1,200–10,000.5 miles 1 million barrels per day 1969 m",
+        ),
+        ("{{height|ft=5|in=11}} {{RailGauge|4ft8.5in}} {{formatnum:3003}}", "5 ft 11 in 4 ft 8.5 in 3,003"),
+        ("fell at {{Coord|30|12|N|74|7|W|name=x}}. Or {{coord|-1.5|30}}", "fell at 30°12′N 74°7′W. Or 1.5°S 30°E"),
+        ("a {{coord|1|N|2|E|display=title}} b {{coord|1|N|2|E|display=inline,title}}", "a b 1°N 2°E"),
+        ("letters {{vr|ai}} and {{vr|au}}; HA {{eqm}} B", "letters ⟨ai⟩ and ⟨au⟩; HA ⇌ B"),
+        ("the phoneme {{IPA-de|tʃ|}} and Bo ({{IPA-fr|bo|lang}}) x", "the phoneme [tʃ] and Bo x"),
+        ("{{Harvtxt|Boole|Jeffrey|1974}} say {{harvtxt|A|1}}", "Boole & Jeffrey (1974) say A (1)"),
+        (
+            "{{ship|HMS|Victory||2}} {{sclass|Nimitz|carrier|0}} {{bibleverse|1|Kings|8:1|KJV}}",
+            "HMS Victory Nimitz-class carrier 1 Kings 8:1",
+        ),
+        (
+            "{{color|red|a}} {{resize|70%|b}} {{h:title|seen on top|c}}{{pad|1em}}{{sic|hi|de=y}} {{ordinal|12}}",
+            "a b c hi 12th",
+        ),
+        ("was $5 (${{Inflation|US|5|1929}} in {{CURRENTYEAR}} dollars). So", "was $5. So"),
+        ("{{legend|#FAEB86|winner}}\n\nText", "Text"),
+        ("the isotope {{nuclide2|einsteinium|254|link=y}} *", "the isotope einsteinium-254 *"),
+        ("<math>(P \\to Q)\\leftrightarrow (\\neg Q \\to \\neg P)</math>", "(P → Q) ↔ (¬Q → ¬P)"),
+        ("<math>~n~</math>photon, <math>n\\,</math>th, <math>~x~</math>.", "n photon, nth, x."),
+        ("*{{Citation|a}}. First of a series of papers on this topic.", "First of a series of papers on this topic."),
+        ("{{cite|a}}, or b", "or b"),
         ("<math>x</math> and <math>\\alpha_{1}</math> and <math>\\int_0^1 \\frac{a}{b}</math>", "x and α1 and formula"),
         ("a <nowiki>''b'' [[c]]</nowiki> d", "a ''b'' [[c]] d".replace("''", "").replace("[[", "").replace("]]", "")),
         ("a <code>f(x)</code> b <syntaxhighlight>int i;</syntaxhighlight>", "a f(x) b"),
@@ -83,6 +112,32 @@ LISTS = "Intro.\n* one\n* This item is a whole sentence of more than five words.
 )
 def test_lists_are_dropped_or_kept_as_asked(lists, expected):
     assert text_of(LISTS, lists=lists) == expected
+
+
+def test_an_item_that_ends_in_a_name_behind_a_sentence_is_kept():
+    item = "Cel-shading imitates drawings by the means of a program. Examples include The Iron Giant (1999)"
+    assert text_of(f"* {item}\n* [[Roe, J.]] Title. London\n") == item
+
+
+def test_a_definition_beside_its_term_is_kept():
+    assert text_of("; Blocking: A plan of the runs in an experiment.\n; Block: part\n") == (
+        "Blocking: A plan of the runs in an experiment."
+    )
+
+
+ENUMERATION = "One of:\n* growth, which is in quantity;\n* locomotion;<ref>x</ref> and\n* change in quality.\n* other\n"
+
+
+@pytest.mark.parametrize(
+    ("lists", "expected"),
+    [
+        ("drop", "One of:"),
+        ("sentences", "One of:\ngrowth, which is in quantity; locomotion; and change in quality."),
+        ("keep", "One of:\ngrowth, which is in quantity;\nlocomotion; and\nchange in quality.\nother"),
+    ],
+)
+def test_items_that_are_clauses_of_one_sentence_are_that_sentence(lists, expected):
+    assert text_of(ENUMERATION, lists=lists) == expected
 
 
 PAGE = """Lead.

@@ -57,6 +57,9 @@ def read(source: SourceConfig, unit: Unit, counts: Tally) -> Iterator[Document]:
                 _count_flaw(found, part, source, counts)
             elif _is_article(found, wiki, counts):
                 text = to_text(found.text, options, counts)
+                if not text.strip():
+                    counts.reject("dropped_empty", found.title, found.text)
+                    continue
                 yield Document(found.id, text, {"title": found.title, "revision": found.revision})
 
 

@@ -19,6 +19,9 @@ from ofa.run_files import json_lines
 
 ATTEMPTS_FILE = "attempts.jsonl"
 
+BESIDE_LOG = "_attempts"
+"""End of the name of the folder in which those of a job without a run folder are noted."""
+
 
 @dataclass(frozen=True)
 class End:
@@ -93,7 +96,7 @@ def attempts_folder(run_dir: Path | None, jobs: Path, job: str) -> Path:
         jobs: the logs' folder.
         job: its number.
     """
-    return run_dir or jobs / f"{job}_attempts"
+    return run_dir or jobs / f"{job}{BESIDE_LOG}"
 
 
 def write_start(

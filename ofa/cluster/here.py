@@ -14,7 +14,7 @@ import submitit
 from ofa.cluster.command import python_path
 from ofa.cluster.errors import SubmitError
 from ofa.cluster.follow import follow
-from ofa.cluster.submit import Link, Submitted, note, task
+from ofa.cluster.submit import Link, Submitted, job_name, note, task
 from ofa.config import CHECKOUT
 
 
@@ -67,7 +67,7 @@ def start_here(link: Link, cluster: str, folder: Path) -> list[tuple[Submitted, 
     for call in link.calls:
         job = executor.submit(task(call, link, folder, CHECKOUT))
         started.append((Submitted(job.job_id, call, folder / f"{job.job_id}_0_log.out"), job))
-        note(started[-1][0])
+        note(started[-1][0], name=job_name(link), is_local=True)
     return started
 
 

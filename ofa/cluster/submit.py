@@ -21,7 +21,7 @@ import submitit
 from ofa.cluster import partitions
 from ofa.cluster.attempt import Command, JobTask
 from ofa.cluster.attempts import attempts_folder, attempts_of
-from ofa.cluster.command import ScriptCall, check, makes
+from ofa.cluster.command import ScriptCall, check
 from ofa.cluster.division import check_division
 from ofa.cluster.errors import SubmitError
 from ofa.cluster.follow import FORGOTTEN
@@ -34,11 +34,11 @@ from ofa.cluster.verdict import DONE, Limits
 
 DEAF = shlex.quote('trap "" USR2 TERM; exec "$0" "$@"')
 """A task hears nothing of signals until it can answer them, seconds after its start: they would end it, and the job
-with it. Slurm ends what has not heard it when its time is over, and queues it again."""
-
+with it. What comes in these seconds is lost: a job that is preempted then is ended when its grace is over, and queued
+again by Slurm; one whose limit is that near is ended at it, and is not. `Resources.check` leaves time for the start."""
 
 OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
-OF_A_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS", "SUBMITIT_PREEMPT_SIGNAL")
+OF_A_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS")
 """Variables: beginnings of their names, and those of the same beginnings that are no job's."""
 
 
@@ -105,10 +105,11 @@ def check_chain(chain: Sequence[Link], *, slurm: bool) -> None:
             folders |= {call.run_dir.absolute()} if call.run_dir else set()
         if slurm:
             partitions.check(link.resources, groups)
+        of_link: list[Path] = []
         for call in link.calls:
             check_division(call, link.resources)
-            check(call, link.resources.rank_counts(), made)
-        made += [folder for call in link.calls for folder in makes(call)]
+            of_link += check(call, link.resources.rank_counts(), made)
+        made += of_link
 
 
 def scripts(chain: Sequence[Link], folder: Path, code: Code) -> list[str]:

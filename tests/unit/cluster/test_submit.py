@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,6 +58,31 @@ def test_a_chain_is_queued_whole_or_what_is_left_of_it_is_named(program, tmp_pat
     with pytest.raises(SubmitError, match=rf"pretrain:b: .*QOSMaxSubmitJobPerUserLimit.*; {end}$"):
         submit([link("a"), link("b")], tmp_path / "jobs", Code(tmp_path, None))
     assert (tmp_path / "cancelled").read_text() == "17\n"
+
+
+SUBMITS = """
+from pathlib import Path
+from ofa.cluster.command import ScriptCall
+from ofa.cluster.resources import Resources
+from ofa.cluster.snapshot import Code
+from ofa.cluster.submit import Link, scripts, submit
+from ofa.cluster.verdict import Limits
+chain = [Link((ScriptCall("pretrain", None, Path("runs/a"), ()),), Resources(), Limits(), 1)]
+print(*scripts(chain, Path("jobs"), Code(Path(), None)))
+submit(chain, Path("jobs"), Code(Path(), None))
+"""
+
+
+def test_a_run_is_asked_to_save_by_the_signal_that_it_listens_to(program, tmp_path):
+    """Whatever a user has told submitit, for jobs of another kind."""
+    program("srun", "")
+    program("sbatch", 'env > environment; cat "$1" > script; echo "Submitted batch job 17"')
+    env = {**os.environ, "SUBMITIT_PREEMPT_SIGNAL": "USR1"}
+    done = subprocess.run([sys.executable, "-c", SUBMITS], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for script in (done.stdout, (tmp_path / "script").read_text()):
+        assert "#SBATCH --signal=USR2@120\n" in script and "USR1" not in script
+    assert "PREEMPT_SIGNAL" not in (tmp_path / "environment").read_text()
 
 
 def test_who_interrupts_a_chain_that_is_being_queued_leaves_none_of_it_behind(program, tmp_path, capsys):

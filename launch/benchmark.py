@@ -68,6 +68,9 @@ def main() -> None:
 if __name__ == "__main__":
     OPTIONS = arguments()
     common.only_first_rank()
+    from ofa.models.place import named
+
+    common.look(lambda: None, folders=[named(one)[1] for one in OPTIONS.models], writes=[OPTIONS.output])
     from ofa.benchmark.measure import Setting  # after the arguments: it takes seconds to import
     from ofa.benchmark.report import console
     from ofa.benchmark.run import check_output, run_benchmark, write

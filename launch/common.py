@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import signal
@@ -173,28 +174,38 @@ def say_that_it_starts() -> None:
         print("starting: loading torch and transformers", file=sys.stderr, flush=True)
 
 
-def look(check: Callable[[], None]) -> None:
-    """Refuse what can be seen to be wrong before imports that take seconds; see `main_wrapper` for OFA_CHECK."""
-    _end_if_only_the_arguments_are_read()
+def look(
+    check: Callable[[], None],
+    *,
+    folders: Iterable[Path | str | None] = (),
+    models: Iterable[str | None] = (),
+    writes: Iterable[Path | None] = (),
+) -> None:
+    """Refuse what can be seen to be wrong before imports that take seconds.
+
+    With OFA_CHECK=arguments, instead print as JSON what the command line says of places, and end: who submits the
+    command looks for them, but for those that will be made before.
+
+    Args:
+        check: looks.
+        folders: that are read; None: not given.
+        models: the same, or ids of the hub.
+        writes: what is made.
+    """
+    if os.environ.get("OFA_CHECK") == "arguments":
+        places = {"folders": folders, "models": models, "writes": writes}
+        print(json.dumps({key: [str(one) for one in given if one is not None] for key, given in places.items()}))
+        sys.exit(DONE)
     with explained_errors():
         check()
 
 
 def main_wrapper(main: Callable[[], int | None]) -> NoReturn:
-    """Run `main` and exit with its status (None: 0); see `explained_errors`.
-
-    With OFA_CHECK=arguments that is all: the command line has been read by now, and nothing is done.
-    """
-    _end_if_only_the_arguments_are_read()
+    """Run `main` and exit with its status (None: 0); see `explained_errors`."""
     with explained_errors():
         signal.signal(signal.SIGINT, signal.default_int_handler)
         status = main()
     sys.exit(DONE if status is None else status)
-
-
-def _end_if_only_the_arguments_are_read() -> None:
-    if os.environ.get("OFA_CHECK") == "arguments":
-        sys.exit(DONE)
 
 
 @contextlib.contextmanager

@@ -105,7 +105,12 @@ if __name__ == "__main__":
     common.only_first_rank()
     from ofa.models.place import check_there
 
-    common.look(lambda: check_there(OPTIONS.model))
+    common.look(
+        lambda: check_there(OPTIONS.model),
+        models=[OPTIONS.model],
+        folders=[OPTIONS.data],
+        writes=[OPTIONS.predictions, OPTIONS.results],
+    )
     if "WORLD_SIZE" in os.environ:
         os.environ["WORLD_SIZE"] = "1"  # the rank that stays works alone
     from ofa.downstream.evaluate_model import evaluate_model, evaluation_table  # after the arguments: it takes seconds

@@ -110,9 +110,17 @@ def to_stock() -> None:
 if __name__ == "__main__":
     OPTIONS = arguments()
     common.only_first_rank()
-    from ofa.models.place import check_there
+    from ofa.models.place import MODEL_FOLDER, check_there
 
-    common.look(lambda: None if OPTIONS.folder is None else check_there(OPTIONS.folder))
+    MADE = OPTIONS.output
+    if MADE is None:
+        AROUND = OPTIONS.folder.parent if OPTIONS.folder.name == MODEL_FOLDER else OPTIONS.folder
+        MADE = AROUND / (OPTIONS.format or MODEL_FOLDER)
+    common.look(
+        lambda: None if OPTIONS.folder is None else check_there(OPTIONS.folder),
+        folders=[OPTIONS.folder, OPTIONS.from_reference, OPTIONS.checkpoint],
+        writes=[MADE],
+    )
     from ofa.export.from_reference import export_reference  # after the arguments: it takes seconds to import
     from ofa.export.from_state import export_checkpoint
     from ofa.export.stage import percent, stage_lines

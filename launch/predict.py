@@ -126,7 +126,7 @@ if __name__ == "__main__":
     common.only_first_rank()
     from ofa.models.place import check_there
 
-    common.look(lambda: check_there(OPTIONS.model))
+    common.look(lambda: check_there(OPTIONS.model), models=[OPTIONS.model], writes=[OPTIONS.output])
     from ofa.downstream.task_data import cut_in_words  # after the arguments: it takes seconds to import
     from ofa.inference import load
     from ofa.predict_file import Done, Input, check_places, encoded, predict_file

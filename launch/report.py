@@ -25,7 +25,7 @@ if __name__ == "__main__":
     given = arguments()
     from ofa.models.place import check_there
 
-    common.look(lambda: check_there(given.folder))
+    common.look(lambda: check_there(given.folder), folders=[given.folder], writes=[given.output])
 
     from ofa.report import build_report
 

@@ -1,4 +1,5 @@
-"""What all runs are doing: state, attempts, step, sparsity, loss, rate, time left, last error; one row a run.
+"""What all runs are doing: state, attempts, step, sparsity, loss, rate, time left, last error; one row a run, and one a
+job that has no run folder, such as data preparation.
 
     python launch/status.py                         # everything below runs/
     python launch/status.py runs/ofa_90 runs/glue   # these; a sweep that is named has a row for each of its runs

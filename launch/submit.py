@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument("--grace", type=common.duration, default=120.0, metavar="TIME", help="to save in (default: 2m)")
     for name in ("partition", "account", "qos", "constraint", "exclude"):
         asked.add_argument(f"--{name}", metavar=name.upper())
-    asked.add_argument("--setup", action="append", metavar="COMMAND", help="of the shell, before it starts")
+    asked.add_argument("--setup", action="append", metavar="COMMAND", help="of the shell, before it starts; for Slurm")
     asked.add_argument("--sbatch", action="append", metavar="KEY=VALUE", help="any other option of sbatch")
     jobs = parser.add_argument_group("jobs")
     jobs.add_argument("--each", action="append", default=[], metavar="KEY=A,B", help="an array over a key, or config")
@@ -144,6 +144,9 @@ def main() -> int:
 
 def _here(chain: "list[Link]", folder: Path, options: argparse.Namespace) -> int:
     check_here(chain, options.cluster)
+    unused = meaningless_here(chain)
+    if unused:
+        print(f"note: without Slurm these change nothing: {', '.join(unused)}", file=sys.stderr)
     if options.dry_run:
         for link in chain:
             for call in link.calls:
@@ -185,7 +188,7 @@ def _follow(submitted: "list[Submitted]") -> int:
 if __name__ == "__main__":
     LINKS = arguments()
     from ofa.cluster.follow import follow  # after the arguments: submitit takes a while to import
-    from ofa.cluster.here import check_here, run_here
+    from ofa.cluster.here import check_here, meaningless_here, run_here
     from ofa.cluster.snapshot import snapshot
     from ofa.cluster.submit import Link, Submitted, ask_slurm, check_chain, scripts, submit
     from ofa.cluster.verdict import Limits

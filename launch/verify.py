@@ -90,7 +90,7 @@ if __name__ == "__main__":
     given = arguments()
     from ofa.models.place import check_there
 
-    common.look(lambda: check_there(given.folder))
+    common.look(lambda: check_there(given.folder), folders=[given.folder], models=[given.same_zeros_as])
 
     from ofa.data.shards import Corpus
     from ofa.export.hf import find_model_folder

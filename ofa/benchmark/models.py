@@ -23,6 +23,7 @@ from ofa.export.weights import weight_files
 from ofa.files import zstd_size
 from ofa.inference import TORCH, load
 from ofa.models.adapters import adapter_for, scope
+from ofa.models.place import named
 from ofa.models.task_models import load_task_model
 from ofa.predictor import Predictor
 from ofa.runtimes.export_file import is_export, read_export, runtime_files
@@ -118,7 +119,7 @@ def places_of(arguments: Iterable[str]) -> list[Place]:
     """
     found: dict[tuple[str, str], Place] = {}
     for argument in arguments:
-        name, text = _named(argument)
+        name, text = named(argument)
         for place in _of_folder(name, Path(text).expanduser()):
             before = found.setdefault(place.key, place)
             if before is not place:
@@ -127,12 +128,6 @@ def places_of(arguments: Iterable[str]) -> list[Place]:
                     "NAME=FOLDER"
                 )
     return list(found.values())
-
-
-def _named(argument: str) -> tuple[str, str]:
-    """Name, empty where none is given, and folder; folders of sweeps have = in their names."""
-    name, sign, text = argument.partition("=")
-    return ("", argument) if not sign or "/" in name or Path(argument).exists() else (name, text)
 
 
 def _of_folder(name: str, folder: Path) -> list[Place]:

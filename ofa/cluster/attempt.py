@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from ofa.cluster import requeue
 from ofa.cluster.attempts import Attempt, attempts_folder, attempts_of, read_attempts, write_end, write_start
@@ -103,33 +104,30 @@ class JobTask:
             if earlier[-1].end is None:
                 write_end(folder, earlier[-1].number, status=-signal.SIGKILL, step=step, reason=KILLED, error=refused)
             sys.exit(1)
-        number = self._begin(folder, place, step)
+        attempt = self._begin(folder, place, step)
         status, ended = self._work(watch, ("--resume", "auto") if self._must_resume(earlier) else ())
         ended = self._with_others(ended, place)
-        verdict = judge(ended, attempts_of(folder, place.job), saved_step(folder), self._limits)
-        self._end(folder, number, status, verdict)
+        verdict = judge(ended, [*earlier, attempt], saved_step(folder), self._limits)
+        self._end(folder, attempt.number, status, verdict)
         if status == DONE:
             return DONE
-        goes_on = verdict.requeue and place.can_requeue and self._requeue(folder, number, status, verdict, watch, place)
+        goes_on = verdict.requeue and place.can_requeue and self._requeue(
+            folder, attempt.number, status, verdict, watch, place
+        )
         sys.exit(DONE if goes_on else max(status, 1))
 
-    def _begin(self, folder: Path, place: Place, step: int) -> int:
-        """Note and say that an attempt begins; its number."""
-        number = write_start(
-            folder,
-            job=place.job,
-            restart=place.restart,
-            nodes=place.nodes,
-            ranks=place.ranks if self._command.trains else 1,
-            step=step,
-            commit=commit(),
-        )
+    def _begin(self, folder: Path, place: Place, step: int) -> Attempt:
+        """Note and say that an attempt begins."""
+        ranks = place.ranks if self._command.trains else 1
+        values: dict[str, Any] = {"job": place.job, "restart": place.restart, "nodes": place.nodes, "ranks": ranks}
+        values |= {"step": step, "commit": commit()}
+        number = write_start(folder, **values)
         began = f"attempt {number} of {folder}, job {place.job}, {place.ranks} ranks on {', '.join(place.nodes)}"
         _say(f"{began}, from step {step}" if step else began)
         missing = requeue.missing() if place.can_requeue else None
         if missing is not None:
             _say(f"warning: {missing}")
-        return number
+        return Attempt(number, time="", **values)
 
     def _with_others(self, ended: Ended, place: Place) -> Ended:
         """An end of whose reason another rank is, with that one's words; one that went without any was lost."""

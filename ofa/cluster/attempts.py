@@ -12,11 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from ofa.cluster.exclusive import exclusive
 from ofa.run_files import json_lines
 
 ATTEMPTS_FILE = "attempts.jsonl"
+
+BESIDE_LOG = "_attempts"
+"""End of the name of the folder in which those of a job without a run folder are noted."""
 
 
 @dataclass(frozen=True)
@@ -74,19 +78,9 @@ def read_attempts(folder: Path) -> list[Attempt]:
     Lines that a kill has broken, and values that are missing, are passed over.
     """
     try:
-        text = (folder / ATTEMPTS_FILE).read_text(encoding="utf-8", errors="replace")
+        return _parse((folder / ATTEMPTS_FILE).read_bytes())
     except FileNotFoundError:
         return []
-    found: dict[int, Attempt] = {}
-    for line in json_lines(text):
-        number = line.get("attempt")
-        if not isinstance(number, int):
-            continue
-        if line.get("event") == "start":
-            found[number] = _attempt(number, line)
-        elif line.get("event") == "end" and number in found:
-            found[number] = replace(found[number], end=_end(line))
-    return list(found.values())
 
 
 def attempts_of(folder: Path, job: str) -> list[Attempt]:
@@ -102,7 +96,7 @@ def attempts_folder(run_dir: Path | None, jobs: Path, job: str) -> Path:
         jobs: the logs' folder.
         job: its number.
     """
-    return run_dir or jobs / f"{job}_attempts"
+    return run_dir or jobs / f"{job}{BESIDE_LOG}"
 
 
 def write_start(
@@ -115,21 +109,23 @@ def write_start(
     step: int,
     commit: str | None,
 ) -> int:
-    """Note that an attempt begins (one process); its number.
+    """Note that an attempt begins; its number, which no other one of this folder has.
 
     Args:
         folder: of the run; made if it is not there.
         job, restart, nodes, ranks, step, commit: as those of `Attempt`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    number = max((attempt.number for attempt in read_attempts(folder)), default=0) + 1
     values = {"job": job, "restart": restart, "nodes": list(nodes), "ranks": ranks, "step": step, "commit": commit}
-    _append(folder, {"attempt": number, "event": "start", "time": _now(), **values})
+    with exclusive(folder / ATTEMPTS_FILE) as file:
+        file.seek(0)
+        number = max((attempt.number for attempt in _parse(file.read())), default=0) + 1
+        _append(file, {"attempt": number, "event": "start", "time": _now(), **values})
     return number
 
 
 def write_end(folder: Path, number: int, *, status: int, step: int, reason: str, error: str | None = None) -> None:
-    """Note how the attempt with this number has ended (one process).
+    """Note how the attempt with this number has ended.
 
     Args:
         folder: of the run.
@@ -137,7 +133,21 @@ def write_end(folder: Path, number: int, *, status: int, step: int, reason: str,
         status, step, reason, error: as those of `End`.
     """
     values = {"status": status, "step": step, "reason": reason, "error": error}
-    _append(folder, {"attempt": number, "event": "end", "time": _now(), **values})
+    with exclusive(folder / ATTEMPTS_FILE) as file:
+        _append(file, {"attempt": number, "event": "end", "time": _now(), **values})
+
+
+def _parse(text: bytes) -> list[Attempt]:
+    found: dict[int, Attempt] = {}
+    for line in json_lines(text.decode(errors="replace")):
+        number = line.get("attempt")
+        if not isinstance(number, int):
+            continue
+        if line.get("event") == "start":
+            found[number] = _attempt(number, line)
+        elif line.get("event") == "end" and number in found:
+            found[number] = replace(found[number], end=_end(line))
+    return list(found.values())
 
 
 def _attempt(number: int, line: dict[str, Any]) -> Attempt:
@@ -163,15 +173,14 @@ def _end(line: dict[str, Any]) -> End:
     )
 
 
-def _append(folder: Path, values: dict[str, Any]) -> None:
+def _append(file: BinaryIO, values: dict[str, Any]) -> None:
     """One line, on the disk when this returns; what a kill has left of the line before gets an end of its own."""
-    with (folder / ATTEMPTS_FILE).open("a+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1))
-        broken = size > 0 and file.read(1) != b"\n"
-        file.write(b"\n" * broken + json.dumps(values).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    broken = size > 0 and file.read(1) != b"\n"
+    file.write(b"\n" * broken + json.dumps(values).encode() + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _now() -> str:

@@ -7,6 +7,7 @@ its own arguments, config and inputs (`--check`), for every number of ranks that
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from pathlib import Path
 
 from ofa.cluster.errors import SubmitError
 from ofa.config import CHECKOUT, CONFIGS, find, run_folder
+from ofa.inputs import is_made
+from ofa.models.place import is_local, not_a_folder
 from ofa.run_files import is_held
 from ofa.sections.base import nearest
 
@@ -73,6 +76,7 @@ class ScriptCall:
         folder = () if self.run_dir is None else ("--run-dir", str(self.run_dir))
         return (*start, *config, *folder, *self.arguments)
 
+
 def read_call(words: Sequence[str]) -> ScriptCall:
     """A script's name or path and its arguments.
 
@@ -122,16 +126,16 @@ def expanded(call: ScriptCall, each: Sequence[str]) -> list[ScriptCall]:
     return [_with(call, point) for point in product(*axes)]
 
 
-def check(call: ScriptCall, rank_counts: Sequence[int], made: Sequence[Path] = ()) -> None:
-    """Refuse a call that would not start.
+def check(call: ScriptCall, rank_counts: Sequence[int], made: Sequence[Path] = ()) -> list[Path]:
+    """Refuse a call that would not start; gives the folders that it makes.
 
     Args:
         call: what is to be done.
         rank_counts: each number of ranks that the job may get.
-        made: what those before it in its chain make, by `makes`; not looked for.
+        made: what those before it in its chain make; not looked for.
 
     Raises:
-        SubmitError: in the script's own words.
+        SubmitError: in the script's own words, or naming a folder that nobody makes.
     """
     if call.run_dir is not None:
         check_folder(call.run_dir)
@@ -143,19 +147,27 @@ def check(call: ScriptCall, rank_counts: Sequence[int], made: Sequence[Path] = (
     elif call.script == "sweep":
         _ask(call, [1], "--check", *_options("--made", made))
     else:
-        _ask(call, [1], OFA_CHECK="arguments")
+        (said,) = _ask(call, [1], OFA_CHECK="arguments")
+        places = json.loads(said.splitlines()[-1])
+        _check_there(call, places, made)
+        return [Path(one) for one in places["writes"]]
+    return [_data_folder(call) if call.run_dir is None else call.run_dir]
 
 
-def makes(call: ScriptCall) -> list[Path]:
-    """Folders in which a call makes something that others may need: its run folder, its data; of scripts that have
-    neither, all that they are given."""
-    if call.run_dir is not None:
-        return [call.run_dir]
-    if call.script != DATA_PREP:
-        return [Path(word) for word in call.arguments if not word.startswith("-")]
+def _check_there(call: ScriptCall, places: dict[str, list[str]], made: Sequence[Path]) -> None:
+    """Refuse what a script is to read and nobody makes; `places` as `launch/common.py` prints them."""
+    read = [*places["folders"], *filter(is_local, places["models"])]
+    for place in (Path(one).expanduser() for one in read):
+        if not place.exists() and not is_made(place, made):
+            expected = "one that is there, or that a job before this one makes"
+            raise SubmitError(f"{call.name}: {not_a_folder(place, expected)}")
+
+
+def _data_folder(call: ScriptCall) -> Path:
+    """Where data preparation writes."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--output", default=Path("data", find(call.config or "").stem))
-    return [Path(parser.parse_known_args(call.arguments)[0].output)]
+    return Path(parser.parse_known_args(call.arguments)[0].output)
 
 
 def environment(program: Sequence[str]) -> dict[str, str]:
@@ -192,8 +204,8 @@ def check_folder(folder: Path) -> None:
         raise SubmitError(f"run folder {folder} is in use by a run; stop that, or choose another --run-dir")
 
 
-def _ask(call: ScriptCall, rank_counts: Sequence[int], *more: str, **own: str) -> None:
-    """Have the script look itself, for all numbers of ranks side by side."""
+def _ask(call: ScriptCall, rank_counts: Sequence[int], *more: str, **own: str) -> list[str]:
+    """Have the script look itself, for all numbers of ranks side by side; gives what it printed for each."""
     program = (*call.program(CHECKOUT), *more)
     asked = []
     for ranks in rank_counts:
@@ -202,13 +214,13 @@ def _ask(call: ScriptCall, rank_counts: Sequence[int], *more: str, **own: str) -
             [sys.executable, *program],
             env={**environment(program), **world, **own},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         asked.append((ranks, process))
-    answers = [(ranks, process.communicate()[1], process.returncode) for ranks, process in asked]
-    for ranks, said, status in answers:
+    answers = [(ranks, *process.communicate(), process.returncode) for ranks, process in asked]
+    for ranks, _, said, status in answers:
         if status:
             lines = said.splitlines() or [f"looking for mistakes ended with status {status} and no word"]
             errors = [line for line in lines if "error: " in line] or lines
@@ -216,6 +228,7 @@ def _ask(call: ScriptCall, rank_counts: Sequence[int], *more: str, **own: str) -
             error = errors[-1].partition("error: ")[2] or errors[-1]
             hint = "; options of submit.py stand before the script" if "unrecognized arguments" in error else ""
             raise SubmitError(f"{call.name}{of_ranks}: {error}{hint}")
+    return [printed for _, printed, _, _ in answers]
 
 
 def _with(call: ScriptCall, point: Sequence[tuple[str, str]]) -> ScriptCall:

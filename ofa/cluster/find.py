@@ -1,14 +1,15 @@
-"""Which folders below a place are runs, and which are sweeps, from what lies in them."""
+"""Which folders below a place are runs, sweeps, or of jobs without a run folder, from what lies in them."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ofa.cluster.attempts import ATTEMPTS_FILE
+from ofa.cluster.attempts import ATTEMPTS_FILE, BESIDE_LOG
 from ofa.cluster.jobs_file import JOBS_FILE
 from ofa.run_files import RunFolderError, read_json
 
@@ -18,13 +19,19 @@ SIGNS = frozenset({"lock", "metrics.jsonl", "output.txt", ATTEMPTS_FILE, JOBS_FI
 INNER = frozenset({"checkpoints", "model", "tensorboard", "samples", "predictions", "onnx", "openvino", "jobs", "code"})
 """Folders of a run, in which there are no others."""
 
+JOBS_FOLDER = ".jobs"
+"""Of the logs of all jobs, where `launch/submit.py` is not told another one."""
+
+OF_A_JOB = re.compile(rf"(\d+)(?:_(\d+))?{BESIDE_LOG}")
+"""Its number, and that of the task of an array."""
+
 DEEPEST = 6
 """Folders below one that is looked through; links may lead round in a circle."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder that holds a run or a sweep."""
+    """A folder that holds a run or a sweep, or belongs to a job that has no run folder."""
 
     path: Path
     record: dict[str, Any] | None
@@ -37,6 +44,11 @@ class Place:
     def has_begun(self) -> bool:
         """Whether a run or sweep has written its config.json here."""
         return self.record is not None or self.damage is not None
+
+    @property
+    def is_job(self) -> bool:
+        """Whether it holds the attempts of a job that has no run folder."""
+        return OF_A_JOB.fullmatch(self.path.name) is not None
 
     @property
     def is_sweep(self) -> bool:
@@ -52,7 +64,7 @@ class Place:
 
 
 def look_at(folder: Path) -> Place | None:
-    """What a folder holds; None: neither a run nor a sweep."""
+    """What a folder holds; None: none of these."""
     record, damage = None, None
     try:
         record = read_json(folder / "config.json")
@@ -68,7 +80,7 @@ def look_at(folder: Path) -> Place | None:
 
 
 def runs_below(folder: Path, *, depth: int = DEEPEST) -> Iterator[Place]:
-    """Runs and sweeps in a folder and below it, by name; the runs of a sweep stand behind it."""
+    """Runs and sweeps in a folder and below it, by name, the runs of a sweep behind it; then jobs, by number."""
     try:
         place = look_at(folder)
         inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
@@ -76,6 +88,17 @@ def runs_below(folder: Path, *, depth: int = DEEPEST) -> Iterator[Place]:
         return
     if place is not None:
         yield place
+    of_jobs = [name for name in inside if OF_A_JOB.fullmatch(name)]
     for name in inside:
-        if depth and name not in INNER and not name.startswith("."):
+        if depth and name not in (*INNER, *of_jobs) and not name.startswith("."):
             yield from runs_below(folder / name, depth=depth - 1)
+    for name in sorted(of_jobs, key=_number):
+        yield Place(folder / name, None)
+    if JOBS_FOLDER in inside:
+        yield from (place for place in runs_below(folder / JOBS_FOLDER, depth=0) if place.is_job)
+
+
+def _number(name: str) -> tuple[int, int]:
+    found = OF_A_JOB.fullmatch(name)
+    assert found is not None
+    return int(found[1]), int(found[2] or 0)

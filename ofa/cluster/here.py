@@ -6,28 +6,48 @@ There is no queue to go back to: a run that was stopped, or has crashed, ends it
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import submitit
 
 from ofa.cluster.command import python_path
 from ofa.cluster.errors import SubmitError
-from ofa.cluster.follow import follow
-from ofa.cluster.submit import Link, Submitted, note, task
+from ofa.cluster.follow import BETWEEN_LOOKS, follow
+from ofa.cluster.submit import Link, Submitted, job_name, note, task
 from ofa.config import CHECKOUT
+
+OF_SLURM = ("partition", "account", "qos", "constraint", "exclude", "cpus_per_task")
+"""Of `Resources`: what only Slurm knows, and a run of this machine may do without."""
 
 
 def check_here(chain: Sequence[Link], cluster: str) -> None:
-    """Refuse what needs more than this machine.
+    """Refuse what needs more than this machine, or its own shell.
 
     Raises:
-        SubmitError: a link asks for several nodes, or processes where there is one.
+        SubmitError: a link asks for several nodes, for processes where there is one, or for commands of the shell.
     """
     if cluster == "debug" and any(link.resources.processes > 1 for link in chain):
         raise SubmitError("--cluster debug has one process, this one; --cluster local has as many as are asked for")
     if any(link.resources.nodes != (1, 1) for link in chain):
         raise SubmitError(f"--cluster {cluster} has one node, this one")
+    if any(link.resources.setup for link in chain):
+        raise SubmitError(
+            f"--cluster {cluster} runs in the environment of this shell: give the commands of --setup here before it, "
+            "and leave that out"
+        )
+
+
+def meaningless_here(chain: Sequence[Link]) -> list[str]:
+    """Options of Slurm alone that were given, and change nothing here, as they are typed."""
+    found: list[str] = []
+    for asked in (link.resources for link in chain):
+        values = {name: getattr(asked, name) for name in OF_SLURM} | {"mem": asked.mem_gb}
+        found += [f"--{name.replace('_', '-')}" for name, value in values.items() if value is not None]
+        found += ["--sbatch"] if asked.other else []
+    return list(dict.fromkeys(found))
 
 
 def run_here(chain: Sequence[Link], cluster: str, folder: Path, *, watch: bool) -> list[Submitted]:
@@ -44,7 +64,11 @@ def run_here(chain: Sequence[Link], cluster: str, folder: Path, *, watch: bool) 
     """
     done: list[Submitted] = []
     for link in chain:
-        started = start_here(link, cluster, folder)
+        started: list[tuple[Submitted, submitit.Job[int]]] = []
+        for call in link.calls:
+            while sum(not job.done() for _, job in started) >= link.at_a_time:
+                time.sleep(BETWEEN_LOOKS)
+            started += start_here(replace(link, calls=(call,)), cluster, folder)
         done += [one for one, _ in started]
         if link is not chain[-1] or watch or cluster == "debug":
             for one, job in started:
@@ -55,6 +79,7 @@ def run_here(chain: Sequence[Link], cluster: str, folder: Path, *, watch: bool) 
 def start_here(link: Link, cluster: str, folder: Path) -> list[tuple[Submitted, submitit.Job[int]]]:
     """Start the jobs of a link side by side; arguments as those of `run_here`."""
     os.environ["PYTHONPATH"] = python_path()
+    os.environ.pop("SUBMITIT_PREEMPT_SIGNAL", None)  # a run listens to submitit's own choice
     executor = submitit.LocalExecutor(folder) if cluster == "local" else submitit.DebugExecutor(folder)
     executor.update_parameters(
         tasks_per_node=link.resources.processes,
@@ -67,7 +92,7 @@ def start_here(link: Link, cluster: str, folder: Path) -> list[tuple[Submitted, 
     for call in link.calls:
         job = executor.submit(task(call, link, folder, CHECKOUT))
         started.append((Submitted(job.job_id, call, folder / f"{job.job_id}_0_log.out"), job))
-        note(started[-1][0])
+        note(started[-1][0], name=job_name(link), is_local=True)
     return started
 
 

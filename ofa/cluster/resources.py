@@ -12,6 +12,9 @@ from typing import Any
 
 from ofa.cluster.errors import SubmitError
 
+SIGNAL = "USR2"
+"""By which Slurm asks to save (`ofa.cluster.attempt`), whatever SUBMITIT_PREEMPT_SIGNAL says of submitit's own."""
+
 SRUN = ("--kill-on-bad-exit=0", "--no-kill", "--wait=0", "--open-mode=append")
 """The task of rank 0 outlives the others, to decide what becomes of the job, also when a node is lost; logs grow over
 restarts."""
@@ -33,6 +36,9 @@ WRITTEN = {
 """Options of sbatch that every job has, and what they are said by: said twice, one would be lost without a word."""
 
 DEPENDENCY = "dependency"
+
+START = 60
+"""Seconds in which Python and its packages are loaded, from a slow disk that all nodes share."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +86,13 @@ class Resources:
         """Refuse what could not be anywhere.
 
         Raises:
-            SubmitError: there is no time before the signal.
+            SubmitError: there is no time to start before the signal, which would not be heard.
         """
-        if self.grace >= 60 * self.minutes:
+        left = 60 * self.minutes - self.grace
+        if left < START:
             raise SubmitError(
-                f"a grace of {self.grace} s leaves nothing of {self.minutes} minutes: choose a shorter one"
+                f"a grace of {self.grace} s leaves {f'{left} s' if left > 0 else 'nothing'} of {self.minutes} minutes, "
+                f"and a run needs {START} s to start: choose a shorter grace, or a longer time"
             )
 
     def in_words(self) -> str:
@@ -129,7 +137,7 @@ class Resources:
             "stderr_to_stdout": True,
             "srun_args": srun,
         }
-        more: dict[str, Any] = {"requeue": True}
+        more: dict[str, Any] = {"requeue": True, "signal": f"{SIGNAL}@{self.grace}"}
         if is_range:
             more["nodes"] = f"{self.nodes[0]}-{self.nodes[1]}"
         if found["dependency"] is not None:

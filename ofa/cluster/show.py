@@ -14,10 +14,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ofa.cluster.attempts import BESIDE_LOG
 from ofa.cluster.find import Place, runs_below
-from ofa.cluster.queue import QueuedJob, has_slurm, queued
+from ofa.cluster.job_rows import job_row, submitted_last
+from ofa.cluster.queue import QueuedJob, has_slurm, whoever
+from ofa.cluster.row import Row, State
 from ofa.cluster.slurm import SlurmError
-from ofa.cluster.status import Row, State, jobs_to_ask_for, row, sweep_row
+from ofa.cluster.status import jobs_to_ask_for, row, sweep_row
 
 COLOURS = {
     State.FINISHED: "green",
@@ -34,12 +37,15 @@ UNLIMITED = 10_000
 
 HEADINGS = ("run", "state", "attempts", "step", "sparsity", "loss", "tokens/s", "ETA", "last error")
 
+OF_RUNS = len(HEADINGS) - 4
+"""Columns that mean nothing for a job without a run folder: those from `step` to `ETA`."""
+
 TO_THE_LEFT = ("run", "state", "last error")
 
 
 def status_rows(folders: Sequence[Path]) -> tuple[list[Row], str | None]:
-    """The rows of all runs in some folders and below; a sweep below a folder has one row, one that is named itself has
-    rows of its runs too.
+    """The rows of all runs in some folders and below, and of jobs without a run folder; a sweep below a folder has one
+    row, one that is named itself has rows of its runs too.
 
     Returns:
         The rows, and what is wrong with Slurm's queue if it cannot be read.
@@ -122,26 +128,31 @@ def _places(folders: Iterable[Path]) -> dict[Path, Place]:
     return found
 
 
-def _jobs(places: dict[Path, Place]) -> tuple[dict[str, QueuedJob], str | None]:
-    """Jobs of all places, in one question."""
+def _jobs(places: dict[Path, Place]) -> tuple[dict[str, QueuedJob] | None, str | None]:
+    """What has the numbers of all places' jobs in the queue, in one question; None: nobody can be asked."""
     if not has_slurm():
-        return {}, None
+        return None, None
     asked: set[str] = set()
     for place in places.values():
         with contextlib.suppress(OSError, ValueError):  # its own row will tell
-            asked |= jobs_to_ask_for(place)
+            asked |= {one.job for one in jobs_to_ask_for(place) if not one.is_local}
     try:
-        return queued(asked), None
+        return whoever(asked), None
     except SlurmError as error:
-        return {}, f"without Slurm's queue: {error}"
+        return None, f"without Slurm's queue: {error}"
 
 
-def _rows_below(folder: Path, places: dict[Path, Place], jobs: dict[str, QueuedJob]) -> list[Row]:
+def _rows_below(folder: Path, places: dict[Path, Place], there: dict[str, QueuedJob] | None) -> list[Row]:
     """Rows of what lies in a folder, in the order of `places`."""
+    jobs = there or {}
+    newest = submitted_last(place for place in places.values() if place.is_job)
     of_sweeps = {path: [] for path, place in places.items() if place.is_sweep}
     rows: list[Row] = []
     for path, place in places.items():
         if not path.is_relative_to(folder):
+            continue
+        if place.is_job:
+            rows += [job_row(place, there)] if path in newest else []
             continue
         if place.is_sweep:
             rows.append(Row(str(path), State.NEVER_STARTED, is_sweep=True))
@@ -158,12 +169,16 @@ def _rows_below(folder: Path, places: dict[Path, Place], jobs: dict[str, QueuedJ
 
 def _cells(one: Row) -> list[str]:
     state = f"{one.state}: {one.waits_for}" if one.waits_for else str(one.state)
+    attempts = _or_dash(one.attempts, "{}")
+    if one.command is not None:
+        name = f"job {Path(one.run).name.removesuffix(BESIDE_LOG)}: {one.command}"
+        return [name, state, attempts, *[""] * OF_RUNS, one.error or ""]
     unit = " cells" if one.is_sweep else ""
     done = "-" if one.step is None else f"{one.step:,}"
     return [
         one.run,
         state,
-        _or_dash(one.attempts, "{}"),
+        attempts,
         f"{done}/{one.total:,}{unit}" if one.total is not None else done,
         _or_dash(one.sparsity, "{:.1%}"),
         one.loss if isinstance(one.loss, str) else _or_dash(one.loss, "{:.3f}"),
@@ -187,7 +202,9 @@ def _duration(seconds: float) -> str:
 
 
 def _counts(rows: Sequence[Row]) -> str:
-    """`12 runs: 3 running, 9 finished`"""
+    """`12 runs and 1 other job: 3 running, 10 finished`"""
     counted = {state: sum(one.state == state for one in rows) for state in State}
     parts = ", ".join(f"{number} {state}" for state, number in counted.items() if number)
-    return f"{len(rows)} runs{': ' if rows else ''}{parts}"
+    of_jobs = sum(one.command is not None for one in rows)
+    counts = f"{len(rows) - of_jobs} runs" + (f" and {of_jobs} other job{'s' * (of_jobs > 1)}" if of_jobs else "")
+    return f"{counts}{': ' if rows else ''}{parts}"

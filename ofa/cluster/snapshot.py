@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import tarfile
+import uuid
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 from ofa.cluster.errors import SubmitError
 from ofa.code_version import COMMIT_FILE
-from ofa.files import new_folder
+from ofa.files import flush, flush_folder
 
 CODE = ("ofa", "launch", "configs", "data_prep")
 """Folders of a checkout that commands run from."""
@@ -43,13 +45,23 @@ class Code:
     """What is to be there, as a tar file."""
 
     def make(self) -> None:
-        """Copy it, unless it is there."""
+        """Copy it, unless it is there; of several processes that do so at once, the first one's is kept."""
         if self.commit is None or self.path.is_dir():
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with new_folder(self.path) as building, tarfile.open(fileobj=BytesIO(self.packed)) as archive:
-            archive.extractall(building, filter="data")
+        building = self.path.with_name(f".writing-{self.path.name}-{uuid.uuid4().hex[:12]}")
+        building.mkdir(parents=True)
+        try:
+            with tarfile.open(fileobj=BytesIO(self.packed)) as archive:
+                archive.extractall(building, filter="data")
             (building / COMMIT_FILE).write_text(self.commit + "\n", encoding="utf-8")
+            flush(building)
+            building.rename(self.path)
+        except OSError:
+            if not self.path.is_dir():
+                raise
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        flush_folder(self.path.parent)
 
 
 def snapshot(checkout: Path, folder: Path, *, uncommitted: bool = False) -> Code:

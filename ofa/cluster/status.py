@@ -1,4 +1,4 @@
-"""The state of runs, one row each: what their folders say of them, and Slurm's queue where there is one.
+"""The rows of runs and sweeps: what their folders say of them, and Slurm's queue where there is one.
 
 A folder may be that of a run that goes on, on this machine or another, that was killed in the middle of a line, or that
 an older version wrote: what cannot be told is left out of its row, and no folder spoils the table of the others.
@@ -6,123 +6,33 @@ an older version wrote: what cannot be told is left out of its row, and no folde
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
-from ofa.cluster.attempts import Attempt, End, read_attempts
+from ofa.cluster.attempts import Attempt, read_attempts
 from ofa.cluster.find import Place
-from ofa.cluster.jobs_file import noted_jobs
-from ofa.cluster.queue import QueuedJob
-from ofa.cluster.tails import Ending, Progress, ending, last_error_line, last_words, progress
-from ofa.run_files import is_finished, is_held, saved_step
-
-RECENT = 120.0
-"""Seconds without a word after which a run on another machine, whose lock does not reach this one, is taken for dead,
-and at least `LINES` times as long as it was between its last lines."""
-
-LINES = 3
-
-SLACK = 5.0
-"""Seconds by which clocks of machines may differ, and between a run's end and the note of it."""
+from ofa.cluster.jobs_file import NotedJob, noted_jobs
+from ofa.cluster.queue import QueuedJob, among
+from ofa.cluster.row import BROKEN, Row, State, unreadable
+from ofa.cluster.state import beginning, early_end, owner_of, state_at_rest, state_now
+from ofa.cluster.tails import Ending, Progress, ending, last_error_line, progress
+from ofa.run_files import is_held, saved_step
 
 ADVICE = "start the same command again"
 
 
-class State(StrEnum):
-    """What a run is doing, as people say it."""
-
-    FINISHED = "finished"
-    RUNNING = "running"
-    PENDING = "pending"
-    REQUEUED = "requeued"
-    STOPPED = "stopped and saved"
-    FAILED = "failed"
-    KILLED = "killed"
-    UNFINISHED = "unfinished"
-    """It neither runs nor is finished, and nothing tells why."""
-
-    NEVER_STARTED = "never started"
-    UNREADABLE = "unreadable"
-
-
-BROKEN = (State.FAILED, State.KILLED, State.UNREADABLE)
-
-BY_STATUS = {0: State.UNFINISHED, 75: State.STOPPED}
-"""Of the last attempt's exit status; every other one is a failure."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One run, or one sweep as a whole."""
-
-    run: str
-    """Its folder."""
-
-    state: State
-    attempts: int | None = None
-    """How often it was started; None: nobody counted."""
-
-    step: int | None = None
-    """Updates applied; of a sweep, runs that are finished."""
-
-    total: int | None = None
-    """Of the whole run; of a sweep, its runs."""
-
-    saved_step: int | None = None
-    """Updates that its newest checkpoint holds."""
-
-    sparsity: float | None = None
-    loss: float | str | None = None
-    tokens_per_second: float | None = None
-    eta: float | None = None
-    """Seconds that a run that goes on has left at its own pace."""
-
-    job: str | None = None
-    """Slurm's number, while it queues or runs."""
-
-    waits_for: str | None = None
-    """Slurm's reason."""
-
-    error: str | None = None
-    """The last one."""
-
-    is_sweep: bool = False
-
-    def as_json(self) -> dict[str, Any]:
-        """For --json."""
-        return asdict(self) | {"state": str(self.state)}
-
-
-@dataclass(frozen=True)
-class Owner:
-    """What a run's lock says."""
-
-    held: bool
-    """By a process that this machine's kernel knows of, or the file server's."""
-
-    host: str | None
-    """Of who took it and has not given it back; None: it was given back."""
-
-    since: float
-    """When it was taken, or given back, in seconds since 1970; 0: never."""
-
-
-def jobs_to_ask_for(place: Place) -> set[str]:
-    """Numbers of the jobs that may be doing a run, or waiting to.
+def jobs_to_ask_for(place: Place) -> list[NotedJob]:
+    """The jobs that may be doing a run, or waiting to.
 
     Raises:
         RunFolderError: its jobs.json is damaged.
     """
+    noted = noted_jobs(place.path)
     attempts = read_attempts(place.path)
-    noted = (one.job for one in noted_jobs(place.path))
-    return {job for job in [*noted, *(attempt.job for attempt in attempts[-1:])] if job}
+    if attempts and attempts[-1].job and attempts[-1].job not in {one.job for one in noted}:
+        noted.append(NotedJob(attempts[-1].job, None))
+    return noted
 
 
 def row(place: Place, jobs: Mapping[str, QueuedJob], *, now: float | None = None) -> Row:
@@ -130,13 +40,13 @@ def row(place: Place, jobs: Mapping[str, QueuedJob], *, now: float | None = None
 
     Args:
         place: its folder.
-        jobs: that have not ended, by number.
+        jobs: of the queue, by number, whoever's they are.
         now: in seconds since 1970; None: the time.
     """
     try:
         return _row(place, jobs, time.time() if now is None else now)
     except (OSError, ValueError) as error:
-        return _unreadable(place, error)
+        return unreadable(place.path, error)
 
 
 def sweep_row(place: Place, cells: Sequence[Row], jobs: Mapping[str, QueuedJob]) -> Row:
@@ -144,7 +54,7 @@ def sweep_row(place: Place, cells: Sequence[Row], jobs: Mapping[str, QueuedJob])
     try:
         return _sweep_row(place, cells, jobs)
     except (OSError, ValueError) as error:
-        return _unreadable(place, error)
+        return unreadable(place.path, error)
 
 
 def _sweep_row(place: Place, cells: Sequence[Row], jobs: Mapping[str, QueuedJob]) -> Row:
@@ -152,7 +62,7 @@ def _sweep_row(place: Place, cells: Sequence[Row], jobs: Mapping[str, QueuedJob]
     finished = sum(cell.state == State.FINISHED for cell in cells)
     total = max(place.planned or 0, len(cells))
     broken = next((cell for cell in cells if cell.state in BROKEN), None)
-    job = _job_in_queue(place, jobs)
+    job = job_in_queue(place, jobs)
     if finished == total:
         state = State.FINISHED
     elif is_held(place.path) or (job is not None and jobs[job].has_nodes):
@@ -179,23 +89,20 @@ def _sweep_row(place: Place, cells: Sequence[Row], jobs: Mapping[str, QueuedJob]
     )
 
 
-def _unreadable(place: Place, error: Exception) -> Row:
-    return Row(str(place.path), State.UNREADABLE, error=" ".join(str(error).split()))
-
-
-def _job_in_queue(place: Place, jobs: Mapping[str, QueuedJob]) -> str | None:
-    return next((number for number in jobs_to_ask_for(place) if number in jobs), None)
+def job_in_queue(place: Place, jobs: Mapping[str, QueuedJob]) -> str | None:
+    """The number of a job that does what belongs to a folder, or waits to, among all jobs of the queue."""
+    return next(iter(among(jobs_to_ask_for(place), jobs)), None)
 
 
 def _row(place: Place, jobs: Mapping[str, QueuedJob], now: float) -> Row:
-    folder, attempts, owner = place.path, read_attempts(place.path), _owner(place.path)
+    folder, attempts, owner = place.path, read_attempts(place.path), owner_of(place.path)
     said = progress(folder, owner.since if owner.host else 0.0)
-    how = ending(folder, _beginning(attempts, owner))
-    job = _job_in_queue(place, jobs)
+    how = ending(folder, beginning(attempts, owner))
+    job = job_in_queue(place, jobs)
     total, saved = (place.record or {}).get("total_steps"), saved_step(folder)
-    state = _state_now(place, attempts, owner, said, None if job is None else (job, jobs[job]), now)
-    early = None if state else _early_end(place, attempts, owner, now)
-    state = state or (State.FAILED if early else _state_at_rest(place, attempts, owner, how))
+    state = state_now(place, attempts, owner, said, None if job is None else (job, jobs[job]), now)
+    early = None if state else early_end(place, attempts, owner, now)
+    state = state or (State.FAILED if early else state_at_rest(place, attempts, owner, how))
     error = early or _last_error(place, attempts, how, running=state == State.RUNNING)
     begun = state != State.NEVER_STARTED and (place.has_begun or bool(attempts))
     return Row(
@@ -213,77 +120,6 @@ def _row(place: Place, jobs: Mapping[str, QueuedJob], now: float) -> Row:
         waits_for=None if job is None else jobs[job].reason or None,
         error=None if state == State.FINISHED else error,
     )
-
-
-def _state_now(
-    place: Place,
-    attempts: Sequence[Attempt],
-    owner: Owner,
-    said: Progress,
-    job: tuple[str, QueuedJob] | None,
-    now: float,
-) -> State | None:
-    """The state of a run that is finished, goes on, or queues; None if it is at rest."""
-    if is_finished(place.path):
-        return State.FINISHED
-    if owner.held or (job is not None and job[1].has_nodes):
-        return State.RUNNING
-    if job is not None:
-        return State.REQUEUED if any(attempt.job == job[0] for attempt in attempts) else State.PENDING
-    elsewhere = owner.host not in (None, socket.gethostname())
-    if elsewhere and now - _last_word(place.path, owner) < max(RECENT, LINES * (said.seconds_between_lines or 0.0)):
-        return State.RUNNING
-    return None
-
-
-def _state_at_rest(place: Place, attempts: Sequence[Attempt], owner: Owner, how: Ending) -> State:
-    """Why a run does not go on: what it said itself since its last attempt began, and what that attempt's starter
-    noted, who outlives it where its own end was no orderly one."""
-    last = attempts[-1] if attempts else None
-    if owner.host is not None:
-        crashed = last is not None and last.end is not None and last.end.status > 0
-        return State.FAILED if how.error or crashed else State.KILLED
-    if last is not None and last.end is not None and not _was_started_again(last.end, owner):
-        return BY_STATUS.get(last.end.status, State.FAILED)
-    if how.error or how.saved:
-        return State.FAILED if how.error else State.STOPPED
-    if last is not None:
-        return State.KILLED
-    if not place.has_begun:
-        return State.FAILED if last_error_line(place.path / "output.txt") else State.NEVER_STARTED
-    return State.UNFINISHED
-
-
-def _early_end(place: Place, attempts: Sequence[Attempt], owner: Owner, now: float) -> str | None:
-    """Why the job that was submitted last has ended before its attempt began; None: it has not, as far as can be told.
-
-    Where nobody can be asked whether it runs it may only be starting: then some error must be named, or it be silent.
-    """
-    noted = noted_jobs(place.path)
-    if not noted or noted[-1].log is None or any(attempt.job == noted[-1].job for attempt in attempts):
-        return None
-    try:
-        written = noted[-1].log.stat().st_mtime
-    except FileNotFoundError:  # it never left the queue
-        return None
-    if written + SLACK < owner.since:
-        return None
-    error, last = last_words(noted[-1].log)
-    return error or (last if now - written > RECENT else None)
-
-
-def _was_started_again(end: End, owner: Owner) -> bool:
-    """Whether somebody ran it by hand after the attempt that was noted last."""
-    return owner.since > datetime.fromisoformat(end.time).timestamp() + SLACK
-
-
-def _beginning(attempts: Sequence[Attempt], owner: Owner) -> float:
-    """When the last attempt began, as far as it can be told, in seconds since 1970."""
-    if owner.host is not None:
-        return owner.since
-    if attempts and attempts[-1].end is None:
-        return datetime.fromisoformat(attempts[-1].time).timestamp()
-    return 0.0
 
 
 def _seconds_left(said: Progress, total: int | None, now: float) -> float | None:
@@ -306,21 +142,3 @@ def _last_error(place: Place, attempts: Sequence[Attempt], how: Ending, *, runni
     if (place.path / "result.json").is_file():
         return f"result.json is there, but its model is not whole: {ADVICE} to export it"
     return last_error_line(place.path / "output.txt")
-
-
-def _owner(folder: Path) -> Owner:
-    path = folder / "lock"
-    try:
-        host = path.read_text().removeprefix("host ").partition(",")[0].strip() or None
-        return Owner(is_held(folder), host, path.stat().st_mtime)
-    except FileNotFoundError:
-        return Owner(False, None, 0.0)
-
-
-def _last_word(folder: Path, owner: Owner) -> float:
-    """When the run last wrote something, in seconds since 1970."""
-    times = [owner.since]
-    for name in ("metrics.jsonl", "log.txt"):
-        if (folder / name).exists():
-            times.append(os.stat(folder / name).st_mtime)
-    return max(times)

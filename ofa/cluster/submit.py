@@ -21,12 +21,12 @@ import submitit
 from ofa.cluster import partitions
 from ofa.cluster.attempt import Command, JobTask
 from ofa.cluster.attempts import attempts_folder, attempts_of
-from ofa.cluster.command import ScriptCall, check, makes
+from ofa.cluster.command import ScriptCall, check
 from ofa.cluster.division import check_division
 from ofa.cluster.errors import SubmitError
 from ofa.cluster.follow import FORGOTTEN
 from ofa.cluster.jobs_file import note_job, noted_jobs
-from ofa.cluster.queue import queued
+from ofa.cluster.queue import among, whoever
 from ofa.cluster.resources import Resources
 from ofa.cluster.slurm import SlurmError, ask
 from ofa.cluster.snapshot import Code
@@ -34,11 +34,11 @@ from ofa.cluster.verdict import DONE, Limits
 
 DEAF = shlex.quote('trap "" USR2 TERM; exec "$0" "$@"')
 """A task hears nothing of signals until it can answer them, seconds after its start: they would end it, and the job
-with it. Slurm ends what has not heard it when its time is over, and queues it again."""
-
+with it. What comes in these seconds is lost: a job that is preempted then is ended when its grace is over, and queued
+again by Slurm; one whose limit is that near is ended at it, and is not. `Resources.check` leaves time for the start."""
 
 OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
-OF_A_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS", "SUBMITIT_PREEMPT_SIGNAL")
+OF_A_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS")
 """Variables: beginnings of their names, and those of the same beginnings that are no job's."""
 
 
@@ -105,10 +105,11 @@ def check_chain(chain: Sequence[Link], *, slurm: bool) -> None:
             folders |= {call.run_dir.absolute()} if call.run_dir else set()
         if slurm:
             partitions.check(link.resources, groups)
+        of_link: list[Path] = []
         for call in link.calls:
             check_division(call, link.resources)
-            check(call, link.resources.rank_counts(), made)
-        made += [folder for call in link.calls for folder in makes(call)]
+            of_link += check(call, link.resources.rank_counts(), made)
+        made += of_link
 
 
 def scripts(chain: Sequence[Link], folder: Path, code: Code) -> list[str]:
@@ -164,7 +165,7 @@ def submit(chain: Sequence[Link], folder: Path, code: Code) -> list[Submitted]:
                 new = _submit_link(link, folder, code, None if before is None else f"afterok:{before}")
             done += new
             for one in new:
-                note(one)
+                note(one, name=job_name(link))
         except (subprocess.SubprocessError, RuntimeError, OSError) as error:  # submitit's are RuntimeErrors
             what = " ".join(str(error).split())
             raise SubmitError(f"{link.calls[0].name}: {what}; {_taken_back(done)}") from error
@@ -176,11 +177,21 @@ def submit(chain: Sequence[Link], folder: Path, code: Code) -> list[Submitted]:
     return done
 
 
-def note(submitted: Submitted) -> None:
-    """Write down in the run folder which job was submitted for it."""
-    call = submitted.call
-    if call.run_dir is not None:
-        note_job(call.run_dir, submitted.job, command=shlex.join(call.program(Path())), log=submitted.log)
+def note(submitted: Submitted, *, name: str, is_local: bool = False) -> None:
+    """Write down which job was submitted, in the folder in which its attempts will be noted.
+
+    Args:
+        submitted: the job.
+        name, is_local: as those of `NotedJob`.
+    """
+    command = shlex.join(submitted.call.program(Path()))
+    note_job(submitted.attempts, submitted.job, command=command, log=submitted.log, name=name, is_local=is_local)
+
+
+def job_name(link: Link) -> str:
+    """What Slurm calls the jobs of a link."""
+    name = link.calls[0].name if len(link.calls) == 1 else link.calls[0].script
+    return "_".join(name.replace("|", "_").split())
 
 
 def task(call: ScriptCall, link: Link, folder: Path, code: Path) -> JobTask:
@@ -219,12 +230,14 @@ def _check_free(folders: Sequence[Path]) -> None:
     Raises:
         SubmitError: naming it.
     """
-    owners = {one.job: folder for folder in folders for one in noted_jobs(folder)}
-    for job, state in queued(owners).items():
-        raise SubmitError(
-            f"run folder {owners[job]}: job {job} is {state.state} for it: scancel {job} first, or choose another "
-            "--run-dir"
-        )
+    noted = {folder: noted_jobs(folder) for folder in folders}
+    there = whoever({one.job for several in noted.values() for one in several if not one.is_local})
+    for folder, several in noted.items():
+        for job, found in among(several, there).items():
+            raise SubmitError(
+                f"run folder {folder}: job {job} is {found.state} for it: scancel {job} first, or choose another "
+                "--run-dir"
+            )
 
 
 def _submit_link(link: Link, folder: Path, code: Code, dependency: str | None) -> list[Submitted]:
@@ -246,9 +259,7 @@ def _executor(link: Link, folder: Path, code: Code, dependency: str | None) -> s
         executor = submitit.SlurmExecutor(folder=folder, python=f"sh -c {DEAF} {shlex.quote(sys.executable)}")
     except RuntimeError:
         raise SubmitError("there is no srun here: submit from a login node of a Slurm cluster") from None
-    call = link.calls[0]
-    name = call.name if len(link.calls) == 1 else call.script
-    parameters = link.resources.parameters(name, code.path, dependency)
+    parameters = link.resources.parameters(job_name(link), code.path, dependency)
     executor.update_parameters(**parameters, array_parallelism=link.at_a_time)
     return executor
 

@@ -64,6 +64,12 @@ def check_there(given: str | Path) -> None:
         raise ModelError(not_a_folder(path, "a run folder or a model folder"))
 
 
+def named(argument: str) -> tuple[str, str]:
+    """Name, empty where none is given, and folder of `[NAME=]FOLDER`; folders of sweeps have = in their names."""
+    name, sign, text = argument.partition("=")
+    return ("", argument) if not sign or "/" in name or Path(argument).exists() else (name, text)
+
+
 def not_a_folder(path: Path, expected: str) -> str:
     """What to say of a path that is no folder: a file, or nothing, and what makes it if a shipped config does."""
     if path.exists():

@@ -3,7 +3,7 @@
 import re
 import shlex
 
-from ofa.cluster.status import State
+from ofa.cluster.row import State
 from ofa.config import FinetuneConfig, RunConfig, load
 from ofa.data.tasks import TASKS
 from tests.commands import command

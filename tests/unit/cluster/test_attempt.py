@@ -69,6 +69,12 @@ def test_ranks_find_each_other(start, tmp_path):
     assert attempt.commit
 
 
+def test_a_record_that_has_gone_meanwhile_hides_no_crash(start, tmp_path):
+    """Removed, or torn by another machine: what the run says of its end is still said."""
+    job = start("import os, sys; os.remove('run/attempts.jsonl'); sys.exit('error: no such thing')", trains=False)
+    assert "crashed: error: no such thing" in said(job) and "IndexError" not in said(job)
+
+
 def test_a_script_of_one_process_is_no_rank(start, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     assert start("import os, sys; sys.exit('RANK' in os.environ)", trains=False).results() == [0]

@@ -1,5 +1,7 @@
 """What an attempt leaves behind, read again: also after kills in the middle of a line."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,3 +54,13 @@ def test_lines_of_others_are_passed_over(tmp_path, line):
 def test_an_end_without_a_beginning_is_no_attempt(tmp_path):
     write_end(tmp_path, 4, status=0, step=1, reason="done")
     assert read_attempts(tmp_path) == []
+
+
+def test_attempts_that_begin_at_once_have_numbers_of_their_own(tmp_path):
+    """As of two jobs that were submitted for one run at the same moment."""
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [{**STARTED, "job": str(job)} for job in range(64)]
+        numbers = list(pool.map(lambda values: write_start(tmp_path / "run", **values), jobs))
+    assert sorted(numbers) == list(range(1, 65))
+    found = {attempt.number: attempt.job for attempt in read_attempts(tmp_path / "run")}
+    assert [found[number] for number in numbers] == [values["job"] for values in jobs]

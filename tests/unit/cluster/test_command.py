@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ofa.cluster.command import check, expanded, makes, read_call
+from ofa.cluster.command import check, expanded, read_call
 from ofa.cluster.division import check_division
 from ofa.cluster.errors import SubmitError
 from ofa.cluster.resources import Resources, node_range
+from ofa.cluster.submit import Link, check_chain
+from ofa.cluster.verdict import Limits
 from ofa.config import CHECKOUT, CONFIGS, ConfigError
 from tests.corpora import write_corpus
 from tests.e2e.conftest import TINY
@@ -199,14 +201,66 @@ def test_a_sweep_of_models_that_nobody_makes_is_refused(place):
     ("words", "folders"),
     [
         (["pretrain", "--config", "mine.json"], ["runs/mine"]),
-        (["sweep", "--config", "tiny/sweep.json", "--run-dir", "x"], ["x"]),
+        (["pretrain", "--config", "mine.json", "--run-dir", "x"], ["x"]),
         (["data_prep", "--config", "tiny/docstrings.json"], ["data/docstrings"]),
         (["data_prep", "--config", "tiny/docstrings.json", "--output=there"], ["there"]),
-        (["export", "runs/a", "--output", "there"], ["runs/a", "there"]),
+        (["export", "runs/none"], ["runs/none/model"]),
+        (["export", "runs/none/model", "--format", "onnx"], ["runs/none/onnx"]),
+        (["export", "runs/none", "--output", "there"], ["there"]),
+        (["export", "--from-reference", "runs/none", "--output", "there"], ["there"]),
+        (["evaluate", "runs/none", "--task", "mrpc", "--predictions", "p"], ["p"]),
+        (["verify", "runs/none", "--expect-sparsity", "0.9"], []),
+        (["benchmark", "a=runs/none", "--batch", "1", "8", "--output", "o"], ["o"]),
     ],
 )
 def test_what_a_call_makes(place, words, folders):
-    assert makes(read_call(words)) == [Path(folder) for folder in folders]
+    assert check(read_call(words), [1], MADE) == [Path(folder) for folder in folders]
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        (["report", "runs/b"], "runs/b"),
+        (["verify", "runs/none/model", "--same-zeros-as", "runs/b/model"], "runs/b/model"),
+        (["evaluate", "runs/b/model", "--task", "mrpc"], "runs/b/model"),
+        (["evaluate", "bert-base-uncased", "--data", "data/b"], "data/b"),
+        (["predict", "runs/b", "--text", "x"], "runs/b"),
+        (["export", "runs/b", "--format", "onnx"], "runs/b"),
+        (["export", "runs/none", "--checkpoint", "runs/b/checkpoints/step-1"], "runs/b/checkpoints/step-1"),
+        (["benchmark", "a=runs/none", "b=runs/b/onnx"], "runs/b/onnx"),
+    ],
+)
+def test_a_folder_that_is_not_there_and_that_nobody_makes_is_refused(place, words, missing):
+    with pytest.raises(SubmitError) as caught:
+        check(read_call(words), [1], MADE)
+    said = f"{missing}: no such folder; expected one that is there, or that a job before this one makes"
+    assert str(caught.value) == f"{words[0]}: {said}"
+    (place / missing).mkdir(parents=True)
+    check(read_call(words), [1], MADE)
+
+
+def test_what_a_shipped_config_makes_is_named(place):
+    with pytest.raises(SubmitError, match="no such folder; make it with: .*--config tiny/ofa_90.json"):
+        check(read_call(["report", "runs/tiny/ofa_90"]), [1])
+
+
+def test_a_hub_id_is_no_folder(place):
+    check(read_call(["evaluate", "bert-base-uncased", "--task", "mrpc"]), [1])
+
+
+@pytest.mark.parametrize(("read", "missing"), [("runs/mine", None), ("there/x", None), ("runs/min", "runs/min")])
+def test_only_what_an_earlier_job_of_the_chain_makes_may_be_missing(place, read, missing):
+    """And no other word of its command."""
+    words = (["pretrain", "--config", "mine.json"], ["export", "runs/mine", "--output", "there"], ["report", read])
+    chain = [Link((read_call(one),), Resources(), Limits(), 1) for one in words]
+    if missing is None:
+        check_chain(chain, slurm=False)
+        return
+    with pytest.raises(SubmitError, match="report: runs/min: no such folder"):
+        check_chain(chain, slurm=False)
+    backwards = [chain[2], chain[0]]
+    with pytest.raises(SubmitError, match="no such folder"):
+        check_chain(backwards, slurm=False)
 
 
 def test_a_run_that_has_begun_with_another_config_is_refused(place):
@@ -242,11 +296,11 @@ def test_arguments_of_scripts_that_do_not_train_are_read_before_they_wait_for_da
         check(read_call(words), [1])
 
 
-@pytest.mark.parametrize("words", [["launch/verify.py", "runs/a"], ["data_prep", "--config", "tiny/docstrings.json"]])
+@pytest.mark.parametrize("words", [["verify", "runs/none"], ["data_prep", "--config", "tiny/docstrings.json"]])
 def test_nothing_of_theirs_is_done_by_that(place, words):
     before = sorted(place.rglob("*"))
-    check(read_call(words), [1])
-    assert sorted(place.rglob("*")) == before, "and what a report or a check is of may yet be made"
+    check(read_call(words), [1], MADE)
+    assert sorted(place.rglob("*")) == before
 
 
 def test_a_check_that_ends_without_a_word_is_an_error(place, monkeypatch):

@@ -1,10 +1,14 @@
 """Jobs of this machine, without Slurm."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 
+from ofa.cluster.attempts import read_attempts
 from ofa.cluster.command import ScriptCall
 from ofa.cluster.errors import SubmitError
-from ofa.cluster.here import run_here
+from ofa.cluster.here import check_here, meaningless_here, run_here
 from ofa.cluster.resources import Resources
 from ofa.cluster.submit import Link
 from ofa.cluster.verdict import Limits
@@ -21,3 +25,28 @@ def test_a_job_that_is_followed_to_its_end_is_said_to_have_ended_as_it_did(tmp_p
         run_here([link("--help"), link("nowhere")], "local", tmp_path / "jobs", watch=True)
     said = [line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines() if line.startswith("job ")]
     assert [state for state in said if state != "RUNNING"] == ["COMPLETED", "FAILED"]
+
+
+def test_an_array_has_as_many_jobs_side_by_side_as_it_may(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    calls = tuple(ScriptCall("verify", None, Path("runs", name), ("--help",)) for name in "abc")
+    array = Link(calls, Resources(), Limits(), at_a_time=1)
+    run_here([array, link("--help")], "local", tmp_path / "jobs", watch=False)
+    assert [read_attempts(call.run_dir)[0].end.status for call in calls] == [0, 0, 0]
+    ends = [(call.run_dir / "attempts.jsonl").stat().st_mtime_ns for call in calls]
+    begins = [(call.run_dir / "jobs.json").stat().st_mtime_ns for call in calls]
+    assert all(end <= begin for end, begin in zip(ends, begins[1:], strict=False))
+
+
+@pytest.mark.parametrize("cluster", ["local", "debug"])
+def test_commands_of_the_shell_are_refused_where_there_is_no_job_to_run_them(cluster):
+    asked = dataclasses.replace(link(), resources=Resources(setup=("module load cuda",)))
+    with pytest.raises(SubmitError, match=f"--cluster {cluster} .*give the commands of --setup here"):
+        check_here([asked], cluster)
+
+
+def test_what_only_slurm_knows_is_named():
+    asked = Resources(partition="gpu", cpus_per_task=2, mem_gb=0, other=("reservation=x",))
+    chain = [link(), dataclasses.replace(link(), resources=asked)]
+    assert meaningless_here(chain) == ["--partition", "--cpus-per-task", "--mem", "--sbatch"]
+    assert meaningless_here([link()]) == []

@@ -151,7 +151,8 @@ def test_one_of_several_jobs_to_wait_for_cannot_be_joined_to_a_chain():
 
 def test_other_options_reach_sbatch_as_they_are():
     more = Resources(other=("reservation=night", "--exclusive")).parameters("a", Path("code"), None)
-    assert more["additional_parameters"] == {"requeue": True, "reservation": "night", "exclusive": True}
+    own = {"requeue": True, "signal": "USR2@120"}
+    assert more["additional_parameters"] == {**own, "reservation": "night", "exclusive": True}
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from ofa.cluster import queue, show
+from ofa.cluster.jobs_file import note_job
 from ofa.cluster.queue import QueuedJob
+from ofa.cluster.row import Row, State
 from ofa.cluster.slurm import SlurmError
-from ofa.cluster.status import Row, State
 from tests.commands import command
 
 SAVED = ("ofa.train", "stopped and saved")
@@ -124,10 +125,11 @@ def test_how_time_left_is_written(seconds, text):
 
 
 def test_what_squeue_prints_is_understood():
-    assert queue.parse("17|PENDING|Resources\n18_3|RUNNING|None\n\n19|PENDING|(launch failed|requeued)\n") == {
+    lines = ("17|PENDING|Resources", "18_3|RUNNING|None|9|pretrain:a|b", "", "19|PENDING|(launch failed|requeued)|0|a")
+    assert queue.parse("\n".join(lines)) == {
         "17": QueuedJob("PENDING", "Resources"),
-        "18_3": QueuedJob("RUNNING", ""),
-        "19": QueuedJob("PENDING", "(launch failed|requeued)"),
+        "18_3": QueuedJob("RUNNING", "", 9, "pretrain:a|b"),
+        "19": QueuedJob("PENDING", "(launch failed|requeued)", 0, "a"),
     }
     assert QueuedJob("RUNNING", "").has_nodes and not QueuedJob("PENDING", "").has_nodes
 
@@ -138,6 +140,21 @@ def squeue(folder, text, monkeypatch):
     (folder / "squeue").write_text(f"#!/bin/sh\n{text}\n")
     (folder / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+
+def test_a_number_that_is_by_now_somebody_elses_job_is_no_job_of_a_run(make, tmp_path, monkeypatch):
+    """Slurm's numbers begin again, and are others on another cluster."""
+    make("older").write("jobs.json", json.dumps({"jobs": [{"job": "17"}]}))
+    for name in ("mine", "other_name", "other_user"):
+        note_job(make(name).path, "17", command="", log=tmp_path / "log", name=f"pretrain:{name}")
+    note_job(make("here").path, "17", command="", log=tmp_path / "log", name="pretrain:mine", is_local=True)
+    states = {}
+    for user, name in ((os.getuid(), "pretrain:mine"), (os.getuid() + 1, "pretrain:other_user")):
+        squeue(tmp_path / "bin", f'echo "17|PENDING|(launch failed|requeued)|{user}|{name}"', monkeypatch)
+        rows, _ = show.status_rows([tmp_path / "runs"])
+        states[name] = {Path(one.run).name for one in rows if one.state == State.PENDING}
+        assert list(queue.queued(["17"])) == (["17"] if user == os.getuid() else [])
+    assert states == {"pretrain:mine": {"mine", "older"}, "pretrain:other_user": set()}
 
 
 def test_the_queue_is_asked_once_for_all_jobs(make, tmp_path, monkeypatch):

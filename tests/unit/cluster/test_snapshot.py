@@ -1,6 +1,8 @@
 """The code that a job runs, from real git repositories."""
 
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 
@@ -45,6 +47,26 @@ def test_a_commit_is_copied_whole_and_once(checkout, tmp_path):
     (code.path / "ofa" / "a.py").write_text("in use")
     snapshot(checkout, tmp_path / "jobs" / "code").make()
     assert (code.path / "ofa" / "a.py").read_text() == "in use"
+
+
+def test_who_copies_at_once_finds_one_whole_copy(checkout, tmp_path):
+    """Two submissions of one commit: neither takes away what the other builds, or what its jobs run already."""
+    for number in range(200):
+        (checkout / "ofa" / f"{number}.py").write_text(str(number))
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-qm", "many")
+    code = snapshot(checkout, tmp_path / "code")
+    together = Barrier(4)
+
+    def make(_):
+        together.wait()
+        code.make()
+        return (code.path.stat().st_ino, len(files(code.path)))
+
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(make, range(4)))
+    ((_, count),) = found
+    assert count == 205 and [path.name for path in (tmp_path / "code").iterdir()] == [code.path.name]
 
 
 def test_changes_are_refused_by_name_or_copied(checkout, tmp_path):

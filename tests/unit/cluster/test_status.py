@@ -11,7 +11,8 @@ from ofa.cluster.attempts import write_end, write_start
 from ofa.cluster.find import look_at
 from ofa.cluster.jobs_file import note_job
 from ofa.cluster.queue import QueuedJob
-from ofa.cluster.status import State, row, sweep_row
+from ofa.cluster.row import State
+from ofa.cluster.status import row, sweep_row
 
 HERE = socket.gethostname()
 RUNNING = ("ofa.progress", "tiny: step 0 of 100")

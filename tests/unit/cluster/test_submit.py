@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from ofa.cluster.attempts import write_end, write_start
 from ofa.cluster.command import ScriptCall
 from ofa.cluster.errors import SubmitError
 from ofa.cluster.follow import FORGOTTEN, UNKNOWN, follow, job_state
+from ofa.cluster.jobs_file import note_job, noted_jobs
 from ofa.cluster.queue import is_running
 from ofa.cluster.resources import Resources
 from ofa.cluster.slurm import SlurmError, ask
@@ -56,6 +60,31 @@ def test_a_chain_is_queued_whole_or_what_is_left_of_it_is_named(program, tmp_pat
     assert (tmp_path / "cancelled").read_text() == "17\n"
 
 
+SUBMITS = """
+from pathlib import Path
+from ofa.cluster.command import ScriptCall
+from ofa.cluster.resources import Resources
+from ofa.cluster.snapshot import Code
+from ofa.cluster.submit import Link, scripts, submit
+from ofa.cluster.verdict import Limits
+chain = [Link((ScriptCall("pretrain", None, Path("runs/a"), ()),), Resources(), Limits(), 1)]
+print(*scripts(chain, Path("jobs"), Code(Path(), None)))
+submit(chain, Path("jobs"), Code(Path(), None))
+"""
+
+
+def test_a_run_is_asked_to_save_by_the_signal_that_it_listens_to(program, tmp_path):
+    """Whatever a user has told submitit, for jobs of another kind."""
+    program("srun", "")
+    program("sbatch", 'env > environment; cat "$1" > script; echo "Submitted batch job 17"')
+    env = {**os.environ, "SUBMITIT_PREEMPT_SIGNAL": "USR1"}
+    done = subprocess.run([sys.executable, "-c", SUBMITS], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for script in (done.stdout, (tmp_path / "script").read_text()):
+        assert "#SBATCH --signal=USR2@120\n" in script and "USR1" not in script
+    assert "PREEMPT_SIGNAL" not in (tmp_path / "environment").read_text()
+
+
 def test_who_interrupts_a_chain_that_is_being_queued_leaves_none_of_it_behind(program, tmp_path, capsys):
     """Ctrl-C while `sbatch` has a second job."""
     program("srun", "")
@@ -91,6 +120,24 @@ def test_a_run_folder_that_has_a_job_in_the_queue_is_refused(program, tmp_path):
     program("squeue", 'echo "17_2|PENDING|Priority"')
     with pytest.raises(SubmitError, match="run folder runs/a: job 17_2 is PENDING for it: scancel 17_2 first"):
         check_chain([link("a")], slurm=True)
+
+
+@pytest.mark.parametrize(("user", "name"), [(os.getuid() + 1, "pretrain:a"), (os.getuid(), "pretrain:b")])
+def test_a_job_that_only_has_the_number_of_an_old_one_keeps_no_run_folder(program, tmp_path, user, name):
+    """Nor is its number given to `scancel`."""
+    note_job(tmp_path / "runs" / "a", "17", command="", log=tmp_path / "log", name="pretrain:a")
+    program("squeue", f'echo "17|RUNNING|None|{user}|{name}"')
+    program("sinfo", "echo 'debug*|up|1|2|4000|(null)|infinite'")
+    with pytest.raises(SubmitError) as caught:
+        check_chain([link("a")], slurm=True)
+    assert "17" not in str(caught.value), "it has come further, to its missing config"
+
+
+def test_jobs_that_are_submitted_at_once_are_all_noted(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(lambda job: note_job(tmp_path, str(job), command="", log=tmp_path / "log"), range(40)):
+            pass
+    assert sorted(int(one.job) for one in noted_jobs(tmp_path)) == list(range(40))
 
 
 def ended(tmp_path, status):

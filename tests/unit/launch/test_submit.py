@@ -43,6 +43,7 @@ def test_a_dry_run_shows_every_command_of_the_chain_and_writes_nothing(project):
         (("--gpus-per-node", "2", "--tasks-per-node", "2", *RUN), ["--tasks-per-node is for nodes without GPUs"]),
         (("--sbatch", "Reservation", *RUN), ["--sbatch Reservation"]),
         (("--time", "2m", "--grace", "2m", *RUN), ["a grace of 120 s leaves nothing of 2 minutes"]),
+        (("--time", "3m", "--grace", "150", *RUN), ["leaves 30 s of 3 minutes, and a run needs 60 s to start"]),
         (("--each", "seed", *RUN), ["--each seed: expected"]),
         ((*RUN, "--then", *RUN), ["two jobs would have the run folder runs/mine"]),
         ((*RUN, "--set", "optimizer.lr=-1"), ["optimizer.lr"]),

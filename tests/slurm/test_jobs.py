@@ -54,7 +54,8 @@ def test_a_chain_goes_on_where_one_job_has_succeeded(cluster, project, submit):
 
 
 def test_what_follows_a_failure_is_taken_out_of_the_queue(cluster, project, submit):
-    second = (*ON_ONE, "--run-dir", "runs/never", "--set", "model.init=runs/no/model")
+    (project / "runs" / "no").mkdir(parents=True, exist_ok=True)
+    second = (*ON_ONE, "--run-dir", "runs/never")
     _, jobs = submit("--max-crashes", "0", "launch/verify.py", "runs/no", "--then", *second)
     ended(cluster, project, jobs[0], "FAILED")
     cluster.until("the end of the second", lambda: jobs[1] not in cluster.queue())
@@ -76,6 +77,7 @@ def test_an_array_has_a_run_for_each_value(cluster, project, submit):
 def test_following_prints_the_log_to_the_end(cluster, project, submit):
     done, (job,) = submit("--follow", *ON_ONE, "--run-dir", "runs/followed")
     assert log(project, job) in done.stdout and f"job {job}: COMPLETED" in done.stderr
+    (project / "runs" / "no").mkdir(parents=True, exist_ok=True)
     done, _ = submit("--follow", "--max-crashes", "0", "launch/verify.py", "runs/no", check=False)
     assert done.returncode == 1 and "runs/no" in done.stdout
 

@@ -242,8 +242,8 @@ def losses(folder):
 
 
 def lose_for_good(cluster, project, job, folder, node):
-    """Kill a node while the ranks stand still at step 25 or later; what had been read and what had been saved then."""
-    wait_for(cluster, project, job, lambda: last_step(folder) >= 25)
+    """Kill a node while the ranks stand still some steps after a checkpoint; what had been read and saved then."""
+    wait_for(cluster, project, job, lambda: last_step(folder) >= 20 and 5 <= last_step(folder) % 20 < 12)
     ranks = cluster.ranks(job)
     assert len(ranks) == 2
     for pid in ranks:

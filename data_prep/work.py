@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import tokenizers
 
@@ -19,7 +19,7 @@ from data_prep.changes import read_plan
 from data_prep.documents import DataPrepError, Unit
 from ofa.config import ConfigError, DataPrepConfig, differences, parse
 from ofa.data.shards import SPLITS
-from ofa.files import explained_space, write_bytes
+from ofa.files import NoLocks, explained_space, try_lock, write_bytes
 
 _CODE_VERSION = 3
 """Raised when the same input and config give other bytes, so that unfinished work of the old code is not mixed in."""
@@ -123,7 +123,7 @@ def exclusive(output: Path) -> Iterator[None]:
     Input that is refused before any of it was finished leaves no trace.
 
     Raises:
-        DataPrepError: another run is at work, or the folder cannot be made.
+        DataPrepError: another run is at work, the folder cannot be made, or its file system has no locks.
         DiskFull: from inside, with the folder.
     """
     made = [folder for folder in (output, *output.parents) if not folder.exists()]
@@ -134,12 +134,7 @@ def exclusive(output: Path) -> Iterator[None]:
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise DataPrepError(f"{output} cannot be made: {error.strerror}; choose another --output") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataPrepError(
-                f"{output}: another run is preparing it; wait for it or choose another --output"
-            ) from None
+        _lock(file, output, made)
         try:
             with explained_space(output, "prepared data", REMEDY):
                 yield
@@ -148,7 +143,22 @@ def exclusive(output: Path) -> Iterator[None]:
                 shutil.rmtree(output / ".work", ignore_errors=True)
             raise
         finally:
-            (output / ".lock").unlink(missing_ok=True)
-            for folder in made:
-                with contextlib.suppress(OSError):  # it holds something
-                    folder.rmdir()
+            _leave(output, made)
+
+
+def _lock(file: TextIO, output: Path, made: list[Path]) -> None:
+    try:
+        got = try_lock(file, fcntl.LOCK_EX, "choose another --output")
+    except NoLocks as error:
+        _leave(output, made)
+        raise DataPrepError(str(error)) from None
+    if not got:
+        raise DataPrepError(f"{output}: another run is preparing it; wait for it or choose another --output")
+
+
+def _leave(output: Path, made: list[Path]) -> None:
+    """Remove what was made to get in, but for folders that hold something now."""
+    (output / ".lock").unlink(missing_ok=True)
+    for folder in made:
+        with contextlib.suppress(OSError):  # it does
+            folder.rmdir()

@@ -1,11 +1,12 @@
 """Files and folders that are whole or absent: written beside, pushed to the disk, then renamed. What is said when the
-disk is full. And text that is read through its compression, and what a file has packed."""
+disk is full, or has no locks. And text that is read through its compression, and what a file has packed."""
 
 from __future__ import annotations
 
 import codecs
 import ctypes
 import errno
+import fcntl
 import gzip
 import io
 import lzma
@@ -15,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import zstandard
 
@@ -33,9 +34,16 @@ DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.Zstd
 FULL = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122", "iostream error")
 """Words with which libraries that are not written in Python say that a disk is full; the last are torch's."""
 
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+"""What file systems answer that have no locks: Lustre without its mount option, NFS without the service for them."""
+
 
 class DiskFull(OSError):
     """A disk that cannot take what is to be written: where, how much is needed and free, what to do."""
+
+
+class NoLocks(OSError):
+    """A file system on which nobody can be kept out of a folder: where, what to do."""
 
 
 def beside(path: Path) -> Path:
@@ -146,6 +154,31 @@ def flush_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def try_lock(lock: TextIO, kind: int, otherwise: str) -> bool:
+    """Whether the kernel gives a lock on an open file now.
+
+    Args:
+        lock: the file.
+        kind: fcntl's LOCK_EX or LOCK_SH.
+        otherwise: what to do where there can be none.
+
+    Raises:
+        NoLocks: the file system has none.
+    """
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise NoLocks(
+            f"{lock.name}: this file system has no locks ({error.strerror}), two processes could write one folder: "
+            f"have it mounted with locks that reach across nodes (on Lustre by the mount option flock), or {otherwise}"
+        ) from None
 
 
 def check_space(folder: Path, what: str, needed: float, then: str) -> None:

@@ -4,18 +4,15 @@ saved. Commands that only look at runs start in a second through it."""
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from ofa import files
 from ofa.config import TrainingConfig, differences, parse
-from ofa.files import write_text
-
-NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
-"""What file systems answer that have no locks: Lustre without its mount option, NFS without the service for them."""
+from ofa.files import NoLocks, write_text
 
 Otherwise = Callable[[Sequence[str]], str]
 """From the keys that differ (none: the data do) to what to do for other values or data than those of a run folder."""
@@ -50,18 +47,9 @@ def try_lock(lock: TextIO, kind: int) -> bool:
         RunFolderError: the file system has none.
     """
     try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        raise RunFolderError(
-            f"{lock.name}: this file system has no locks ({error.strerror}), two jobs could write one run: have "
-            "it mounted with locks that reach across nodes (on Lustre by the mount option flock), or choose a run "
-            "folder elsewhere"
-        ) from None
+        return files.try_lock(lock, kind, "choose a run folder elsewhere")
+    except NoLocks as error:
+        raise RunFolderError(str(error)) from None
 
 
 def is_finished(folder: Path) -> bool:

@@ -100,6 +100,9 @@ class JobConfig(Section):
     max_crashes: int = Field(default=2, ge=0)
     """How often it is queued again after crashes in a row with no step saved between them."""
 
+    max_kills: int = Field(default=20, ge=0)
+    """The same of ends that Slurm caused: preemption without grace, lost nodes."""
+
     @model_validator(mode="after")
     def _one_process_a_gpu(self) -> JobConfig:
         if self.gpus_per_node and self.tasks_per_node:

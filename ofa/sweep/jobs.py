@@ -162,7 +162,7 @@ class JobStarter:
         self.workers = workers
         self._folder = folder.absolute()
         self._is_local = asked.cluster == "local"
-        self._limits = Limits(asked.max_requeues, asked.max_crashes)
+        self._limits = Limits(asked.max_requeues, asked.max_crashes, asked.max_kills)
         self._resources = _resources(asked)
         self._code = Code(CHECKOUT, None)
         if not self._is_local:

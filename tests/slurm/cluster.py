@@ -177,8 +177,13 @@ class Cluster:
             time.sleep(0.3)
         return job
 
+    def nodes(self, job):
+        """Names of those that a job has."""
+        return self.call("scontrol", "show", "hostnames", self.job(job)["NodeList"]).stdout.split()
+
     def ranks(self, job):
-        """Processes that train for a job."""
+        """Processes that train for a job, or for a task of an array."""
+        job = self.job(job)["JobId"]  # a number of its own, where it is a task
         return [pid for pid in self._of(job, b"\0RANK=") if b"launch/pretrain.py" in _read(pid, "cmdline")]
 
     def tasks(self, job):

@@ -8,9 +8,12 @@ import pytest
 from ofa.cluster.attempts import read_attempts
 from tests import processes
 from tests.run_files import model_bytes
-from tests.slurm.test_submit import SHORT, ended, log, row
+from tests.slurm.test_submit import SHORT, check_continued, ended, held, high_job, log, row, wait_for
 
 pytestmark = pytest.mark.slurm
+
+NAMED = ("README.md", "recipe.json")
+"""Files of a model that have its run's name in them."""
 
 ON_ONE = ("launch/pretrain.py", "--config", "long.json", *SHORT)
 
@@ -72,6 +75,45 @@ def test_an_array_has_a_run_for_each_value(cluster, project, submit):
         assert json.loads((folder / "config.json").read_text())["config"]["seed"] == seed
         assert read_attempts(folder)[0].job == job
     assert model_bytes(folders[0]) != model_bytes(folders[1])
+
+
+def test_an_array_over_configs_and_a_key_has_a_run_for_each_pair(cluster, project, submit):
+    (project / "other.json").write_text(json.dumps({"base": "long.json", "log": {"every": 7}}))
+    _, jobs = submit("--each", "config=long.json,other.json", "--each", "seed=1,2", *ON_ONE)
+    assert [job.partition("_")[2] for job in jobs] == ["0", "1", "2", "3"]
+    for job in jobs:
+        ended(cluster, project, job)
+    pairs = [(name, seed) for name in ("long", "other") for seed in (1, 2)]
+    folders = [project / "runs" / f"{name}-seed={seed}" for name, seed in pairs]
+    for folder, (name, seed), job in zip(folders, pairs, jobs, strict=True):
+        config = json.loads((folder / "config.json").read_text())["config"]
+        assert (config["seed"], config["log"]["every"]) == (seed, 7 if name == "other" else 5)
+        assert [(attempt.job, attempt.end.status) for attempt in read_attempts(folder)] == [(job, 0)]
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in folders]
+    assert weights[:2] == weights[2:] and weights[0] != weights[1], "a seed decides, and the log does not"
+
+
+def test_a_task_of_an_array_that_is_preempted_is_queued_again_alone(cluster, project, submit):
+    """Each task has a node, and both train the same; one node is wanted by a job of higher priority."""
+    (project / "twin.json").write_text(json.dumps({"base": "long.json"}))
+    options = ("--each", "config=long.json,twin.json", "--sbatch", "exclusive", "--partition", "debug")
+    _, jobs = submit(*options, "launch/pretrain.py", "--config", "long.json")
+    folders = dict(zip(jobs, (project / "runs" / "long", project / "runs" / "twin"), strict=True))
+    for job in jobs:
+        wait_for(cluster, project, job, lambda job=job: cluster.ranks(job))
+    taken, left = sorted(jobs, key=cluster.nodes, reverse=True)
+    assert [cluster.nodes(job) for job in (taken, left)] == [["n2"], ["n1"]]
+    with held(cluster, project, taken, folders[taken], 20):
+        high = high_job(cluster, nodes=["n2"])
+    wait_for(cluster, project, taken, lambda: cluster.job(taken)["JobState"] == "PENDING")
+    saved = read_attempts(folders[taken])[0].end.step
+    cluster.wait(high, "COMPLETED")
+    assert f"from step {saved}" in ended(cluster, project, taken)
+    ended(cluster, project, left)
+    assert [cluster.job(job)["Restarts"] for job in (taken, left)] == ["1", "0"]
+    (attempt,) = read_attempts(folders[left])
+    assert (attempt.job, attempt.nodes, attempt.end.status) == (left, ("n1",), 0)
+    check_continued(folders[taken], folders[left], but=NAMED)
 
 
 def test_following_prints_the_log_to_the_end(cluster, project, submit):

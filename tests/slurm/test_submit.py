@@ -9,20 +9,29 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ofa.cluster.attempts import read_attempts
-from ofa.cluster.verdict import SAVED
+from ofa.cluster.verdict import LOST, SAVED
+from ofa.data.plan import Plan
+from ofa.data.shards import Corpus
+from ofa.run_files import saved_step
+from ofa.samples import consumed_rows, read_lines
 from tests import processes
+from tests.e2e.conftest import TINY
 from tests.run_files import metrics, model_bytes
-from tests.slurm.cluster import LIVE
-from tests.slurm.conftest import STEPS
+from tests.slurm.cluster import LIVE, NODES
+from tests.slurm.conftest import STEPS, WITHOUT_DROPOUT
 
 pytestmark = pytest.mark.slurm
 
 ON_TWO = ("--nodes", "2", "--partition", "debug", "launch/pretrain.py", "--config", "long.json")
 
 SHORT = ("--set", "schedule.total_steps=20", "--set", "schedule.rewind=null", "--set", "pruning=null")
+
+LOSS_TOLERANCE = 1e-5
+"""Relative, between the losses of a step on one rank and on two: sums of floats in another order."""
 
 
 def log(project, job):
@@ -77,7 +86,16 @@ def test_a_run_on_two_nodes_is_the_run_of_two_local_ranks(cluster, project, subm
     assert row(cluster, project, folder)["state"] == "finished"
 
 
-def check_continued(folder, undisturbed, attempts=2):
+def check_same(folder, undisturbed, but=()):
+    """To the last bit: the model's files, but for some, the curves, and the rows that every update has read."""
+    ours, theirs = model_bytes(folder), model_bytes(undisturbed)
+    names = (ours.keys() | theirs.keys()) - set(but)
+    assert [name for name in sorted(names) if ours.get(name) != theirs.get(name)] == []
+    assert metrics(folder) == metrics(undisturbed)
+    assert consumed_rows(folder / "samples") == consumed_rows(undisturbed / "samples")
+
+
+def check_continued(folder, undisturbed, attempts=2, but=()):
     """The attempts of a run of several, none of which did again what another had done; its end is the undisturbed
     one's."""
     found = read_attempts(folder)
@@ -87,16 +105,15 @@ def check_continued(folder, undisturbed, attempts=2):
         assert before.end.step == after.step > before.step
         assert after.job == before.job and after.restart > before.restart
     assert found[-1].end.status == 0 and found[-1].end.step == STEPS
-    assert model_bytes(folder) == model_bytes(undisturbed)
-    assert metrics(folder) == metrics(undisturbed)
+    check_same(folder, undisturbed, but)
     return found
 
 
-def high_job(cluster, seconds=5):
-    """Submit a job that takes both nodes from whoever has them."""
-    script = f"--wrap=sleep {seconds}"
-    said = cluster.call("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", script).stdout
-    return said.split()[-1]
+def high_job(cluster, seconds=5, nodes=NODES):
+    """Submit a job that takes these nodes from whoever has them."""
+    place = (f"--nodes={len(nodes)}", f"--nodelist={','.join(nodes)}", "--exclusive")
+    script = ("--output=/dev/null", f"--wrap=sleep {seconds}")
+    return cluster.call("sbatch", "--partition=high", *place, *script).stdout.split()[-1]
 
 
 @contextlib.contextmanager
@@ -105,7 +122,7 @@ def held(cluster, project, job, folder, step):
     seconds for must not come after the end."""
     wait_for(cluster, project, job, lambda: last_step(folder) >= step)
     ranks = cluster.ranks(job)
-    assert len(ranks) == 2
+    assert len(ranks) == len(cluster.nodes(job))
     try:
         for pid in ranks:
             os.kill(pid, signal.SIGSTOP)
@@ -177,32 +194,107 @@ def test_a_run_saves_before_its_limit_and_goes_on(cluster, project, submit, undi
     check_continued(folder, undisturbed)
 
 
-@pytest.mark.parametrize(("nodes", "lost"), [("2", "n2"), ("1-2", "n2"), ("2", "n1")])
-def test_a_run_whose_node_is_lost_is_queued_again_and_ends(cluster, project, submit, undisturbed, nodes, lost):
-    """With fewer nodes at once where that is allowed, else when the node is back; also if it is the first rank's, who
-    would have noted the end."""
-    folder = project / "runs" / f"lost-{nodes}-{lost}"
-    options = ["--run-dir", folder, "--set", "checkpoint.every=20"]
-    _, (job,) = submit("--nodes", nodes, *ON_TWO[2:], *options)
+def lose(cluster, project, job, node):
+    """Kill a node for as long as it takes Slurm to notice, and until the job waits."""
+    cluster.kill_node(node)
+    wait_for(cluster, project, job, lambda: cluster.job(job)["JobState"] == "PENDING")
+    cluster.until("the loss", lambda: cluster.states()[node].startswith("DOWN"))
+    cluster.start_node(node)
+
+
+@pytest.mark.parametrize("lost", ["n2", "n1"])
+def test_a_run_whose_node_is_lost_is_queued_again_and_ends_as_if_left_alone(
+    cluster, project, submit, undisturbed, lost
+):
+    """When the node is back; also if it is the first rank's, who would have noted the end."""
+    folder = project / "runs" / f"lost-{lost}"
+    _, (job,) = submit(*ON_TWO, "--run-dir", folder, "--set", "checkpoint.every=20")
     wait_for(cluster, project, job, lambda: last_step(folder) >= 25)
-    cluster.kill_node(lost)
-    if nodes == "2":
-        wait_for(cluster, project, job, lambda: cluster.job(job)["JobState"] == "PENDING")
-        cluster.until("the loss", lambda: cluster.states()[lost].startswith("DOWN"))
-        cluster.start_node(lost)
-    try:
-        ended(cluster, project, job)
-    finally:
-        if nodes == "1-2":
-            cluster.start_node(lost)
+    lose(cluster, project, job, lost)
+    ended(cluster, project, job)
     cluster.until("the node", lambda: cluster.states()[lost] == "IDLE")
     first, *_, last = read_attempts(folder)
-    assert first.nodes == ("n1", "n2") and last.nodes == (("n1", "n2") if nodes == "2" else ("n1",))
+    assert first.nodes == last.nodes == ("n1", "n2")
     assert (first.end is None) == (lost == "n1"), "nobody is left to note it"
     assert last.step >= 20 and last.end.status == 0
-    assert metrics(folder)[-1]["step"] == STEPS
-    if nodes == "2":
-        assert model_bytes(folder) == model_bytes(undisturbed) and metrics(folder) == metrics(undisturbed)
+    check_same(folder, undisturbed)
+
+
+def lines_of_batches(folder):
+    """What is noted of each global batch: a line of each rank that has read of it, by the batch's number."""
+    found = {}
+    for path in sorted((folder / "samples").glob("rank-*.jsonl")):
+        for line in read_lines(path):
+            found.setdefault(line["batch"], []).append(line)
+    return found
+
+
+def rows_of(lines):
+    """Row ids of a global batch, whichever rank has read them."""
+    return sorted(row for line in lines for rows in line["rows"] for row in rows)
+
+
+def losses(folder):
+    """Of each step."""
+    lines = [line for line in metrics(folder) if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(STEPS)), "a step is missing, or there twice"
+    return np.array([line["loss"] for line in lines])
+
+
+def lose_for_good(cluster, project, job, folder, node):
+    """Kill a node while the ranks stand still some steps after a checkpoint; what had been read and saved then."""
+    wait_for(cluster, project, job, lambda: last_step(folder) >= 20 and 5 <= last_step(folder) % 20 < 12)
+    ranks = cluster.ranks(job)
+    assert len(ranks) == 2
+    for pid in ranks:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        tried, saved = lines_of_batches(folder), saved_step(folder)
+        cluster.kill_node(node)
+    finally:
+        for pid in ranks:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    return tried, saved
+
+
+def test_a_run_goes_on_with_the_node_that_is_left_over_the_same_samples_to_the_same_losses(
+    cluster, project, submit, undisturbed_without_dropout
+):
+    """OFA-28: a range of nodes allows it at once. What had not been saved is done again, from the same rows, and no
+    row is left out or taken twice; with the same global batches the losses are those of two ranks but for the order of
+    sums."""
+    folder = project / "runs" / "elastic"
+    options = ("--set", "checkpoint.every=20", *WITHOUT_DROPOUT)
+    _, (job,) = submit("--nodes", "1-2", *ON_TWO[2:], "--run-dir", folder, *options)
+    tried, saved = lose_for_good(cluster, project, job, folder, "n2")
+    try:
+        said = ended(cluster, project, job)
+    finally:
+        cluster.start_node("n2")
+    cluster.until("the node", lambda: cluster.states()["n2"] == "IDLE")
+    first, last = read_attempts(folder)
+    assert (first.nodes, last.nodes, first.ranks, last.ranks) == (("n1", "n2"), ("n1",), 2, 1)
+    assert (first.end.reason, first.end.step, last.step, last.end.step) == (LOST, saved, saved, STEPS)
+    assert f"from step {saved}" in said and "ranks (2 -> 1)" in said
+    assert 25 <= max(tried) < saved + 20 + 1, "no more is done again than lies behind the newest checkpoint"
+
+    read = lines_of_batches(folder)
+    assert sorted(read) == list(range(STEPS))
+    worlds = [[line["world_size"] for line in read[batch]] for batch in range(STEPS)]
+    assert worlds == [[2, 2]] * saved + [[1]] * (STEPS - saved)
+    assert {len(rows_of(lines)) for lines in read.values()} == {TINY["batch"]["global_size"]}
+    whole = [batch for batch, lines in tried.items() if len(lines) == 2]
+    assert set(range(saved + 1)) < set(whole), "something is done again"
+    assert [rows_of(tried[batch]) for batch in whole] == [rows_of(read[batch]) for batch in whole]
+    plan = Plan(Corpus.open(project / "data").split("train"), 42, TINY["data"]["shuffle_window"])
+    rows = plan.rows(np.arange(STEPS * TINY["batch"]["global_size"]))[1].tolist()
+    assert consumed_rows(folder / "samples") == rows == consumed_rows(undisturbed_without_dropout / "samples")
+
+    ours, theirs = losses(folder), losses(undisturbed_without_dropout)
+    assert (ours[:saved] == theirs[:saved]).all()
+    assert ours == pytest.approx(theirs, rel=LOSS_TOLERANCE)
+    assert np.abs(ours[1:] - theirs[:-1]).mean() > 100 * LOSS_TOLERANCE, "of another batch they would not be"
 
 
 def test_a_run_that_is_cancelled_saves_and_stays_away_until_it_is_submitted_again(
@@ -223,7 +315,7 @@ def test_a_run_that_is_cancelled_saves_and_stays_away_until_it_is_submitted_agai
     assert row(cluster, project, folder)["state"] == "stopped and saved"
     _, (second,) = submit(*command)
     assert f"from step {attempt.end.step}" in ended(cluster, project, second)
-    assert model_bytes(folder) == model_bytes(undisturbed) and metrics(folder) == metrics(undisturbed)
+    check_same(folder, undisturbed)
 
 
 def test_a_stop_file_ends_the_job_with_75_and_it_is_not_queued_again(cluster, project, submit):

@@ -1,6 +1,8 @@
 """A sweep whose runs are jobs of Slurm."""
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import time
 import pytest
 
 from ofa.cluster.attempts import read_attempts
+from ofa.cluster.jobs_file import noted_jobs
 from tests import processes
 from tests.slurm.test_submit import last_step
 
@@ -87,6 +90,46 @@ def test_a_killed_sweep_finds_its_job_again_and_a_stopped_one_takes_back_what_wa
     cluster.until("the end", lambda: cluster.queue() == [])
     assert [one.end.status for one in read_attempts(folder / "a")] == [75] and not (folder / "a" / "stop").exists()
     assert read_attempts(folder / "b") == [] and cluster.job(jobs[1])["JobState"] == "CANCELLED"
+
+
+def test_a_sweep_killed_while_its_jobs_run_finds_them_again_and_ends_with_its_table(cluster, project, write):
+    """Each has a node, and stands still until the second sweep has found it; what waits for one comes after that."""
+    cells = [{"name": "a"}, {"name": "b"}, {"name": "next", "needs": ["a"]}]
+    steps = {"schedule.total_steps": 100, "log.every": 1}
+    folder = write("adopted", cells, {"minutes": 30, "sbatch": ["exclusive"]}, set={**SHORT, **steps})
+    said, before = project / "adopted.out", submitted(cluster)
+    process = begun(cluster, project, "adopted")
+    stopped = []
+    try:
+        for name in ("a", "b"):
+            wait_for(process, project, "adopted", lambda name=name: last_step(folder / name) >= 5)
+            (job,) = noted_jobs(folder / name)
+            stopped += cluster.ranks(job.job)
+            os.kill(stopped[-1], signal.SIGSTOP)
+        jobs = [noted_jobs(folder / name)[0].job for name in ("a", "b")]
+        process.kill()
+        process.wait()
+        process = begun(cluster, project, "adopted")
+        wait_for(process, project, "adopted", lambda: said.read_text().count("runs already") == 2)
+        assert sorted(cluster.queue()) == sorted(jobs), "what waits is not submitted, and what runs is not again"
+    finally:
+        for pid in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    assert process.wait(300) == 0, said.read_text()
+    assert submitted(cluster) - before == len(cells) and cluster.queue() == []
+    found = {name: read_attempts(folder / name) for name in ("a", "b", "next")}
+    assert [[(one.restart, one.end.status, one.end.step) for one in of] for of in found.values()] == [[(0, 0, 100)]] * 3
+    assert [found[name][0].job for name in ("a", "b")] == jobs
+    assert found["next"][0].time >= found["a"][0].end.time
+    rows = (folder / "table.md").read_text().splitlines()
+    assert [row.split("|")[1].strip() for row in rows if row.startswith("|")] == ["cell", "---", *found]
+    assert said.read_text().count("\ncell ") == 1, "only the second could print it"
+
+
+def submitted(cluster):
+    """How many jobs were ever submitted."""
+    return (cluster.folder / "slurmctld.log").read_text().count("_slurm_rpc_submit_batch_job: JobId=")
 
 
 def test_what_slurm_does_not_have_is_refused_before_any_run_is_queued(cluster, project, write):

@@ -1,5 +1,7 @@
 """Interrupted, damaged and mistaken preparations."""
 
+import errno
+import fcntl
 import os
 import re
 import shutil
@@ -144,6 +146,22 @@ def test_two_runs_in_one_folder_are_refused(tools, text, tmp_path):
 
     prepare(config, tmp_path / "out", 1, second)
     assert refused
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_refused_with_the_mount_option_that_gives_them(
+    tools, text, tmp_path, monkeypatch, number
+):
+    """Lustre's answer where it is mounted without: no such file system can be had here."""
+
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    words = rf"new/.lock: .*{os.strerror(number)}.*mount option flock.*choose another --output"
+    with pytest.raises(DataPrepError, match=words):
+        tools.run(tools.config_for(text), tmp_path / "deep" / "new")
+    assert not (tmp_path / "deep").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])

@@ -14,7 +14,7 @@ from ofa.cluster.attempts import read_attempts, write_end, write_start
 from ofa.cluster.jobs_file import note_job, noted_jobs
 from ofa.cluster.queue import QueuedJob
 from ofa.cluster.slurm import SlurmError
-from ofa.cluster.verdict import CRASHED
+from ofa.cluster.verdict import CRASHED, Limits
 from ofa.config import JobConfig
 from ofa.run_folder import RunFolder
 from ofa.sweep.cells import check
@@ -123,6 +123,16 @@ def test_a_job_that_cannot_begin_is_no_secret(job, tmp_path):
     cell, run = job()
     assert ended(run) == 1
     assert run.why(1).startswith(f"job {run._job}, before it began: status 1") and "torn" in run.why(1)
+
+
+def test_a_job_has_the_limits_of_restarts_that_the_config_says(planned, tmp_path):
+    (cell,) = planned(grid={"seed": [1]}).values()
+
+    def limits(**asked):
+        return JobStarter(tmp_path, JobConfig(cluster="local", **asked), 1)._link(cell, ()).limits
+
+    assert limits() == Limits()
+    assert limits(max_requeues=7, max_crashes=5, max_kills=3) == Limits(requeues=7, crashes=5, kills=3)
 
 
 def program(name, folder, text, monkeypatch):

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ofa.run_files import NO_LOCKS
+from ofa.files import NO_LOCKS
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[BinaryIO]:
     """A file, made if it is not there, to be read and appended to by nobody else meanwhile who opens it so.
 
-    A file system without locks keeps none: there a run is refused, with words (`ofa.run_files.try_lock`).
+    A file system without locks keeps none: there a run is refused, with words (`ofa.files.try_lock`).
     """
     with path.open("a+b") as file:
         try:

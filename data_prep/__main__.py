@@ -27,7 +27,7 @@ from ofa.config import ConfigError, DataPrepConfig, find, load
 from ofa.data.shards import SPLITS, ShardError
 from ofa.files import DiskFull
 
-BAD = ("dropped", "unreadable", "damaged", "with_nul", "with_undecodable", "leftover", "unparsed")
+BAD = ("dropped", "unreadable", "damaged", "with_nul", "with_undecodable", "leftover", "unclosed", "unparsed")
 """In names of counts that are shown."""
 
 

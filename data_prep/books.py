@@ -37,12 +37,28 @@ _PAGE_NUMBER = re.compile(r"[\[{](?:Pg|Page|p\.)\s*\d+[\]}]", re.IGNORECASE)
 _NOTE = re.compile(r"(?<=\S) ?\[(?:Footnote\b[^\[\]]{0,2000}|\d{1,3}|\*{1,3})\]")
 """Inside of a sentence: a note, or the number of one that stands elsewhere."""
 _ITALICS = re.compile(r"(?<![\w_])_ ?(?=\S)([^_\n]{1,400}(?:\n[^_\n]{1,400}){0,3}?)(?<=\S)_(?![\w_])")
-_CHAPTER = re.compile(
-    r"^[ \t]*(?:CHAPTER|BOOK|PART|VOLUME|LETTER|CANTO|ACT|STAVE)[ \t]+(?:THE[ \t]+)?"
-    r"(?:[IVXLCDM]+|\d+|[A-Z][A-Za-z-]+)\b[^\n]{0,90}$|^[ \t]*(?:PROLOGUE|EPILOGUE|PREFACE|INTRODUCTION|CONCLUSION)\.?"
-    r"[ \t]*$",
-    re.MULTILINE | re.IGNORECASE,
+_PARTS = "chapter book part volume letter canto act stave"
+_ALONE = "prologue epilogue preface introduction conclusion"
+_NUMBERS = (
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred first second third fourth fifth "
+    "sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth seventeenth "
+    "eighteenth nineteenth twentieth last"
 )
+
+
+def _titled(words: str) -> str:
+    """Any of the words as titles have them: `Chapter`, `CHAPTER`."""
+    return "(?:" + "|".join(form for word in words.split() for form in (word.title(), word.upper())) + ")"
+
+
+_CHAPTER = re.compile(
+    rf"(?:\A|(?<=\n)[ \t]*\n)(?=[^\n]{{0,120}}$)(?P<title>[ \t]*(?:{_titled(_PARTS)}[ \t]+(?:(?:THE|[Tt]he)[ \t]+)?"
+    rf"(?:[IVXLCDM]+|\d+|{_titled(_NUMBERS)})\b[^\n]*|{_titled(_ALONE)}\.?[ \t]*))$",
+    re.MULTILINE,
+)
+"""A line of its own with nothing before it or an empty line: what is wrapped has `part of it` at the beginning of lines
+too, and a table of contents has its titles one below the other."""
 _LATIN = re.compile(rb"Character set encoding: *(?:ISO-?8859-1|ISO-latin-1|(?:Windows|CP)-?1252)", re.I)
 _WRAPPED = 100
 """Characters that few lines of a wrapped text exceed."""
@@ -103,7 +119,7 @@ def as_paragraphs(text: str) -> str:
 
 def chapters(book: str) -> Iterator[tuple[str, str]]:
     """Title and text of each chapter, in order, nothing lost; what stands before the first one has no title."""
-    starts = [match.start() for match in _CHAPTER.finditer(book)]
+    starts = [match.start("title") for match in _CHAPTER.finditer(book)]
     places = [0, *starts, len(book)]
     for start, stop in zip(places, places[1:], strict=False):
         text = book[start:stop]

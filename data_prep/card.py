@@ -43,6 +43,8 @@ MEANINGS = {
     "documents_without_tokens": "nothing left for the tokenizer",
     "leftover_markup": "marks that stood alone; taken out",
     "table_lines": "rows of tables that were never closed; taken out",
+    "unclosed_comments": "the rest of the page is a comment without an end; taken out, as MediaWiki does",
+    "unclosed_markup": "links, templates, tables and references without an end; what stood in them was kept",
     "unparsed_paragraphs": "kept as they stood, since mwparserfromhell failed",
     "unreadable_files": "no Python that can be parsed",
 }

@@ -12,6 +12,7 @@ workers that may still write when the next run begins. Which of a cluster stays 
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +34,9 @@ class Pool(Protocol):
 
 BUCKETS = 14
 """datatrove's: with 8 hashes each, documents that share 72 % of their runs are found with even odds, 80 % with 92 %."""
+
+SLICE = 4096
+"""Runs of words that are hashed at once."""
 
 
 def check_installed() -> None:
@@ -65,11 +69,12 @@ def near_duplicates(
         return
     work = folder.with_name("minhash")
     work.mkdir(exist_ok=True)
+    allow_open_files(len(units))
     total = len(units) + BUCKETS + 1
     done = 0
     for _ in pool.map(_signatures, ((work, pieces, names, rank, len(units)) for rank, names in enumerate(units))):
         progress(done := done + 1, total)
-    for _ in pool.map(_matches, ((work, rank) for rank in range(BUCKETS))):
+    for _ in pool.map(_matches, ((work, rank, len(units)) for rank in range(BUCKETS))):
         progress(done := done + 1, total)
     for _ in pool.map(_clusters, [(work,)]):
         progress(done := done + 1, total)
@@ -103,15 +108,47 @@ def later_of_clusters(folder: Path, units: int) -> list[np.ndarray]:
 
 
 def _signatures(work: Path, pieces: Path, names: list[str], rank: int, units: int) -> None:
-    from datatrove.pipeline.dedup import MinhashDedupSignature
-
-    step = MinhashDedupSignature(str(work / "signatures"), _config(), language=_words())  # pyright: ignore
+    step = signature_step(work / "signatures")
     _run([_Documents(pieces, names), step], work / "logs" / "signatures", rank, units)
 
 
-def _matches(work: Path, rank: int) -> None:
+def signature_step(folder: Path) -> Any:
+    """datatrove's, in a bounded memory: it hashes all runs of a document at once, two kilobytes each."""
+    from datatrove.pipeline.dedup import MinhashDedupSignature
+
+    class InSlices(MinhashDedupSignature):
+        """The least hash of all is the least of the least of each slice."""
+
+        def get_signature(self, shingles: np.ndarray) -> list[list[int]]:
+            whole = super().get_signature
+            slices = [whole(shingles[start : start + SLICE]) for start in range(0, len(shingles), SLICE)]
+            return np.min(np.array(slices, np.uint64), axis=0).tolist()
+
+    return InSlices(str(folder), _config(), language=_words())  # pyright: ignore[reportArgumentType]
+
+
+def allow_open_files(units: int) -> None:
+    """datatrove reads the signatures of all units side by side: as many files as the system lets this process have.
+
+    Raises:
+        DataPrepError: those are too few.
+    """
+    needed = units + 100
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise DataPrepError(
+            f"clean.near_duplicates reads {units} files side by side, and a process may open {hard} here: have that "
+            f"raised (ulimit -Hn {needed}), or choose a greater shard_characters; finished parts are kept"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _matches(work: Path, rank: int, units: int) -> None:
     from datatrove.pipeline.dedup import MinhashDedupBuckets
 
+    allow_open_files(units)
     step = MinhashDedupBuckets(str(work / "signatures"), str(work / "matches"), config=_config(), lines_to_buffer=1000)
     _run([step], work / "logs" / "matches", rank, BUCKETS)
 

@@ -21,6 +21,8 @@ _PIPE_TRICK = re.compile(r"^[^:]*:|\s*\([^()]*\)$|,.*$")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,30});")
 _LEFT = re.compile(r"</?[a-zA-Z][^<>]{0,300}>|'{2,}|\[\[|\]\]|\{\{+|\}\}+|\{\||\|\}|__[A-Z]{3,}__")
 _BRACKET_OR_SPACE = re.compile(r" |\[\[|\{\{|\]\]|\}\}|\[|\]")
+_CELLS = ("td", "th", "tr", "caption")
+"""Outside of a table that is closed, they are all that parts two words."""
 _CHEMICAL = re.compile(r"[_^{}]")
 _TEX_SPACES = ("~", "\\ ", "\\quad")
 """Not the narrow ones, which many put there for another rendering of the formula."""
@@ -129,7 +131,8 @@ def _tag(node: Any) -> str:
         return str(node.contents)
     if name in ("li", "dd", "dt", "hr", "wbr", "img", "link", "meta") or node.contents is None:
         return ""
-    return _render(node.contents)
+    inside = _render(node.contents)
+    return f" {inside} " if name in _CELLS else inside
 
 
 def _formula(name: str, source: str) -> str:

@@ -36,17 +36,21 @@ _TEMPLATE_NAME = re.compile(r"\s*([^|{}\n]*)")
 Span = tuple[int, int]
 
 
-def prune(text: str, keeps_template: Callable[[str], bool], keeps_link: Callable[[str], bool]) -> str:
+def prune(
+    text: str, keeps_template: Callable[[str], bool], keeps_link: Callable[[str], bool], counts: Counter[str]
+) -> str:
     """Cut out what leaves no text.
 
     Args:
         text: Of a page.
         keeps_template: Whether a template, by its name, leaves text.
         keeps_link: Whether a link, by its target, leaves text.
+        counts: `unclosed_markup` is added to, and `unclosed_comments`, after which the rest of the page is comment.
     """
     text = text.replace(HOLE, "").replace(HELD, "")
     pass_ = _Pass(text, keeps_template, keeps_link)
     pass_.run()
+    counts.update(pass_.unclosed)
     return pass_.result()
 
 
@@ -56,6 +60,7 @@ class _Pass:
     def __init__(self, text: str, keeps_template: Callable[[str], bool], keeps_link: Callable[[str], bool]):
         self._text = text
         self._keeps_template, self._keeps_link = keeps_template, keeps_link
+        self.unclosed: Counter[str] = Counter()
         self._stack: list[tuple[str, int]] = []
         self._open_now: Counter[str] = Counter()
         self._cuts: list[tuple[int, int, str]] = []
@@ -100,6 +105,8 @@ class _Pass:
         """A comment that has a line for itself goes with the line, as in MediaWiki; one without end is the rest."""
         end = self._text.find("-->", start)
         stop = len(self._text) if end < 0 else end + 3
+        if end < 0:
+            self.unclosed["unclosed_comments"] += 1
         begins_line = start == 0 or self._text[start - 1] == "\n"
         if begins_line and self._text[stop : stop + 1] == "\n":
             stop += 1
@@ -123,7 +130,8 @@ class _Pass:
             return end.end()
         closer = self._closer(name, end.end())
         if closer is None:
-            self._cuts.append((start, end.end(), ""))
+            self.unclosed["unclosed_markup"] += 1
+            self._cuts.append((start, end.end(), HOLE if name == "ref" else ""))
             return end.end()
         if name in _CUT:
             self._cuts.append((start, closer[1], HOLE))
@@ -192,7 +200,14 @@ class _Pass:
 
     def _cut_openers(self, openers: list[tuple[str, int]]) -> None:
         """Braces and brackets that nothing closes; a table without end is left to those who read its lines."""
-        self._cuts += [(start, start + len(kind), "") for kind, start in openers if kind in ("{{", "{{{", "[[")]
+        self.unclosed["unclosed_markup"] += len(openers)
+        self._cuts += [(start, self._end_of(kind, start), "") for kind, start in openers if kind in ("{{", "{{{", "[[")]
+
+    def _end_of(self, kind: str, start: int) -> int:
+        """Of an opener's marks, and of a template's name that has the rest of its line."""
+        name = _TEMPLATE_NAME.match(self._text, start + 2) if kind == "{{" else None
+        has_line = name is not None and self._text[name.end() : name.end() + 1] == "\n"
+        return name.end() if name is not None and has_line else start + len(kind)
 
     def _keeps(self, token: str, start: int) -> bool:
         if token == "}}":

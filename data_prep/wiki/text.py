@@ -73,10 +73,11 @@ def to_text(wikitext: str, options: TextOptions, counts: Counter[str]) -> str:
     Args:
         wikitext: As the dump has it.
         options: What becomes text.
-        counts: What could not be read cleanly is added: `leftover_markup`, `table_lines`, `unparsed_paragraphs`.
+        counts: What could not be read cleanly is added: `leftover_markup`, `table_lines`, `unparsed_paragraphs`,
+            `unclosed_markup`, `unclosed_comments`.
     """
     lines = _ITEM_TAG.sub("\n* ", _BLOCK_TAG.sub("\n\n", _MAGIC.sub("", wikitext)))
-    pruned = prune(lines, templates.keeps, lambda target: _keeps_link(target, options))
+    pruned = prune(lines, templates.keeps, lambda target: _keeps_link(target, options), counts)
     blocks = [_Block(one.kind, _readable(one, counts), one.level) for one in _blocks(pruned, counts)]
     blocks = _without_sections(blocks, options)
     if options.lists == "sentences":

@@ -156,3 +156,26 @@ def test_an_old_book_that_says_its_encoding_is_read_in_it(tmp_path):
     (tmp_path / "a.txt").write_bytes(text.encode("latin-1"))
     counts = Tally()
     assert "caf\u00e9" in documents(tmp_path, counts)[0].text and counts["decoded_as_latin_1"] == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["part of the country", "letter from his wife", "act as though", "Book which", "PART OF IT", "Part mild"]
+)
+@pytest.mark.parametrize("before", ["word after word\n", "\n"])
+def test_words_at_the_beginning_of_a_line_are_no_chapter(line, before):
+    assert [title for title, _ in chapters(f"CHAPTER I\n\nHe saw {before}{line} and more.\n")] == ["CHAPTER I"]
+
+
+@pytest.mark.parametrize(
+    "title",
+    ["CHAPTER II", "Chapter 12. The River", "BOOK THE SECOND", "Part Two", "STAVE ONE", "EPILOGUE"],
+)
+@pytest.mark.parametrize("between", ["\n\n", "\n \t\n\n"])
+def test_titles_after_an_empty_line_begin_chapters(title, between):
+    book = f"CHAPTER I\n\nIt rained.{between}{title}\n\nAnd on."
+    assert [found for found, _ in chapters(book)] == ["CHAPTER I", title]
+
+
+def test_titles_one_below_the_other_are_a_table_of_contents():
+    book = "Contents\nChapter 1\nChapter 2\n\nChapter 1\n\nIt rained.\n\nChapter 2\n\nOn."
+    assert [title for title, _ in chapters(book)] == ["", "Chapter 1", "Chapter 2"]

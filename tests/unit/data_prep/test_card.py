@@ -118,7 +118,7 @@ def test_columns_stand_on_each_other():
 
 def test_every_count_of_what_was_dropped_or_damaged_has_its_meaning():
     """Else the page would not show it."""
-    counted = re.compile(r"(?:dropped|damaged|unreadable|documents_with(?:out)?|unparsed|leftover)_[a-z_0-9]+")
+    counted = re.compile(r"(?:dropped|damaged|unreadable|documents_with(?:out)?|unparsed|unclosed|leftover)_[a-z_0-9]+")
     found = {f"damaged_{kind}" for kind in (pages.NO_END, pages.NOT_XML, pages.LOST)}
     for path in Path(data_prep.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())) if path.name != "card.py" else ():

@@ -3,12 +3,16 @@
 import json
 import random
 import signal
+import subprocess
+import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from data_prep.near_duplicates import later_of_clusters
+from data_prep.near_duplicates import SLICE, later_of_clusters, signature_step
+from ofa.config import CHECKOUT
 from ofa.data.shards import Corpus
 from tests.unit.data_prep.test_pipeline import documents_of
 
@@ -90,3 +94,38 @@ def test_of_a_cluster_the_first_in_order_stays_wherever_it_is(tmp_path):
     np.array([[4, 7], [1, 9], [2, 7]], "<u4").tofile(tmp_path / "000000.clusters")
     np.array([[0, 9], [3, 5]], "<u4").tofile(tmp_path / "000002.clusters")
     assert [found.tolist() for found in later_of_clusters(tmp_path, 3)] == [[4], [], [0]]
+
+
+@pytest.mark.parametrize("runs", [1, SLICE, SLICE + 1, 3 * SLICE - 1])
+def test_the_signature_of_a_long_document_is_datatroves(tmp_path, runs):
+    step = signature_step(tmp_path)
+    shingles = np.random.default_rng(runs).integers(0, 2**63, (runs, 1), dtype=np.uint64)
+    assert step.get_signature(shingles) == super(type(step), step).get_signature(shingles)
+
+
+def test_memory_for_a_signature_does_not_grow_with_the_document(tmp_path):
+    """All at once would take 224 MB a hundred thousand runs."""
+    step = signature_step(tmp_path)
+    shingles = np.random.default_rng(1).integers(0, 2**63, (100_000, 1), dtype=np.uint64)
+    tracemalloc.start()
+    step.get_signature(shingles)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [("ulimit -Sn 60", "(250, True)"), ("ulimit -n 60", "reads 150 files side by side, and a process may open 60 here")],
+)
+def test_files_that_may_be_open_are_as_many_as_there_are_units(limits, said):
+    program = (
+        "import resource\n"
+        "from data_prep.near_duplicates import allow_open_files\n"
+        "allow_open_files(150)\n"
+        "soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "print((soft, hard >= soft))"
+    )
+    command = f"{limits}; exec {sys.executable} -c '{program}' 2>&1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=CHECKOUT)
+    assert said in done.stdout

@@ -1,5 +1,7 @@
 """What is cut out of wikitext before it is parsed."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,9 +9,10 @@ from hypothesis import strategies as st
 from data_prep.wiki.prune import HELD, HOLE, prune
 
 
-def pruned(text):
+def pruned(text, counts=None):
     """With templates named `keep` and links that are no pictures."""
-    return prune(text, lambda name: name.strip() == "keep", lambda target: not target.startswith("File:"))
+    counts = Counter() if counts is None else counts
+    return prune(text, lambda name: name.strip() == "keep", lambda target: not target.startswith("File:"), counts)
 
 
 @pytest.mark.parametrize(
@@ -20,8 +23,10 @@ def pruned(text):
         ("a<!-- for ever", "a"),
         ("a<ref name=x>{{cite|1}} [[b]]</ref>c", "a@c"),
         ('a<ref name="x" />c<REF>1</REF>', "a@c@"),
-        ("a<ref>open b<ref>closed</ref>c", "aopen b@c"),
+        ("a<ref>open b<ref>closed</ref>c", "a@open b@c"),
         ("a</ref>b", "ab"),
+        ("a {{Infobox\n| b = c\nd", "a \n| b = c\nd"),
+        ("a {{b c", "a b c"),
         ("{{Infobox|a={{b|{{c}}}}}}\nd", "@\nd"),
         ("a {{keep|b{{c}}}} d", "a {{keep|b@}} d"),
         ("a {{{1|b}}} c", "a @ c"),
@@ -127,3 +132,20 @@ def test_fifty_thousand_openers_are_read_in_one_pass(opener, closer):
     """Time that grew with the square would be minutes."""
     text = opener * 50_000 + closer * 50_000
     assert len(pruned(text)) <= 2 * len(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a <!-- b", {"unclosed_comments": 1}),
+        ("a<ref>b", {"unclosed_markup": 1}),
+        ("a {{b [[c", {"unclosed_markup": 2}),
+        ("{|\n| a", {"unclosed_markup": 1}),
+        ("a {{b [[c}}", {"unclosed_markup": 1}),
+        ("a <!-- b --> {{c}} [[d]] <ref>e</ref>", {}),
+    ],
+)
+def test_what_has_no_end_is_counted(text, found):
+    counts = Counter()
+    pruned(text, counts)
+    assert +counts == found

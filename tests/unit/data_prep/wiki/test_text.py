@@ -90,7 +90,9 @@ def text_of(wikitext, **options):
         ("a <b>c", "a c"),
         ("a <b and c", "a <b and c"),
         ("{{Infobox\n| a = b\n}}\n'''A'''", "A"),
-        ("{{unclosed\nText goes on.", "unclosed Text goes on."),
+        ("{{unclosed\nText goes on.", "Text goes on."),
+        ("Foo<td>a</td><td>b</td>bar", "Foo a b bar"),
+        ("A fact.<ref name=x>Smith 2001.", "A fact. Smith 2001."),
         ("...\n\n—", ""),
     ],
 )

@@ -116,7 +116,7 @@ def test_memory_for_a_signature_does_not_grow_with_the_document(tmp_path):
 
 @pytest.mark.parametrize(
     ("limits", "said"),
-    [("ulimit -Sn 60", "(250, True)"), ("ulimit -n 60", "reads 150 files side by side, and a process may open 60 here")],
+    [("ulimit -Sn 60", "(250, True)"), ("ulimit -n 60", "reads 150 files side by side, and a process may open 60")],
 )
 def test_files_that_may_be_open_are_as_many_as_there_are_units(limits, said):
     program = (

@@ -15,6 +15,11 @@ from ofa.page import definitions, document, folded, none, note, picture, rows_ta
 _SHOWN = 200
 """Characters of a rejected text in the table."""
 
+_COUNTED = (
+    "Documents that were read, and those in each half; their characters. Tokens are those of the shards, so in the "
+    "training half as often as the weight says, and with random second sentences on top."
+)
+
 MEANINGS = {
     "dropped_short": "below min_characters",
     "dropped_long": "above max_characters",
@@ -68,7 +73,7 @@ def card(manifest: dict[str, Any], rejects: list[dict[str, Any]]) -> str:
         f"{definitions(_facts(manifest))}</header>",
         section("size", "Size", _size(statistics)),
         section("sources", "Sources", _sources(manifest)),
-        section("dropped", "What was dropped", _dropped(manifest)),
+        section("dropped", "What was dropped or mended", _dropped(manifest)),
         section("lengths", "Length of documents", _lengths(manifest)),
         section("rejects", "A sample of what was dropped", _rejects(rejects)),
         section("config", "Config and versions", _config(manifest)),
@@ -95,23 +100,23 @@ def _size(statistics: dict[str, Any]) -> str:
 
 
 def _sources(manifest: dict[str, Any]) -> str:
-    rows = []
+    rows, drawn = [], []
     for name, own in manifest["sources"].items():
         counts, source = own["counts"], manifest["source"]
         source = source["sources"][name] if name else source
         config = manifest["config"]["sources"][name] if name else manifest["config"]["source"]
-        kept = sum(counts.get(f"{split}_documents", 0) for split in SPLITS)
+        kept = [f"{counts.get(f'{split}_documents', 0):,}" for split in SPLITS]
         size = sum(source.get("files", {}).values())
         read = f"{counts.get('pages', counts.get('documents_read', 0)):,}"
         rows.append(
             [name or source["kind"], source["kind"], source.get("licence", "not said"), f"{config['weight']:g}"]
-            + [f"{len(source.get('files', {})):,}", f"{size / 1e6:,.1f}", read, f"{kept:,}"]
+            + [f"{len(source.get('files', {})):,}", f"{size / 1e6:,.1f}", read, *kept]
             + [f"{counts.get('characters', 0):,}", f"{own['tokens']:,}"]
         )
-    head = ["source", "kind", "licence", "weight", "files", "MB", "read", "documents", "characters", "tokens"]
-    drawn = [(row[0], [float(row[9].replace(",", ""))]) for row in rows]
+        drawn.append((name or source["kind"], [float(own["tokens"])]))
+    head = ["source", "kind", "licence", "weight", "files", "MB", "read", *SPLITS, "characters", "tokens"]
     chart = picture(stacked_bars(drawn, ["tokens"]), "tokens by source") if len(rows) > 1 else ""
-    return rows_table(head, rows, words=("kind", "licence")) + chart
+    return rows_table(head, rows, words=("kind", "licence")) + note(_COUNTED) + chart
 
 
 def _dropped(manifest: dict[str, Any]) -> str:

@@ -12,6 +12,8 @@ workers that may still write when the next run begins. Which of a cluster stays 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import resource
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -226,5 +228,6 @@ def _run(steps: list[Any], logs: Path, rank: int, tasks: int) -> None:
             names = ("node_ips", "cpus_per_task", "mem_per_cpu", "gpus_on_node")
             return {"datatrove_executor": "LOCAL", **{f"datatrove_{name}": "-1" for name in names}}
 
-    logger.disable("datatrove")  # its lines would run through the progress
-    Executor().run()
+    logger.disable("datatrove")  # its lines and bars would run through the progress
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        Executor().run()

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import multiprocessing
 import os
 import re
 import shutil
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from data_prep import sources
 from data_prep.changes import changes_since_plan
 from data_prep.documents import DataPrepError
+from data_prep.extract import extract
 from data_prep.pipeline import finished, prepare
 from ofa.data.shards import Corpus
 
@@ -185,3 +188,34 @@ def test_a_signal_stops_soon_with_status_75_and_the_run_continues(tools, text, p
     assert all(re.fullmatch(r"\d of 4, \w+: \d+ of \d+, \d+ s", line) for line in steps), "no traceback, no warning"
     tools.run(config, tmp_path / "out")
     assert tools.sums(tmp_path / "out") == tools.sums(expected)
+
+
+def test_two_writers_of_one_unit_leave_it_whole(tools, tmp_path):
+    """A job that was thought to be gone: it comes to its end after another has done its work, or never does."""
+    tools.write_text(tmp_path / "text", files=1, documents=3000)
+    config = tools.config_for(tmp_path / "text", shard_characters=10**8)
+    (tmp_path / "extract").mkdir()
+    (unit,) = sources.all_units(config)
+    first = multiprocessing.get_context("spawn").Process(target=extract, args=(config, unit, 0, tmp_path / "extract"))
+    first.start()
+    while not list((tmp_path / "extract").iterdir()) and first.is_alive():
+        time.sleep(0.002)
+    assert first.pid is not None and not (tmp_path / "extract" / "00000.json").exists()
+    os.kill(first.pid, signal.SIGSTOP)
+    result = extract(config, unit, 0, tmp_path / "extract")
+    path = tmp_path / "extract" / f"{result['pieces'][0]['name']}.jsonl.zst"
+    whole = path.read_bytes()
+    os.kill(first.pid, signal.SIGCONT)
+    first.join()
+    assert first.exitcode == 0 and path.read_bytes() == whole
+    assert [path.name for path in (tmp_path / "extract").glob(".*")] == []
+
+
+def test_what_killed_writers_left_is_removed_by_the_next_run(tools, half_done, tmp_path):
+    _, config = half_done
+    left = tmp_path / "out" / ".work" / "extract" / ".writing-00000-node-17-x"
+    left.mkdir()
+    (left / "00000-00000.jsonl.zst").write_bytes(b"half")
+    seen = []
+    prepare(config, tmp_path / "out", 1, lambda *_: seen.append(left.exists()))
+    assert seen and not any(seen)

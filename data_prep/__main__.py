@@ -1,6 +1,7 @@
 """`python -m data_prep --config CONFIG [--set key=value] [--output DIR]`: text to shards.
 
-Exit status: 0 done, 1 error, 2 usage, 75 stopped by Ctrl-C, SIGTERM or Slurm's SIGUSR2 (run it again to continue).
+Exit status: 0 done, 1 error, 2 usage, 75 stopped by Ctrl-C, SIGTERM, the end of its session or Slurm's SIGUSR2
+(run it again to continue).
 """
 
 from __future__ import annotations
@@ -127,5 +128,6 @@ def _print_summary(manifest: dict[str, Any], output: Path) -> None:
 
 if __name__ == "__main__":
     for one in STOPS:
-        signal.signal(one, _stop)
+        if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN:  # nohup
+            signal.signal(one, _stop)
     sys.exit(main())

@@ -19,6 +19,7 @@ import tokenizers
 from data_prep import sources
 from data_prep.changes import read_plan
 from data_prep.documents import DataPrepError, Unit
+from data_prep.jobs import NOTE
 from ofa.config import ConfigError, DataPrepConfig, differences, parse
 from ofa.data.shards import SPLITS
 from ofa.files import NoLocks, beside, explained_space, flush_file, flush_folder, try_lock, write_bytes
@@ -171,8 +172,10 @@ def exclusive(output: Path) -> Iterator[None]:
             with explained_space(output, "prepared data", REMEDY):
                 yield
         except DataPrepError:
-            if fresh_work and not any((output / ".work" / "extract").glob("[0-9]*.jsonl.zst")):
-                shutil.rmtree(output / ".work", ignore_errors=True)
+            work = output / ".work"
+            has_pieces = any((work / "extract").glob("[0-9]*.jsonl.zst"))
+            if fresh_work and not has_pieces and not (work / "jobs" / NOTE).exists():  # else an error names a log there
+                shutil.rmtree(work, ignore_errors=True)
             raise
         finally:
             _leave(output, made)

@@ -20,7 +20,7 @@ from rich.table import Table
 from data_prep.array import ClusterOptions
 from data_prep.changes import changes_since_plan, compare_source
 from data_prep.documents import DataPrepError
-from data_prep.pipeline import finished, prepare
+from data_prep.pipeline import finished, prepare, remove_rest
 from data_prep.progress import visible_progress
 from data_prep.work import REMEDY
 from data_prep.workers import STOPS
@@ -46,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{output}: already prepared" + (f"; {compared.result}" if compared.result else ""))
             if compared.note is not None:
                 print(f"note: {compared.note}", file=sys.stderr)
+            _remove_rest(output)
             _print_summary(manifest, output)
             return 0
         changes = changes_since_plan(config, output / ".work")
@@ -99,6 +100,13 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
     return int(text)
+
+
+def _remove_rest(output: Path) -> None:
+    try:
+        remove_rest(output)
+    except (DataPrepError, OSError) as error:  # the data are whole all the same
+        print(f"note: {output / '.work'}, left by a run that was killed, stays: {error}", file=sys.stderr)
 
 
 def _stop(*_: object) -> None:

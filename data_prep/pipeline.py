@@ -73,6 +73,20 @@ def finished(config: DataPrepConfig, output: Path) -> Facts | None:
     return manifest
 
 
+def remove_rest(output: Path) -> None:
+    """Remove the work that a run left which was killed after it had finished `output`.
+
+    Raises:
+        DataPrepError: another run is at that, or the folder cannot be written.
+        OSError: the disk.
+    """
+    work = output / ".work"
+    if work.is_dir():
+        with exclusive(output):
+            end_earlier(work / "jobs")
+            shutil.rmtree(work)
+
+
 def prepare(
     config: DataPrepConfig,
     output: Path,

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from data_prep import sources
+from data_prep.__main__ import main
 from data_prep.changes import changes_since_plan
 from data_prep.documents import DataPrepError
 from data_prep.extract import extract
 from data_prep.pipeline import finished, prepare
-from ofa.data.shards import Corpus
+from ofa.data.shards import Corpus, write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,28 @@ def test_a_run_killed_while_files_move_to_their_names_continues(tools, prepared,
             tools.run(config, tmp_path / "out")
     assert finished(config, tmp_path / "out") is None
     tools.run(config, tmp_path / "out")
+    assert tools.sums(tmp_path / "out") == tools.sums(expected)
+
+
+def test_what_a_run_left_that_was_killed_after_the_manifest_is_removed(tools, prepared, tmp_path, monkeypatch, capsys):
+    config, expected = prepared
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    arguments = ["--config", str(tmp_path / "config.json"), "--output", str(tmp_path / "out")]
+
+    def write_and_die(folder: Path, manifest: dict) -> None:
+        write_manifest(folder, manifest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data_prep.pipeline.write_manifest", write_and_die)
+        assert main([*arguments, "--workers", "2"]) == 75
+    assert (tmp_path / "out" / ".work" / "plan.json").is_file()
+    with (tmp_path / "out" / ".lock").open("w") as lock:  # it may be at that still
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(arguments) == 0
+    assert ".work, left by a run that was killed, stays: " in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert "already prepared" in capsys.readouterr().out
     assert tools.sums(tmp_path / "out") == tools.sums(expected)
 
 
@@ -167,7 +190,7 @@ def test_a_file_system_without_locks_is_refused_with_the_mount_option_that_gives
     assert not (tmp_path / "deep").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2])
 @pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["to the process", "to its group"])
 def test_a_signal_stops_soon_with_status_75_and_the_run_continues(tools, text, prepared, tmp_path, number, send):
     """Ctrl-C and a scheduler reach all processes of a job; `kill` reaches one."""

@@ -96,16 +96,21 @@ def here(cluster, config, tmp_path_factory):
 @pytest.fixture
 def start(cluster, config, tmp_path):
     """Begins a preparation in `there`, and waits until the queue holds some of its tasks; the process and those."""
+    begun = []
 
     def begin(*more):
         command = [sys.executable, "-m", "data_prep", "--config", config, "--output", tmp_path / "there", *OWN, *more]
         process = subprocess.Popen(
             list(map(str, command)), env=cluster.environment(), cwd=cluster.folder, stderr=subprocess.PIPE, text=True
         )
+        begun.append(process)
         cluster.until("the array", lambda: len(tasks(cluster)) > 1)
         return process, tasks(cluster)
 
-    return begin
+    yield begin
+    for process in begun:
+        process.kill()
+        process.wait()
 
 
 def tasks(cluster):

@@ -213,6 +213,20 @@ def test_a_signal_stops_soon_with_status_75_and_the_run_continues(tools, text, p
     assert tools.sums(tmp_path / "out") == tools.sums(expected)
 
 
+def test_a_run_under_nohup_outlives_its_session(tools, text, prepared, tmp_path):
+    config, expected = prepared
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does, for the process that is started now
+    try:
+        process = tools.start(config, tmp_path, tmp_path / "out")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    while not list((tmp_path / "out" / ".work").glob("extract/*")) and process.poll() is None:
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and tools.sums(tmp_path / "out") == tools.sums(expected)
+
+
 def test_two_writers_of_one_unit_leave_it_whole(tools, tmp_path):
     """A job that was thought to be gone: it comes to its end after another has done its work, or never does."""
     tools.write_text(tmp_path / "text", files=1, documents=3000)

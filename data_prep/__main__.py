@@ -1,6 +1,7 @@
 """`python -m data_prep --config CONFIG [--set key=value] [--output DIR]`: text to shards.
 
-Exit status: 0 done, 1 error, 2 usage, 75 stopped by Ctrl-C, SIGTERM or Slurm's SIGUSR2 (run it again to continue).
+Exit status: 0 done, 1 error, 2 usage, 75 stopped by Ctrl-C, SIGTERM, the end of its session or Slurm's SIGUSR2
+(run it again to continue).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rich.table import Table
 from data_prep.array import ClusterOptions
 from data_prep.changes import changes_since_plan, compare_source
 from data_prep.documents import DataPrepError
-from data_prep.pipeline import finished, prepare
+from data_prep.pipeline import finished, prepare, remove_rest
 from data_prep.progress import visible_progress
 from data_prep.work import REMEDY
 from data_prep.workers import STOPS
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{output}: already prepared" + (f"; {compared.result}" if compared.result else ""))
             if compared.note is not None:
                 print(f"note: {compared.note}", file=sys.stderr)
+            _remove_rest(output)
             _print_summary(manifest, output)
             return 0
         changes = changes_since_plan(config, output / ".work")
@@ -100,6 +102,13 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _remove_rest(output: Path) -> None:
+    try:
+        remove_rest(output)
+    except (DataPrepError, OSError) as error:  # the data are whole all the same
+        print(f"note: {output / '.work'}, left by a run that was killed, stays: {error}", file=sys.stderr)
+
+
 def _stop(*_: object) -> None:
     """What a signal does; a second one must not break into what the first has begun."""
     for number in STOPS:
@@ -127,5 +136,6 @@ def _print_summary(manifest: dict[str, Any], output: Path) -> None:
 
 if __name__ == "__main__":
     for one in STOPS:
-        signal.signal(one, _stop)
+        if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN:  # nohup
+            signal.signal(one, _stop)
     sys.exit(main())

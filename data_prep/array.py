@@ -7,9 +7,11 @@ goes back into the queue and does the rest. What is written is what the pool of 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +20,18 @@ from typing import Any
 from data_prep.documents import DataPrepError
 from data_prep.encode import encode
 from data_prep.extract import extract
+from data_prep.jobs import NOTE, Jobs, largest_array, note
 from data_prep.workers import ResultT
 from ofa.config import CHECKOUT
 
 _SLICES = 4
 """Jobs for each that runs at a time, so that a slow one holds up less."""
+
+_BETWEEN_QUESTIONS = 10.0
+"""Seconds from one look at Slurm's queue to the next."""
+
+_UNTIL_SEEN = 30.0
+"""Seconds that a file may take from a node to this machine, after its job has left the queue."""
 
 _LEFT_BY: dict[Any, Callable[..., Path]] = {
     extract: lambda config, unit, number, folder: folder / f"{number:05d}.json",
@@ -58,25 +67,27 @@ class ClusterArray:
             options: What is asked.
         """
         self._at_a_time, self._folder, self._options = at_a_time, folder, options
-        self._jobs: list[Any] = []
+        self._jobs: Jobs | None = None
 
     def __enter__(self) -> ClusterArray:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            for job in self._jobs:
-                job.cancel()
+        if kind is not None and self._jobs is not None:
+            self._jobs.tell_to_end()  # what is at work still, the next run waits for
 
     def map(self, function: Callable[..., ResultT], arguments: Iterable[tuple[Any, ...]]) -> Iterator[ResultT]:
         """Call `function` with each tuple of arguments, in jobs; results come in order when all are done.
 
         Raises:
-            DataPrepError: a job failed, in the words of its error and with its log.
+            DataPrepError: Slurm refuses the jobs, in its words; one failed, in the words of its error and with its log,
+                or is gone.
         """
         calls = list(arguments)
         missing = [call for call in calls if not _is_done(function, call)]
         number = min(len(missing), _SLICES * self._at_a_time)
+        if number > 1 and self._options.cluster == "slurm":
+            number = min(number, largest_array())
         if number:
             self._do([(function, missing[start::number]) for start in range(number)])
         for call in calls:
@@ -84,13 +95,41 @@ class ClusterArray:
 
     def _do(self, slices: list[tuple[Any, list[tuple[Any, ...]]]]) -> None:
         executor = self._executor()
-        self._jobs = executor.map_array(_Slice(), [one for one, _ in slices], [calls for _, calls in slices])
-        for job in self._jobs:
-            try:
-                job.result()
-            except Exception as error:  # submitit wraps whatever it was
-                raise DataPrepError(_words(error, job)) from None
-        self._jobs = []
+        try:
+            jobs = executor.map_array(_Slice(), [one for one, _ in slices], [calls for _, calls in slices])
+        except RuntimeError as error:  # submitit's, for whatever sbatch says
+            self._forget()
+            raise DataPrepError(f"the jobs were not submitted: {_words_of_sbatch(error)}") from None
+        if self._options.cluster == "slurm":
+            self._wait(jobs)
+        for job in jobs:
+            _check(job)
+        self._forget()
+
+    def _wait(self, jobs: list[Any]) -> None:
+        """Until every job has left a result. Slurm's queue tells of those that never will: there may be no accounting,
+        which is all that submitit asks."""
+        assert self._jobs is not None
+        waiting = {job.job_id: job for job in jobs}
+        asked, gone = time.monotonic(), {}
+        while waiting:
+            there = {entry.name for entry in os.scandir(self._folder)}  # read anew, also from a disk far away
+            for number in [number for number, job in waiting.items() if job.paths.result_pickle.name in there]:
+                _check(waiting.pop(number))
+            now = time.monotonic()
+            if now - asked >= _BETWEEN_QUESTIONS:
+                asked = now
+                with contextlib.suppress(DataPrepError):  # a controller that is started anew; results come without it
+                    queued = self._jobs.at_work()
+                    gone = {number: gone.get(number, now) for number in waiting if number not in queued}
+            for number, since in gone.items():
+                if number in waiting and now - since >= _UNTIL_SEEN:
+                    raise DataPrepError(_words_of_lost(waiting[number]))
+            time.sleep(1)
+
+    def _forget(self) -> None:
+        self._jobs = None
+        (self._folder / NOTE).unlink(missing_ok=True)
 
     def _executor(self) -> Any:
         import submitit  # takes a second, and no other run needs it
@@ -102,7 +141,8 @@ class ClusterArray:
             executor = submitit.AutoExecutor(folder=self._folder, cluster=options.cluster)
         except RuntimeError as error:
             raise DataPrepError(f"--cluster {options.cluster}: {error}; use it on a login node of Slurm") from None
-        executor.update_parameters(name="data_prep", timeout_min=options.minutes)
+        self._jobs = note(self._folder, options.cluster, str(more.pop("job-name", "data_prep")))
+        executor.update_parameters(name=self._jobs.name, timeout_min=options.minutes)
         if options.cluster == "slurm":
             executor.update_parameters(
                 cpus_per_task=1,
@@ -142,6 +182,30 @@ def _pair(text: str) -> tuple[str, Any]:
     if not re.fullmatch(r"[a-z][a-z-]*", key):
         raise DataPrepError(f"--sbatch {text}: expected an option of sbatch, KEY or KEY=VALUE such as qos=long")
     return key, value if equals else True
+
+
+def _check(job: Any) -> None:
+    """Raise DataPrepError unless a job has ended well."""
+    try:
+        job.result()
+    except Exception as error:  # submitit wraps whatever it was
+        raise DataPrepError(_words(error, job)) from None
+
+
+def _words_of_sbatch(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith("sbatch: ")]
+    return " ".join(said or lines[:1]) or "no reason given"
+
+
+def _words_of_lost(job: Any) -> str:
+    log = job.paths.stderr
+    lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+    return (
+        f"job {job.job_id} is no longer in Slurm's queue and has left no result: cancelled, out of time or memory, or "
+        f"its node was lost; its last words: {last} (log {log}); run again: finished parts are kept"
+    )
 
 
 def _words(error: Exception, job: Any) -> str:

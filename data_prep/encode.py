@@ -28,9 +28,9 @@ from data_prep.sentences import splitter
 from data_prep.tally import Tally
 from data_prep.token_ids import TokenIds
 from data_prep.tokenizer import encoder
+from data_prep.work import new_files
 from ofa.config import DataPrepConfig
 from ofa.data.shards import SPLITS, Segment, ShardWriter, token_dtype
-from ofa.files import write_bytes
 
 _BATCH_CHARACTERS = 500_000
 
@@ -63,20 +63,28 @@ def encode(job: Job, piece: dict[str, Any], copy: int = 0) -> dict[str, Any]:
         `name`; `source`; `copy`; `shards`: the manifest's entry by half, absent if the half is empty; `counts`:
         documents, tokens, pairs, ...; `lengths`: see `length_bin`.
     """
-    name = piece["name"] if copy == 0 else f"{piece['name']}+{copy}"
-    done = job.output / f"{name}.json"
+    done = job.output / f"{_name(piece, copy)}.json"
     if done.is_file():
         return json.loads(done.read_text())
+    with new_files(done) as building:
+        result = _encode_into(building, job, piece, copy)
+        (building / done.name).write_text(json.dumps(result))
+    return result
+
+
+def _encode_into(folder: Path, job: Job, piece: dict[str, Any], copy: int) -> dict[str, Any]:
+    """Write what `encode` leaves, but for its JSON file; returns what that says."""
+    name = _name(piece, copy)
     counts = Tally(sample=job.config.clean.reject_samples)
     lengths: Counter[str] = Counter()
     halves: dict[str, list[Encoded]] = {split: [] for split in SPLITS}
-    with CompressedLines(job.output / f"{name}.jsonl.zst") if copy == 0 else contextlib.nullcontext() as file:
+    with CompressedLines(folder / f"{name}.jsonl.zst") if copy == 0 else contextlib.nullcontext() as file:
         documents = _kept(job, piece, file, counts) if file is not None else _copied(job, piece, copy)
         for split, document in _encoded(job, documents, counts):
             halves[split].append(document)
             lengths[length_bin(len(document.tokens))] += 1
-    shards = {split: _write_shard(job, f"{name}.{split}", halves.pop(split), counts) for split in SPLITS}
-    result = {
+    shards = {split: _write_shard(job, folder / f"{name}.{split}.tar", halves.pop(split), counts) for split in SPLITS}
+    return {
         "name": name,
         "source": piece["source"],
         "copy": copy,
@@ -85,8 +93,10 @@ def encode(job: Job, piece: dict[str, Any], copy: int = 0) -> dict[str, Any]:
         "lengths": dict(lengths) if copy == 0 else {},
         "rejects": counts.rejects,
     }
-    write_bytes(done, json.dumps(result).encode())
-    return result
+
+
+def _name(piece: dict[str, Any], copy: int) -> str:
+    return piece["name"] if copy == 0 else f"{piece['name']}+{copy}"
 
 
 def calls(config: DataPrepConfig, pieces: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
@@ -200,16 +210,17 @@ def _batches(
         yield batch
 
 
-def _write_shard(job: Job, name: str, documents: list[Encoded], counts: Counter[str]) -> dict[str, Any] | None:
+def _write_shard(job: Job, path: Path, documents: list[Encoded], counts: Counter[str]) -> dict[str, Any] | None:
     if not documents:
         return None
+    name = path.stem
     segments = _segments(job, name, documents, counts)
     if not segments:
         return None
     rows = pack([len(segment.tokens) for segment in segments], job.config.sequence_length)
     random.Random(f"{job.config.seed}:{name}:rows").shuffle(rows)
     writer = ShardWriter(
-        job.output / f"{name}.tar",
+        path,
         token_dtype(job.vocab_size),
         job.config.record_tokens,
         special=job.special.values(),

@@ -18,8 +18,9 @@ from data_prep import sources
 from data_prep.clean import clean, fingerprint
 from data_prep.documents import Document, Unit
 from data_prep.tally import Tally
+from data_prep.work import new_files
 from ofa.config import DataPrepConfig
-from ofa.files import beside, open_text, write_bytes
+from ofa.files import open_text
 
 _LEVEL = 3
 
@@ -37,15 +38,18 @@ def extract(config: DataPrepConfig, unit: Unit, number: int, folder: Path) -> di
     hashes: list[np.ndarray] = []
     pieces: list[dict[str, Any]] = []
     documents = _cleaned(config, unit, counts)
-    first = next(documents, None)
-    while first is not None:
-        name = f"{number:05d}-{len(pieces):05d}"
-        piece, found, first = _write_piece(folder / f"{name}.jsonl.zst", first, documents, config.shard_characters)
-        pieces.append({"name": name, "source": unit.source, "first": sum(map(len, hashes)), **piece})
-        hashes.append(found)
-    write_bytes(folder / f"{number:05d}.hashes", np.concatenate([np.empty(0, "<u8"), *hashes]).tobytes())
-    result = {"source": unit.source, "pieces": pieces, "counts": dict(counts), "rejects": counts.rejects}
-    write_bytes(done, json.dumps(result).encode())
+    with new_files(done) as building:
+        first = next(documents, None)
+        while first is not None:
+            name = f"{number:05d}-{len(pieces):05d}"
+            path = building / f"{name}.jsonl.zst"
+            piece, found, first = _write_piece(path, first, documents, config.shard_characters)
+            pieces.append({"name": name, "source": unit.source, "first": sum(map(len, hashes)), **piece})
+            hashes.append(found)
+        hashes_of_all = np.concatenate([np.empty(0, "<u8"), *hashes])
+        (building / f"{number:05d}.hashes").write_bytes(hashes_of_all.tobytes())
+        result = {"source": unit.source, "pieces": pieces, "counts": dict(counts), "rejects": counts.rejects}
+        (building / done.name).write_text(json.dumps(result))
     return result
 
 
@@ -57,13 +61,13 @@ def read_piece(path: Path) -> Iterator[Document]:
 
 
 class CompressedLines:
-    """A zstd file of JSON lines that gets its name when the block that writes it ends well."""
+    """A zstd file of JSON lines, whole when the block that writes it ends well."""
 
     def __init__(self, path: Path):
         self._path = path
 
     def __enter__(self) -> CompressedLines:
-        self._file = beside(self._path).open("wb")
+        self._file = self._path.open("wb")
         self._stream = zstandard.ZstdCompressor(_LEVEL).stream_writer(self._file, closefd=False)
         return self
 
@@ -75,8 +79,6 @@ class CompressedLines:
         if kind is None:
             self._stream.close()
         self._file.close()
-        if kind is None:
-            beside(self._path).replace(self._path)
 
 
 def _cleaned(config: DataPrepConfig, unit: Unit, counts: Tally) -> Iterator[Document]:

@@ -33,6 +33,7 @@ from data_prep.dedup import duplicates
 from data_prep.documents import DataPrepError, Unit
 from data_prep.encode import Job, calls, encode
 from data_prep.extract import extract, read_piece
+from data_prep.jobs import end_earlier
 from data_prep.near_duplicates import check_installed, near_duplicates
 from data_prep.tally import Reject, joined_rejects
 from data_prep.tokenizer import build
@@ -72,6 +73,20 @@ def finished(config: DataPrepConfig, output: Path) -> Facts | None:
     return manifest
 
 
+def remove_rest(output: Path) -> None:
+    """Remove the work that a run left which was killed after it had finished `output`.
+
+    Raises:
+        DataPrepError: another run is at that, or the folder cannot be written.
+        OSError: the disk.
+    """
+    work = output / ".work"
+    if work.is_dir():
+        with exclusive(output):
+            end_earlier(work / "jobs")
+            shutil.rmtree(work)
+
+
 def prepare(
     config: DataPrepConfig,
     output: Path,
@@ -96,6 +111,7 @@ def prepare(
     work = output / ".work"
     refuse_foreign_folder(output)
     with exclusive(output):
+        end_earlier(work / "jobs")
         units = sources.all_units(config)
         start_or_continue(work, config, units)
         with Workers(workers) if cluster is None else ClusterArray(workers, work / "jobs", cluster) as pool:

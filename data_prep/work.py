@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,9 +19,10 @@ import tokenizers
 from data_prep import sources
 from data_prep.changes import read_plan
 from data_prep.documents import DataPrepError, Unit
+from data_prep.jobs import NOTE
 from ofa.config import ConfigError, DataPrepConfig, differences, parse
 from ofa.data.shards import SPLITS
-from ofa.files import NoLocks, explained_space, try_lock, write_bytes
+from ofa.files import NoLocks, beside, explained_space, flush_file, flush_folder, try_lock, write_bytes
 
 _CODE_VERSION = 4
 """Raised when the same input and config give other bytes, so that unfinished work of the old code is not mixed in."""
@@ -59,6 +62,7 @@ def start_or_continue(work: Path, config: DataPrepConfig, units: list[Unit]) -> 
     text = json.dumps(plan, indent=1)
     path = work / "plan.json"
     if path.is_file() and path.read_text() == text:
+        _remove_unfinished(work)
         return
     old = read_plan(work)
     if old is not None and any((work / "extract").glob("*.json")):  # hours of work, perhaps
@@ -70,6 +74,35 @@ def start_or_continue(work: Path, config: DataPrepConfig, units: list[Unit]) -> 
         (work.parent / name).unlink(missing_ok=True)
     fresh(work)
     write_bytes(path, text.encode())
+
+
+@contextlib.contextmanager
+def new_files(done: Path) -> Iterator[Path]:
+    """A hidden folder of this writer alone, for the files of one call; at its end they move beside `done`, which is one
+    of them, comes last and so says that the others are whole.
+
+    Two writers of the same files, where a job was thought to be gone, harm each other in nothing.
+    """
+    building = Path(tempfile.mkdtemp(prefix=f"{beside(done).stem}-{platform.node()}-{os.getpid()}-", dir=done.parent))
+    try:
+        yield building
+        files = sorted(path for path in building.iterdir() if path.name != done.name)
+        for path in (*files, building / done.name):
+            flush_file(path)
+        for path in files:
+            path.replace(done.with_name(path.name))
+        flush_folder(done.parent)
+        (building / done.name).replace(done)
+        flush_folder(done.parent)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _remove_unfinished(work: Path) -> None:
+    """What killed writers of `new_files` have left."""
+    for step in _STEPS:
+        for left in (work / step).glob(beside(Path("*")).name):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def refuse_foreign_folder(output: Path) -> None:
@@ -139,8 +172,10 @@ def exclusive(output: Path) -> Iterator[None]:
             with explained_space(output, "prepared data", REMEDY):
                 yield
         except DataPrepError:
-            if fresh_work and not any((output / ".work" / "extract").glob("[0-9]*.jsonl.zst")):
-                shutil.rmtree(output / ".work", ignore_errors=True)
+            work = output / ".work"
+            has_pieces = any((work / "extract").glob("[0-9]*.jsonl.zst"))
+            if fresh_work and not has_pieces and not (work / "jobs" / NOTE).exists():  # else an error names a log there
+                shutil.rmtree(work, ignore_errors=True)
             raise
         finally:
             _leave(output, made)

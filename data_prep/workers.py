@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 from data_prep.documents import DataPrepError
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""Signals by which people and schedulers ask to stop."""
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+"""Signals by which people and schedulers ask to stop, and the end of a session."""
 
 ResultT = TypeVar("ResultT")
 

@@ -46,6 +46,7 @@ ReturnToService=2
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 JobRequeue=1
+MaxArraySize=16
 KillWait=30
 InactiveLimit=0
 SlurmdTimeout=10

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import subprocess
 import sys
 
 import pytest
@@ -79,3 +80,73 @@ def test_a_job_that_fails_is_named_and_the_next_run_does_the_rest(cluster, confi
     assert list((tmp_path / "out" / ".work" / "extract").glob("*.json"))
     dump.write_bytes(whole)
     assert "prepared in" in prepare(cluster, *own).stdout
+
+
+OWN = ("--cluster", "slurm", "--time", "10", "--mem", "1")
+
+
+@pytest.fixture(scope="module")
+def here(cluster, config, tmp_path_factory):
+    """Sums of what a run on one machine writes."""
+    output = tmp_path_factory.mktemp("here") / "data"
+    prepare(cluster, config, output, "--workers", "2")
+    return sums(output)
+
+
+@pytest.fixture
+def start(cluster, config, tmp_path):
+    """Begins a preparation in `there`, and waits until the queue holds some of its tasks; the process and those."""
+    begun = []
+
+    def begin(*more):
+        command = [sys.executable, "-m", "data_prep", "--config", config, "--output", tmp_path / "there", *OWN, *more]
+        process = subprocess.Popen(
+            list(map(str, command)), env=cluster.environment(), cwd=cluster.folder, stderr=subprocess.PIPE, text=True
+        )
+        begun.append(process)
+        cluster.until("the array", lambda: len(tasks(cluster)) > 1)
+        return process, tasks(cluster)
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.wait()
+
+
+def tasks(cluster):
+    """Numbers of the tasks of arrays that wait or run, such as 17_3."""
+    return cluster.call("squeue", "-h", "--array", "-o", "%i").stdout.split()
+
+
+def test_a_task_that_is_cancelled_ends_the_run_which_then_does_the_rest(cluster, config, here, start, tmp_path):
+    process, found = start("--workers", "1")
+    lost = max(found, key=lambda task: int(task.split("_")[1]))
+    cluster.call("scancel", lost)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 1 and "Traceback" not in error
+    assert re.search(rf"error: job {lost} is no longer in Slurm's queue .*\(log /.*{lost}_0_log.err\)", error)
+    prepare(cluster, config, tmp_path / "there", "--workers", "4", *OWN)
+    assert sums(tmp_path / "there") == here
+
+
+def test_the_jobs_of_a_run_that_was_killed_are_ended_by_the_next(cluster, config, here, start, tmp_path):
+    process, found = start("--workers", "1")
+    process.kill()
+    process.communicate()
+    done = prepare(cluster, config, tmp_path / "there", "--workers", "4", *OWN)
+    assert re.search(r"note: an earlier run was cut off; \d of its jobs are at work and end now", done.stderr)
+    assert not set(found) & set(tasks(cluster))
+    assert sums(tmp_path / "there") == here
+
+
+def test_what_sbatch_refuses_is_said_in_its_words(cluster, config, tmp_path):
+    done = prepare(cluster, config, tmp_path / "out", *OWN, "--partition", "debog", check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: the jobs were not submitted: sbatch: error: invalid partition specified: debog" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_array_is_no_larger_than_slurm_takes(cluster, config, here, tmp_path):
+    """Thirty-two slices would be twice what the cluster's MaxArraySize allows."""
+    prepare(cluster, config, tmp_path / "there", "--workers", "8", *OWN)
+    assert sums(tmp_path / "there") == here

@@ -1,11 +1,18 @@
 """The work done by jobs: submitit's local ones, which are processes of this machine."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from data_prep.array import ClusterArray, ClusterOptions
 from data_prep.documents import DataPrepError
+from data_prep.jobs import NOTE, Jobs, end_earlier, note
 from data_prep.pipeline import prepare
 
 LOCAL = ClusterOptions(cluster="local", minutes=5)
@@ -57,6 +64,41 @@ def test_the_error_of_a_job_is_said_with_its_log(tools, tmp_path):
     ) as error:
         run(config, tmp_path / "out", at_a_time=1)
     assert "Traceback" not in str(error.value)
+    assert Path(str(error.value).split("log ")[1].split(")")[0]).is_file()
+
+
+def test_the_jobs_of_a_run_that_was_killed_are_ended_by_the_next(tools, text, tmp_path, capsys):
+    config = tools.config_for(text)
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    command = [sys.executable, "-m", "data_prep", "--config", str(tmp_path / "config.json"), "--workers", "1"]
+    command += ["--output", str(tmp_path / "out"), "--cluster", "local"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    jobs = Jobs("local", str(tmp_path / "out" / ".work" / "jobs"), "")
+    while not jobs.at_work():
+        assert process.poll() is None
+        time.sleep(0.01)
+    left = jobs.at_work()
+    for pid in left:
+        os.kill(int(pid), signal.SIGSTOP)  # they would come to their end
+    process.kill()
+    process.wait()
+    assert left <= jobs.at_work()
+    run(config, tmp_path / "out")
+    assert "of its jobs are at work and end now" in capsys.readouterr().err
+    assert not left & jobs.at_work()
+    tools.run(config, tmp_path / "processes")
+    assert tools.sums(tmp_path / "out") == tools.sums(tmp_path / "processes")
+
+
+def test_jobs_that_cannot_be_found_from_here_are_not_done_again(tmp_path, monkeypatch):
+    note(tmp_path, "slurm", "data_prep")
+    monkeypatch.setenv("PATH", str(tmp_path))  # as on a machine without Slurm
+    words = f"was cut off: squeue cannot be run.*remove {tmp_path / NOTE} and run again"
+    with pytest.raises(DataPrepError, match=words):
+        end_earlier(tmp_path)
+    (tmp_path / NOTE).write_text('{"cluster": "local", "name": "x", "host": "elsewhere"}')
+    with pytest.raises(DataPrepError, match="was cut off on elsewhere: run there"):
+        end_earlier(tmp_path)
 
 
 def test_an_option_that_is_none_of_sbatch_is_refused(tmp_path):

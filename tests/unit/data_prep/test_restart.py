@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import multiprocessing
 import os
 import re
 import shutil
@@ -13,10 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from data_prep import sources
+from data_prep.__main__ import main
 from data_prep.changes import changes_since_plan
 from data_prep.documents import DataPrepError
+from data_prep.extract import extract
 from data_prep.pipeline import finished, prepare
-from ofa.data.shards import Corpus
+from ofa.data.shards import Corpus, write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,28 @@ def test_a_run_killed_while_files_move_to_their_names_continues(tools, prepared,
             tools.run(config, tmp_path / "out")
     assert finished(config, tmp_path / "out") is None
     tools.run(config, tmp_path / "out")
+    assert tools.sums(tmp_path / "out") == tools.sums(expected)
+
+
+def test_what_a_run_left_that_was_killed_after_the_manifest_is_removed(tools, prepared, tmp_path, monkeypatch, capsys):
+    config, expected = prepared
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    arguments = ["--config", str(tmp_path / "config.json"), "--output", str(tmp_path / "out")]
+
+    def write_and_die(folder: Path, manifest: dict) -> None:
+        write_manifest(folder, manifest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data_prep.pipeline.write_manifest", write_and_die)
+        assert main([*arguments, "--workers", "2"]) == 75
+    assert (tmp_path / "out" / ".work" / "plan.json").is_file()
+    with (tmp_path / "out" / ".lock").open("w") as lock:  # it may be at that still
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(arguments) == 0
+    assert ".work, left by a run that was killed, stays: " in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert "already prepared" in capsys.readouterr().out
     assert tools.sums(tmp_path / "out") == tools.sums(expected)
 
 
@@ -164,7 +190,7 @@ def test_a_file_system_without_locks_is_refused_with_the_mount_option_that_gives
     assert not (tmp_path / "deep").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2])
 @pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["to the process", "to its group"])
 def test_a_signal_stops_soon_with_status_75_and_the_run_continues(tools, text, prepared, tmp_path, number, send):
     """Ctrl-C and a scheduler reach all processes of a job; `kill` reaches one."""
@@ -185,3 +211,48 @@ def test_a_signal_stops_soon_with_status_75_and_the_run_continues(tools, text, p
     assert all(re.fullmatch(r"\d of 4, \w+: \d+ of \d+, \d+ s", line) for line in steps), "no traceback, no warning"
     tools.run(config, tmp_path / "out")
     assert tools.sums(tmp_path / "out") == tools.sums(expected)
+
+
+def test_a_run_under_nohup_outlives_its_session(tools, text, prepared, tmp_path):
+    config, expected = prepared
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does, for the process that is started now
+    try:
+        process = tools.start(config, tmp_path, tmp_path / "out")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    while not list((tmp_path / "out" / ".work").glob("extract/*")) and process.poll() is None:
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and tools.sums(tmp_path / "out") == tools.sums(expected)
+
+
+def test_two_writers_of_one_unit_leave_it_whole(tools, tmp_path):
+    """A job that was thought to be gone: it comes to its end after another has done its work, or never does."""
+    tools.write_text(tmp_path / "text", files=1, documents=3000)
+    config = tools.config_for(tmp_path / "text", shard_characters=10**8)
+    (tmp_path / "extract").mkdir()
+    (unit,) = sources.all_units(config)
+    first = multiprocessing.get_context("spawn").Process(target=extract, args=(config, unit, 0, tmp_path / "extract"))
+    first.start()
+    while not list((tmp_path / "extract").iterdir()) and first.is_alive():
+        time.sleep(0.002)
+    assert first.pid is not None and not (tmp_path / "extract" / "00000.json").exists()
+    os.kill(first.pid, signal.SIGSTOP)
+    result = extract(config, unit, 0, tmp_path / "extract")
+    path = tmp_path / "extract" / f"{result['pieces'][0]['name']}.jsonl.zst"
+    whole = path.read_bytes()
+    os.kill(first.pid, signal.SIGCONT)
+    first.join()
+    assert first.exitcode == 0 and path.read_bytes() == whole
+    assert [path.name for path in (tmp_path / "extract").glob(".*")] == []
+
+
+def test_what_killed_writers_left_is_removed_by_the_next_run(tools, half_done, tmp_path):
+    _, config = half_done
+    left = tmp_path / "out" / ".work" / "extract" / ".writing-00000-node-17-x"
+    left.mkdir()
+    (left / "00000-00000.jsonl.zst").write_bytes(b"half")
+    seen = []
+    prepare(config, tmp_path / "out", 1, lambda *_: seen.append(left.exists()))
+    assert seen and not any(seen)

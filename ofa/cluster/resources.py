@@ -40,6 +40,12 @@ DEPENDENCY = "dependency"
 START = 60
 """Seconds in which Python and its packages are loaded, from a slow disk that all nodes share."""
 
+SLACK = 60
+"""Seconds by which Slurm may signal earlier than it is told to (`man sbatch`, --signal)."""
+
+BEGAN = "OFA_JOB_BEGAN"
+"""Variable of a job: when Slurm started it, in seconds since 1970."""
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -116,6 +122,7 @@ class Resources:
         srun += [f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else []  # not inherited
         pairs = [_pair(one) for one in self.other]
         jobs = [*filter(None, [dependency]), *(value for key, value in pairs if key == DEPENDENCY)]
+        setup = [f"export {BEGAN}=$(date +%s)", *self.setup, f"cd {shlex.quote(str(code))}"]
         is_range = self.nodes[0] < self.nodes[1]
         found: dict[str, Any] = {
             "job_name": name,
@@ -132,7 +139,7 @@ class Resources:
             "qos": self.qos,
             "constraint": self.constraint,
             "exclude": self.exclude,
-            "setup": [line for one in (*self.setup, f"cd {shlex.quote(str(code))}") for line in _or_end(one)],
+            "setup": [line for one in setup for line in _or_end(one)],
             DEPENDENCY: ",".join(jobs) or None,
             "stderr_to_stdout": True,
             "srun_args": srun,

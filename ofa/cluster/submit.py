@@ -198,7 +198,8 @@ def task(call: ScriptCall, link: Link, folder: Path, code: Path) -> JobTask:
     """What submitit calls in each task of a job."""
     record = None if call.run_dir is None else call.run_dir.absolute()
     command = Command(call.program(code), Path.cwd(), call.trains, record)
-    return JobTask(command, folder=folder, grace=link.resources.grace, limits=link.limits)
+    asked = link.resources
+    return JobTask(command, folder=folder, grace=asked.grace, limits=link.limits, time=60.0 * asked.minutes)
 
 
 @contextlib.contextmanager

@@ -95,10 +95,11 @@ class Resources:
             SubmitError: there is no time to start before the signal, which would not be heard.
         """
         left = 60 * self.minutes - self.grace
-        if left < START:
+        if left < SLACK + START:
             raise SubmitError(
                 f"a grace of {self.grace} s leaves {f'{left} s' if left > 0 else 'nothing'} of {self.minutes} minutes, "
-                f"and a run needs {START} s to start: choose a shorter grace, or a longer time"
+                f"and a run needs {START} s to start, and Slurm may signal {SLACK} s early: choose a shorter grace, or a "
+                "longer time"
             )
 
     def in_words(self) -> str:

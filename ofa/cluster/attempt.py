@@ -88,7 +88,7 @@ class JobTask:
     def _follow_rank_0(self, watch: Signals, place: Place) -> int:
         """Every other rank: what its end means is for rank 0 to say."""
         folder = attempts_folder(self._command.record, self._folder, place.job)
-        earlier = [one for one in attempts_of(folder, place.job) if one.restart != place.restart]
+        earlier = [one for one in attempts_of(folder, place.job) if one.restart < place.restart]
         if refusal(earlier, saved_step(folder), self._limits) is not None:
             sys.exit(DONE)
         status, ended = self._work(watch, ())
@@ -100,7 +100,7 @@ class JobTask:
     def _lead(self, watch: Signals, place: Place) -> int:
         """Rank 0: note the attempt, and decide what becomes of the job."""
         folder = attempts_folder(self._command.record, self._folder, place.job)
-        earlier = attempts_of(folder, place.job)
+        earlier = [one for one in attempts_of(folder, place.job) if one.restart < place.restart]
         step = saved_step(folder)
         refused = refusal(earlier, step, self._limits)
         if refused is not None:

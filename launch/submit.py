@@ -3,7 +3,7 @@
     python launch/submit.py --nodes 4 --gpus-per-node 8 --partition gpu --time 12h \\
         launch/pretrain.py --config ofa_90.json --set batch.micro_size=8
     python launch/submit.py --nodes 1-2 ... launch/pretrain.py ...       goes on with what is left of lost nodes; each
-                                                     number of the range must divide the batch
+                                                     number must divide the batch: of 1-4 perhaps 1,2,4
     python launch/submit.py ... launch/pretrain.py --config teacher.json \\
         --then launch/pretrain.py --config ofa_90.json \\
         --then --nodes 1 launch/sweep.py --config downstream/sweep.json  each after the success of the one before
@@ -26,7 +26,7 @@ import common
 from ofa import config
 from ofa.cluster.command import SCRIPTS, expanded, read_call
 from ofa.cluster.errors import SubmitError
-from ofa.cluster.resources import Resources, check_options, minutes, node_range
+from ofa.cluster.resources import Resources, check_options, minutes, node_list, node_range
 
 OF_ONE_LINK = ("each", "name", "script", "arguments", "setup", "sbatch")
 """What a link of the chain does not take over from the one before it."""
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         usage="%(prog)s [options] SCRIPT [its arguments] [--then [options] SCRIPT [its arguments]] ...",
     )
     asked = parser.add_argument_group("what is asked of Slurm")
-    asked.add_argument("--nodes", default="1", metavar="N|N-M", help="or as many of a range as there are (default: 1)")
+    asked.add_argument("--nodes", default="1", metavar="N|N-M|N,M", help="or as many as there are (default: 1)")
     asked.add_argument("--gpus-per-node", type=common.count, metavar="N", help="each with a process")
     asked.add_argument("--tasks-per-node", type=common.positive, metavar="N", help="processes, where there are no GPUs")
     asked.add_argument("--cpus-per-task", type=common.positive, metavar="N")
@@ -104,6 +104,7 @@ def _link(options: argparse.Namespace) -> "Link":
     check_options(options.sbatch)
     resources = Resources(
         nodes=node_range(options.nodes) if call.trains else (1, 1),
+        only=node_list(options.nodes) if call.trains else (),
         gpus_per_node=options.gpus_per_node or 0,
         tasks_per_node=options.tasks_per_node if call.trains else 1,
         cpus_per_task=options.cpus_per_task,

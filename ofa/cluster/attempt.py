@@ -6,6 +6,7 @@ save; here every task passes the signal on to its process, and the job goes back
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -22,6 +23,7 @@ from ofa.cluster.child import Child, signal_name
 from ofa.cluster.command import environment
 from ofa.cluster.other_ranks import first_end, say_end
 from ofa.cluster.place import Place, export, own_place
+from ofa.cluster.resources import BEGAN, SLACK
 from ofa.cluster.slurm import SlurmError
 from ofa.cluster.verdict import DONE, KILLED, STOPPED_AND_SAVED, Ended, Limits, Verdict, judge, refusal
 from ofa.code_version import commit
@@ -60,18 +62,20 @@ class Command:
 class JobTask:
     """The callable that is pickled with a job."""
 
-    def __init__(self, command: Command, *, folder: Path, grace: float, limits: Limits):
+    def __init__(self, command: Command, *, folder: Path, grace: float, limits: Limits, time: float | None = None):
         """
         Args:
             command: what to do.
             folder: of submitit's own files.
             grace: seconds between Slurm's signal and the end.
             limits: of restarts.
+            time: seconds that Slurm gives an attempt; None: it sets no limit.
         """
         self._command = command
         self._folder = folder
         self._grace = grace
         self._limits = limits
+        self._time = time
 
     def __call__(self) -> int:
         """Do one attempt; returns where it ended well, and ends this process where it did not."""
@@ -84,7 +88,7 @@ class JobTask:
     def _follow_rank_0(self, watch: Signals, place: Place) -> int:
         """Every other rank: what its end means is for rank 0 to say."""
         folder = attempts_folder(self._command.record, self._folder, place.job)
-        earlier = [one for one in attempts_of(folder, place.job) if one.restart != place.restart]
+        earlier = [one for one in attempts_of(folder, place.job) if one.restart < place.restart]
         if refusal(earlier, saved_step(folder), self._limits) is not None:
             sys.exit(DONE)
         status, ended = self._work(watch, ())
@@ -96,7 +100,7 @@ class JobTask:
     def _lead(self, watch: Signals, place: Place) -> int:
         """Rank 0: note the attempt, and decide what becomes of the job."""
         folder = attempts_folder(self._command.record, self._folder, place.job)
-        earlier = attempts_of(folder, place.job)
+        earlier = [one for one in attempts_of(folder, place.job) if one.restart < place.restart]
         step = saved_step(folder)
         refused = refusal(earlier, step, self._limits)
         if refused is not None:
@@ -106,7 +110,7 @@ class JobTask:
             sys.exit(1)
         attempt = self._begin(folder, place, step)
         status, ended = self._work(watch, ("--resume", "auto") if self._must_resume(earlier) else ())
-        ended = self._with_others(ended, place)
+        ended = replace(self._with_others(ended, place), at_limit=place.can_requeue and self._at_limit(watch))
         verdict = judge(ended, [*earlier, attempt], saved_step(folder), self._limits)
         self._end(folder, attempt.number, status, verdict)
         if status == DONE:
@@ -167,6 +171,13 @@ class JobTask:
             time.sleep(BETWEEN_LOOKS)
         error = None if status == DONE else child.error(status)
         return status, Ended(status, watch.asked, by_file, saves=command.trains, error=error)
+
+    def _at_limit(self, watch: Signals) -> bool:
+        """Whether the signal came when Slurm sends it because of the job's own limit."""
+        if watch.asked_at is None or self._time is None or BEGAN not in os.environ:
+            return False
+        asked = time.time() - (time.monotonic() - watch.asked_at)
+        return asked - float(os.environ[BEGAN]) >= self._time - self._grace - SLACK
 
     def _requeue(
         self, folder: Path, number: int, status: int, verdict: Verdict, watch: Signals, place: Place

@@ -84,8 +84,12 @@ def read_attempts(folder: Path) -> list[Attempt]:
 
 
 def attempts_of(folder: Path, job: str) -> list[Attempt]:
-    """Those of one job."""
-    return [attempt for attempt in read_attempts(folder) if attempt.job == job]
+    """Those of one job; none of an older one that had the same number: each start of a job has a higher count."""
+    found: list[Attempt] = []
+    for attempt in read_attempts(folder):
+        if attempt.job == job:
+            found = [*(one for one in found if found[-1].restart < attempt.restart), attempt]
+    return found
 
 
 def attempts_folder(run_dir: Path | None, jobs: Path, job: str) -> Path:

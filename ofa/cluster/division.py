@@ -26,7 +26,7 @@ def check_division(call: ScriptCall, asked: Resources) -> None:
         return
     wrong: dict[int, str] = {}
     low, high = asked.nodes
-    for nodes in range(low, high + 1):
+    for nodes in asked.node_counts():
         try:
             accumulation(batch, nodes * asked.processes)
         except PlanError as error:
@@ -34,8 +34,8 @@ def check_division(call: ScriptCall, asked: Resources) -> None:
     if not wrong:
         return
     first = next(iter(wrong))
-    can = [nodes for nodes in range(low, high + 1) if nodes not in wrong]
-    instead = f"; of {low}-{high} nodes {', '.join(map(str, can))} can: --nodes {_ranges(can)}" if can else ""
+    can = [nodes for nodes in asked.node_counts() if nodes not in wrong]
+    instead = f"; of {low}-{high} nodes {', '.join(map(str, can))} can: --nodes {_typed(can)}" if can else ""
     where = f"{first * asked.processes} ranks ({first} node{'s' * (first > 1)})"
     raise SubmitError(f"{call.name} on {where}: {wrong[first]}{instead}")
 
@@ -51,13 +51,7 @@ def _batch(call: ScriptCall) -> BatchConfig | None:
         return None
 
 
-def _ranges(numbers: list[int]) -> str:
-    """`1-2, 4 or 8`."""
-    found: list[tuple[int, int]] = []
-    for number in numbers:
-        if found and found[-1][1] == number - 1:
-            found[-1] = (found[-1][0], number)
-        else:
-            found.append((number, number))
-    *most, last = [str(low) if low == high else f"{low}-{high}" for low, high in found]
-    return f"{', '.join(most)} or {last}" if most else last
+def _typed(numbers: list[int]) -> str:
+    """As `--nodes` takes them: `4`, `1-3` or `1,2,4`."""
+    is_range = 1 < len(numbers) == numbers[-1] - numbers[0] + 1
+    return f"{numbers[0]}-{numbers[-1]}" if is_range else ",".join(map(str, numbers))

@@ -10,6 +10,7 @@ import socket
 from dataclasses import dataclass
 
 import submitit
+from submitit.slurm.slurm import _parse_node_list
 
 from ofa.cluster.slurm import ask
 
@@ -43,11 +44,12 @@ class Place:
 def own_place() -> Place:
     """Of this process, which submitit has started."""
     environment = submitit.JobEnvironment()
+    step = os.environ.get("SLURM_STEP_NODELIST")  # of these ranks; the job may have more nodes than they use
     return Place(
         cluster=environment.cluster,
         job=environment.job_id,
         restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")) if environment.cluster == "slurm" else 0,
-        nodes=tuple(environment.hostnames),
+        nodes=tuple(_parse_node_list(step) if step and environment.cluster == "slurm" else environment.hostnames),
         rank=environment.global_rank,
         ranks=environment.num_tasks,
     )

@@ -40,6 +40,12 @@ DEPENDENCY = "dependency"
 START = 60
 """Seconds in which Python and its packages are loaded, from a slow disk that all nodes share."""
 
+SLACK = 60
+"""Seconds by which Slurm may signal earlier than it is told to (`man sbatch`, --signal)."""
+
+BEGAN = "OFA_JOB_BEGAN"
+"""Variable of a job: when Slurm started it, in seconds since 1970."""
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -47,6 +53,9 @@ class Resources:
 
     nodes: tuple[int, int] = (1, 1)
     """Fewest and most: with fewer than the most, a run goes on with those that are left of lost ones."""
+
+    only: tuple[int, ...] = ()
+    """Of that range, how many a run may have, fewest first; (): any. Those above stay idle."""
 
     gpus_per_node: int = 0
     tasks_per_node: int | None = None
@@ -78,9 +87,13 @@ class Resources:
         """On each node."""
         return self.tasks_per_node or max(1, self.gpus_per_node)
 
+    def node_counts(self) -> list[int]:
+        """How many nodes a run may have, fewest first."""
+        return list(self.only or range(self.nodes[0], self.nodes[1] + 1))
+
     def rank_counts(self) -> list[int]:
         """How many ranks there may be, fewest first."""
-        return [nodes * self.processes for nodes in range(self.nodes[0], self.nodes[1] + 1)]
+        return [nodes * self.processes for nodes in self.node_counts()]
 
     def check(self) -> None:
         """Refuse what could not be anywhere.
@@ -89,20 +102,25 @@ class Resources:
             SubmitError: there is no time to start before the signal, which would not be heard.
         """
         left = 60 * self.minutes - self.grace
-        if left < START:
+        if left < SLACK + START:
             raise SubmitError(
                 f"a grace of {self.grace} s leaves {f'{left} s' if left > 0 else 'nothing'} of {self.minutes} minutes, "
-                f"and a run needs {START} s to start: choose a shorter grace, or a longer time"
+                f"and a run needs {START} s to start, and Slurm may signal {SLACK} s early: choose a shorter grace, or "
+                "a longer time"
             )
 
     def in_words(self) -> str:
         """For people."""
         low, high = self.nodes
         nodes = _count(low, "node") if low == high else f"{low} to {high} nodes"
+        nodes = f"{', '.join(map(str, self.only))} nodes" if self._has_gaps() else nodes
         gpus, processes = _count(self.gpus_per_node, "GPU"), _count(self.processes, "process", "processes")
         if self.gpus_per_node == self.processes:
             return f"{nodes} of {gpus}"
         return f"{nodes} of {gpus} and {processes}" if self.gpus_per_node else f"{nodes} of {processes}"
+
+    def _has_gaps(self) -> bool:
+        return len(self.node_counts()) <= self.nodes[1] - self.nodes[0]
 
     def parameters(self, name: str, code: Path, dependency: str | None) -> dict[str, Any]:
         """For submitit's SlurmExecutor.
@@ -116,6 +134,8 @@ class Resources:
         srun += [f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else []  # not inherited
         pairs = [_pair(one) for one in self.other]
         jobs = [*filter(None, [dependency]), *(value for key, value in pairs if key == DEPENDENCY)]
+        fewer = [_on_most_of(self.only)] if self._has_gaps() else []
+        setup = [f"export {BEGAN}=$(date +%s)", *fewer, *self.setup, f"cd {shlex.quote(str(code))}"]
         is_range = self.nodes[0] < self.nodes[1]
         found: dict[str, Any] = {
             "job_name": name,
@@ -132,7 +152,7 @@ class Resources:
             "qos": self.qos,
             "constraint": self.constraint,
             "exclude": self.exclude,
-            "setup": [line for one in (*self.setup, f"cd {shlex.quote(str(code))}") for line in _or_end(one)],
+            "setup": [line for one in setup for line in _or_end(one)],
             DEPENDENCY: ",".join(jobs) or None,
             "stderr_to_stdout": True,
             "srun_args": srun,
@@ -148,16 +168,24 @@ class Resources:
 
 
 def node_range(text: str) -> tuple[int, int]:
-    """`4` or `1-4` as (fewest, most).
+    """`4`, `1-4` or `1,2,4` as (fewest, most).
 
     Raises:
-        SubmitError: neither.
+        SubmitError: none of these.
     """
     found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
     low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    numbers = node_list(text)
+    if numbers and numbers[0] > 0 and list(numbers) == sorted(set(numbers)):
+        low, high = numbers[0], numbers[-1]
     if not 1 <= low <= high:
-        raise SubmitError(f"--nodes {text}: expected a number such as 4, or a range such as 1-4")
+        raise SubmitError(f"--nodes {text}: expected a number such as 4, a range such as 1-4, or a list such as 1,2,4")
     return low, high
+
+
+def node_list(text: str) -> tuple[int, ...]:
+    """The numbers of `1,2,4`; none of what is no list."""
+    return tuple(map(int, text.split(","))) if re.fullmatch(r"\d+(,\d+)+", text) else ()
 
 
 def minutes(seconds: float) -> int:
@@ -190,6 +218,14 @@ def _or_end(command: str) -> list[str]:
     """A command of the shell, and the job's end if it fails, on a line of its own: a comment may end the first."""
     words = shlex.quote(f"error: this failed before the run: {command}")
     return [command, f"[ $? -eq 0 ] || {{ echo {words} >&2; exit 1; }}"]
+
+
+def _on_most_of(numbers: Sequence[int]) -> str:
+    """A command of the shell by which srun starts on the most nodes of these numbers that the job has; it reads how
+    many, and would start as many tasks as all of them have."""
+    most = f"for SLURM_NNODES in {' '.join(map(str, reversed(numbers)))}; do"
+    most += ' [ "$SLURM_NNODES" -gt "$SLURM_JOB_NUM_NODES" ] || break; done'
+    return f"{most}; export SLURM_NNODES SLURM_JOB_NUM_NODES=$SLURM_NNODES; unset SLURM_NTASKS SLURM_NPROCS"
 
 
 def _memory(gigabytes: float) -> str:

@@ -35,7 +35,8 @@ from ofa.cluster.verdict import DONE, Limits
 DEAF = shlex.quote('trap "" USR2 TERM; exec "$0" "$@"')
 """A task hears nothing of signals until it can answer them, seconds after its start: they would end it, and the job
 with it. What comes in these seconds is lost: a job that is preempted then is ended when its grace is over, and queued
-again by Slurm; one whose limit is that near is ended at it, and is not. `Resources.check` leaves time for the start."""
+again by Slurm; one whose limit is that near is ended at it, and is not. `Resources.check` leaves time for the start
+also where Slurm signals a minute early."""
 
 OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
 OF_A_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS")
@@ -198,7 +199,8 @@ def task(call: ScriptCall, link: Link, folder: Path, code: Path) -> JobTask:
     """What submitit calls in each task of a job."""
     record = None if call.run_dir is None else call.run_dir.absolute()
     command = Command(call.program(code), Path.cwd(), call.trains, record)
-    return JobTask(command, folder=folder, grace=link.resources.grace, limits=link.limits)
+    asked = link.resources
+    return JobTask(command, folder=folder, grace=asked.grace, limits=link.limits, time=60.0 * asked.minutes)
 
 
 @contextlib.contextmanager

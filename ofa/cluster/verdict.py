@@ -7,6 +7,7 @@ little of the run: of these many more may follow each other. And no job is queue
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,12 +22,16 @@ UNABLE = "failed when it was to save"
 CRASHED = "crashed"
 KILLED = "killed"
 LOST = "lost a rank"
+TOO_LONG = "out of time"
 
-COUNTED = (UNABLE, CRASHED)
+COUNTED = (UNABLE, CRASHED, TOO_LONG)
 """Ends after which the next start may come to the same one."""
 
 BY_SLURM = (KILLED, LOST)
 """Those that say nothing of the run."""
+
+UNHEARD = (-signal.SIGUSR2, -signal.SIGTERM, -signal.SIGINT)
+"""Statuses of what had not begun to listen, or never does, when it was asked to save."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,9 @@ class Ended:
 
     by_file: bool = False
     """A user asked for it by the stop file."""
+
+    at_limit: bool = False
+    """It was asked when `--time` was nearly over, and so would the next start be."""
 
     in_time: bool = True
     """False: it had not saved when the time was nearly up."""
@@ -91,9 +99,11 @@ def judge(ended: Ended, attempts: Sequence[Attempt], step: int, limits: Limits) 
         return Verdict("done")
     if ended.status == STOPPED_AND_SAVED and ended.by_file:
         return Verdict(SAVED)
-    if ended.status == STOPPED_AND_SAVED:
+    reason = _reason(ended, gained=step > attempts[-1].step)
+    if reason == SAVED:
         return _again(Verdict(SAVED, requeue=True), attempts, limits)
-    reason = _reason(ended)
+    if reason == TOO_LONG:
+        ended = replace(ended, error="neither done nor a step saved by the time limit: choose a longer --time")
     if ended.status == USAGE and reason == CRASHED:
         return Verdict(CRASHED, error=ended.error)
     now = replace(attempts[-1], end=End("", ended.status, step, reason, ended.error))
@@ -105,14 +115,25 @@ def judge(ended: Ended, attempts: Sequence[Attempt], step: int, limits: Limits) 
     return _again(Verdict(reason, requeue=True, error=ended.error), attempts, limits)
 
 
-def _reason(ended: Ended) -> str:
-    """In words, of one that has neither done its work nor saved."""
+def _reason(ended: Ended, *, gained: bool) -> str:
+    """In words, of one that has not done its work.
+
+    Args:
+        ended: the process.
+        gained: it has saved a step.
+    """
+    if ended.status == STOPPED_AND_SAVED:  # what saves no steps, as a sweep does, may yet have got further
+        return TOO_LONG if ended.at_limit and ended.saves and not gained else SAVED
     if ended.lost:
         return LOST
     if ended.asked is None or not ended.in_time:
         return CRASHED
-    # One that a signal ended had not begun to listen; one that ends itself has tried, and a full disk stays full.
-    return UNABLE if ended.saves and ended.status > 0 else UNSAVED
+    if ended.status in UNHEARD:
+        return TOO_LONG if ended.at_limit and not gained else UNSAVED
+    if ended.status < 0:
+        return CRASHED
+    # It has tried, and a full disk stays full.
+    return UNABLE if ended.saves else UNSAVED
 
 
 def refusal(attempts: Sequence[Attempt], step: int, limits: Limits) -> str | None:

@@ -349,3 +349,14 @@ def test_each_gpu_has_a_process_and_a_range_gets_the_most_nodes_that_there_are(c
     assert cluster.job(job)["TresPerNode"].endswith("gpu:2")
     (attempt,) = read_attempts(project / "runs" / "gpus")
     assert (attempt.nodes, attempt.ranks, attempt.end.step) == (("n1", "n2"), 4, 20)
+
+
+def test_of_listed_numbers_of_nodes_the_most_that_slurm_gives_are_used(cluster, project, submit):
+    """Two of one to four are there, and the run may have one or four: the other one stays idle."""
+    several = ("--nodes", "1,4", "--gpus-per-node", "2", *ON_TWO[2:], "--set", "batch.micro_size=1")
+    done, (job,) = submit(*several, *SHORT, "--run-dir", "runs/listed")
+    assert "1, 4 nodes of 2 GPUs" in done.stdout
+    ended(cluster, project, job)
+    assert cluster.job(job)["NumNodes"] == "2"
+    (attempt,) = read_attempts(project / "runs" / "listed")
+    assert (attempt.nodes, attempt.ranks, attempt.end.step) == (("n1",), 2, 20)

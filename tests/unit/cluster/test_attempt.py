@@ -153,15 +153,15 @@ def again(tmp_path):
 
 
 def before(folder, restart, step=4):
-    """An attempt of job J that is on record."""
+    """An attempt of job J that is on record; its present one has the number 0."""
     return write_start(folder, job="J", restart=restart, nodes=["n"], ranks=1, step=step, commit=None)
 
 
 def test_a_job_that_was_killed_too_often_is_not_begun_on_any_rank(again, tmp_path):
     """As after nodes that went down one after the other under the same run; its last attempt tells why it is over."""
     folder = tmp_path / "run"
-    write_end(folder, before(folder, 1), status=1, step=4, reason=CRASHED, error="error: out of memory")
-    for restart in (2, 3):
+    write_end(folder, before(folder, -3), status=1, step=4, reason=CRASHED, error="error: out of memory")
+    for restart in (-2, -1):
         before(folder, restart)
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "latest").write_text("step-00000004")
@@ -175,10 +175,18 @@ def test_a_job_that_was_killed_too_often_is_not_begun_on_any_rank(again, tmp_pat
 @pytest.mark.parametrize(("step", "more"), [(0, ["--resume", "auto"]), (7, [])])
 def test_a_new_run_is_continued_by_later_starts_and_one_that_was_there_before_is_not(again, tmp_path, step, more):
     folder = tmp_path / "run"
-    write_end(folder, before(folder, 1, step), status=1, step=step, reason=CRASHED, error="x")
+    write_end(folder, before(folder, -1, step), status=1, step=step, reason=CRASHED, error="x")
     job = again("import pathlib, sys; pathlib.Path('told').write_text(' '.join(sys.argv[1:]))", "--resume", "never")
     said(job)
     assert (tmp_path / "told").read_text().split() == ["--resume", "never", *more]
+
+
+def test_a_job_is_not_judged_by_an_older_one_that_had_its_number(again, tmp_path):
+    """As of a Slurm that was set up anew."""
+    for restart in (0, 1):
+        before(tmp_path / "run", restart, 0)
+    said(again("import pathlib; pathlib.Path('begun').touch()"))
+    assert (tmp_path / "begun").exists()
 
 
 class _Renamed:

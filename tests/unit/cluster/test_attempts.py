@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ofa.cluster.attempts import ATTEMPTS_FILE, read_attempts, write_end, write_start
+from ofa.cluster.attempts import ATTEMPTS_FILE, attempts_of, read_attempts, write_end, write_start
 
 STARTED = {"job": "17_3", "restart": 0, "nodes": ["n1", "n2"], "ranks": 2, "step": 0, "commit": "abc"}
 
@@ -64,3 +64,11 @@ def test_attempts_that_begin_at_once_have_numbers_of_their_own(tmp_path):
     assert sorted(numbers) == list(range(1, 65))
     found = {attempt.number: attempt.job for attempt in read_attempts(tmp_path / "run")}
     assert [found[number] for number in numbers] == [values["job"] for values in jobs]
+
+
+def test_an_older_job_with_the_same_number_is_another_one(tmp_path):
+    """Also one that was started again less often, and one whose process of this machine had it."""
+    for restart, job in [(0, "17"), (2, "17"), (0, "8"), (0, "17"), (1, "17")]:
+        write_start(tmp_path, **{**STARTED, "job": job, "restart": restart})
+    assert [attempt.number for attempt in attempts_of(tmp_path, "17")] == [4, 5]
+    assert [attempt.number for attempt in attempts_of(tmp_path, "8")] == [3]

@@ -9,7 +9,7 @@ import pytest
 from ofa.cluster.command import check, expanded, read_call
 from ofa.cluster.division import check_division
 from ofa.cluster.errors import SubmitError
-from ofa.cluster.resources import Resources, node_range
+from ofa.cluster.resources import Resources, node_list, node_range
 from ofa.cluster.submit import Link, check_chain
 from ofa.cluster.verdict import Limits
 from ofa.config import CHECKOUT, CONFIGS, ConfigError
@@ -127,7 +127,7 @@ def test_a_call_that_would_not_start_is_refused_in_the_scripts_words(place, word
     ("nodes", "each", "values", "said"),
     [
         ((1, 4), 1, (), "on 3 ranks (3 nodes): batch.global_size 8 is not.*; of 1-4 nodes 1, 2 can: --nodes 1-2$"),
-        ((1, 16), 1, ("micro_size=1",), "on 3 ranks .*; of 1-16 nodes 1, 2, 4, 8 can: --nodes 1-2, 4 or 8$"),
+        ((1, 16), 1, ("micro_size=1",), "on 3 ranks .*; of 1-16 nodes 1, 2, 4, 8 can: --nodes 1,2,4,8$"),
         ((1, 3), 2, ("micro_size=1", "global_size=256"), "on 6 ranks .*nodes 1, 2 can: --nodes 1-2$"),
         ((3, 3), 1, (), "on 3 ranks .3 nodes.: batch.global_size 8 is not a multiple"),
         ((5, 7), 8, (), "on 40 ranks .5 nodes.: batch.global_size 8 is not a multiple"),
@@ -154,11 +154,11 @@ def test_ranges_that_can_and_what_has_other_mistakes_are_left_to_the_script(plac
 def test_the_ranges_of_the_documents_work():
     """Of nodes with eight GPUs."""
     text = (CHECKOUT / "docs" / "cluster.md").read_text()
-    ranges = re.findall(r"`--nodes (\d+-\d+)`", text)
-    assert ranges and "launch/pretrain.py --config ofa_90.json --set batch.micro_size=8" in text
+    ranges = re.findall(r"`--nodes ([\d,-]+)`", text)
+    assert len(ranges) > 1 and "launch/pretrain.py --config ofa_90.json --set batch.micro_size=8" in text
     for one in ranges:
         call = read_call(["pretrain", "--config", "ofa_90.json", "--set", "batch.micro_size=8"])
-        check_division(call, Resources(nodes=node_range(one), gpus_per_node=8))
+        check_division(call, Resources(nodes=node_range(one), only=node_list(one), gpus_per_node=8))
 
 
 MADE = [Path("runs", "none"), Path("data", "later")]

@@ -1,5 +1,6 @@
 """What is asked for, against what a Slurm says that it has."""
 
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from ofa.cluster.errors import SubmitError
 from ofa.cluster.partitions import check, parse
-from ofa.cluster.resources import Resources, check_options, minutes, node_range
+from ofa.cluster.resources import Resources, check_options, minutes, node_list, node_range
 
 SINFO = """\
 cpu*|up|10|64|257000|(null)|1-00:00:00
@@ -75,9 +76,11 @@ def test_a_slurm_without_a_default_partition_asks_for_one():
 
 def test_numbers_of_nodes_and_what_they_mean_for_ranks():
     assert node_range("4") == (4, 4) and node_range("1-4") == (1, 4)
+    assert node_range("1,2,4") == (1, 4) and node_list("1,2,4") == (1, 2, 4) and node_list("1-4") == ()
+    assert Resources(nodes=(1, 4), only=(1, 2, 4), gpus_per_node=8).rank_counts() == [8, 16, 32]
     assert Resources(nodes=(1, 3), gpus_per_node=8).rank_counts() == [8, 16, 24]
     assert Resources(nodes=(2, 2), tasks_per_node=3).rank_counts() == [6]
-    for wrong in ("0", "4-2", "0-2", "two", "1-", "-1", ""):
+    for wrong in ("0", "4-2", "0-2", "two", "1-", "-1", "", "1,", "2,1", "1,1", "0,1", "1-2,4"):
         with pytest.raises(SubmitError, match="--nodes"):
             node_range(wrong)
 
@@ -88,6 +91,7 @@ def test_numbers_of_nodes_and_what_they_mean_for_ranks():
         (Resources(), "1 node of 1 process"),
         (Resources(nodes=(2, 2), tasks_per_node=3), "2 nodes of 3 processes"),
         (Resources(nodes=(1, 4), gpus_per_node=8), "1 to 4 nodes of 8 GPUs"),
+        (Resources(nodes=(1, 4), only=(1, 2, 4), gpus_per_node=8), "1, 2, 4 nodes of 8 GPUs"),
         (Resources(gpus_per_node=1, tasks_per_node=1), "1 node of 1 GPU"),
         (Resources(gpus_per_node=8, tasks_per_node=1), "1 node of 8 GPUs and 1 process"),
     ],
@@ -174,3 +178,16 @@ def test_what_comes_before_the_run_ends_the_job_where_it_fails(tmp_path, setup, 
 def test_a_copy_of_the_code_that_is_gone_ends_the_job(tmp_path):
     lines = Resources().parameters("a", tmp_path / "gone", None)["setup"]
     assert subprocess.run(["bash", "-c", "\n".join([*lines, "exit 0"])], capture_output=True).returncode == 1
+
+
+@pytest.mark.parametrize(("there", "used"), [(1, 1), (2, 2), (3, 2), (4, 4)])
+def test_of_listed_numbers_of_nodes_the_most_that_the_job_has_are_used(tmp_path, there, used):
+    """By srun, to which these variables are options."""
+    parameters = Resources(nodes=(1, 4), only=(1, 2, 4), tasks_per_node=2).parameters("a", tmp_path, None)
+    assert parameters["additional_parameters"]["nodes"] == "1-4"
+    told = 'echo "$SLURM_NNODES $SLURM_JOB_NUM_NODES ${SLURM_NTASKS-none} ${SLURM_NPROCS-none}"'
+    numbers = {"SLURM_NNODES": f"{there}", "SLURM_JOB_NUM_NODES": f"{there}"}
+    own = {**os.environ, **numbers, "SLURM_NTASKS": f"{2 * there}", "SLURM_NPROCS": f"{2 * there}"}
+    script = "\n".join([*parameters["setup"], told])
+    done = subprocess.run(["bash", "-c", script], env=own, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"{used} {used} none none\n"), done.stderr

@@ -1,11 +1,13 @@
 """When a job goes on and when it is given up."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ofa.cluster.attempts import Attempt, End
-from ofa.cluster.verdict import CRASHED, LOST, SAVED, UNABLE, UNSAVED, Ended, Limits, in_a_row, judge, refusal
+from ofa.cluster.verdict import CRASHED, LOST, SAVED, TOO_LONG, UNABLE, UNSAVED, Ended, Limits, in_a_row, judge, refusal
 
 
 def attempt(number, step, end=None, status=1, reason=CRASHED):
@@ -27,6 +29,15 @@ NOW = attempt(1, 5)
         (Ended(75), SAVED, True),  # the signal came to another rank, or it has a time limit of its own
         (Ended(75, by_file=True), SAVED, False),
         (Ended(-12, asked="SIGUSR2"), UNSAVED, True),  # it was still starting
+        (Ended(-15, asked="SIGUSR2"), UNSAVED, True),
+        (Ended(-9, asked="SIGUSR2"), CRASHED, True),  # out of memory while it saved
+        (Ended(-11, asked="SIGUSR2"), CRASHED, True),
+        (Ended(-12, asked="SIGUSR2", at_limit=True), TOO_LONG, True),
+        (Ended(-12, asked="SIGUSR2", at_limit=True, saves=False), TOO_LONG, True),
+        (Ended(75, asked="SIGUSR2", at_limit=True), TOO_LONG, True),
+        (Ended(75, asked="SIGUSR2", at_limit=True, saves=False), SAVED, True),  # a sweep: its runs got further
+        (Ended(1, asked="SIGUSR2", at_limit=True, saves=False), UNSAVED, True),
+        (Ended(1, asked="SIGUSR2", at_limit=True), UNABLE, True),
         (Ended(1, asked="SIGTERM"), UNABLE, True),
         (Ended(1, asked="SIGTERM", saves=False), UNSAVED, True),  # a sweep with a run that has failed, and others left
         (Ended(2), CRASHED, False),
@@ -62,6 +73,25 @@ def test_a_run_that_never_can_save_when_it_is_asked_is_given_up_too():
     assert "no space left" in last.error and "3 times in a row at step 40" in last.error
     assert judge(full, [*attempts, attempt(4, 40)], 50, Limits(crashes=2)).requeue, "it got further before"
     assert judge(Ended(-12, asked="SIGUSR2"), [*attempts, attempt(4, 40)], 40, Limits(crashes=2)).requeue
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [
+        Ended(-12, asked="SIGUSR2", at_limit=True, saves=False, error="ended by SIGUSR2"),
+        Ended(75, asked="SIGUSR2", at_limit=True, error="its last line"),
+    ],
+)
+def test_what_the_time_limit_ends_again_and_again_at_one_step_is_given_up(ended):
+    """It would never be done; one that was preempted, or has saved a step meanwhile, may be."""
+    spent = [attempt(number, 40, 40, ended.status, TOO_LONG) for number in (1, 2)]
+    last = judge(ended, [*spent, attempt(3, 40)], 40, Limits(crashes=2))
+    assert (last.reason, last.requeue) == (TOO_LONG, False)
+    assert "choose a longer --time (3 times in a row at step 40" in last.error
+    assert judge(ended, [spent[0], attempt(2, 40)], 40, Limits(crashes=2)).requeue
+    assert judge(ended, [*spent, attempt(3, 40)], 41, Limits(crashes=2)).requeue
+    preempted = judge(dataclasses.replace(ended, at_limit=False), [*spent, attempt(3, 40)], 40, Limits(crashes=2))
+    assert preempted.requeue and preempted.reason in (SAVED, UNSAVED)
 
 
 def test_one_that_gets_further_each_time_is_not():

@@ -44,6 +44,7 @@ def test_a_dry_run_shows_every_command_of_the_chain_and_writes_nothing(project):
         (("--sbatch", "Reservation", *RUN), ["--sbatch Reservation"]),
         (("--time", "2m", "--grace", "2m", *RUN), ["a grace of 120 s leaves nothing of 2 minutes"]),
         (("--time", "3m", "--grace", "150", *RUN), ["leaves 30 s of 3 minutes, and a run needs 60 s to start"]),
+        (("--time", "4m", "--grace", "121", *RUN), ["leaves 119 s of 4 minutes", "Slurm may signal 60 s early"]),
         (("--each", "seed", *RUN), ["--each seed: expected"]),
         ((*RUN, "--then", *RUN), ["two jobs would have the run folder runs/mine"]),
         ((*RUN, "--set", "optimizer.lr=-1"), ["optimizer.lr"]),

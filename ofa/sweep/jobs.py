@@ -21,7 +21,7 @@ from ofa.cluster.attempts import attempts_of
 from ofa.cluster.follow import UNKNOWN
 from ofa.cluster.here import check_here, start_here
 from ofa.cluster.jobs_file import noted_jobs
-from ofa.cluster.queue import QueuedJob, among, queued, whoever
+from ofa.cluster.queue import QueuedJob, queued, still_queued
 from ofa.cluster.resources import Resources, check_options
 from ofa.cluster.slurm import SlurmError, ask
 from ofa.cluster.snapshot import Code, snapshot
@@ -250,7 +250,7 @@ class JobStarter:
     def _left_in_queue(self, cell: Cell) -> tuple[str, Path] | None:
         """Number and log of a cell's job that waits or runs."""
         noted = [one for one in noted_jobs(cell.folder.path) if one.log is not None]
-        there = among(noted, whoever({one.job for one in noted if not one.is_local}))
+        there = still_queued(noted)
         return next(((one.job, one.log) for one in noted if one.job in there and one.log is not None), None)
 
 

@@ -95,10 +95,11 @@ def test_an_array_over_configs_and_a_key_has_a_run_for_each_pair(cluster, projec
 
 def test_a_task_of_an_array_that_is_preempted_is_queued_again_alone(cluster, project, submit):
     """Each task has a node, and both train the same; one node is wanted by a job of higher priority."""
-    (project / "twin.json").write_text(json.dumps({"base": "long.json"}))
-    options = ("--each", "config=long.json,twin.json", "--sbatch", "exclusive", "--partition", "debug")
-    _, jobs = submit(*options, "launch/pretrain.py", "--config", "long.json")
-    folders = dict(zip(jobs, (project / "runs" / "long", project / "runs" / "twin"), strict=True))
+    for name in ("twin", "other_twin"):
+        (project / f"{name}.json").write_text(json.dumps({"base": "long.json"}))
+    options = ("--each", "config=twin.json,other_twin.json", "--sbatch", "exclusive", "--partition", "debug")
+    _, jobs = submit(*options, "launch/pretrain.py", "--config", "twin.json")
+    folders = dict(zip(jobs, (project / "runs" / "twin", project / "runs" / "other_twin"), strict=True))
     for job in jobs:
         wait_for(cluster, project, job, lambda job=job: cluster.ranks(job))
     taken, left = sorted(jobs, key=cluster.nodes, reverse=True)

@@ -24,6 +24,7 @@ from ofa.board import open_board
 from ofa.checkpoint import INDEX, CheckpointError, Checkpoints, Start, check
 from ofa.config import TrainingConfig
 from ofa.data.counter import key
+from ofa.data.plan import micro_batch_numbers
 from ofa.engine.process import start, stop
 from ofa.engine.settings import layout
 from ofa.export.hf import OF_A_RUN, check_replaceable
@@ -206,7 +207,8 @@ def update(run: Run, knobs: Knobs, totals: Totals, micro_batches: list[Any]) -> 
     """Try the update knobs.step -> knobs.step + 1; returns this rank's sums of the loss terms, still on the device."""
     sums: dict[str, torch.Tensor] = {}
     run.engine.set_lr(knobs.lr)
-    for number, batch in enumerate(micro_batches):
+    numbers = micro_batch_numbers(run.config.batch, dist.rank(), dist.world_size())
+    for number, batch in zip(numbers, micro_batches, strict=True):
         seed_dropout(run.config.seed, knobs.step, number)
         targets = run.teacher.targets(batch) if run.teacher else None
         loss, terms = run.engine(batch, totals, targets, run.engine.loss_scale)
@@ -221,8 +223,12 @@ def update(run: Run, knobs: Knobs, totals: Totals, micro_batches: list[Any]) -> 
 
 
 def seed_dropout(seed: int, step: int, micro_batch: int) -> None:
-    """Make dropout a pure function of its place in the run, so that no random state has to be saved."""
-    torch.manual_seed(int(key(seed, "dropout", step, micro_batch, dist.rank())[0]) >> 1)
+    """Make dropout a pure function of its place in the run, so that no random state has to be saved.
+
+    Args:
+        micro_batch: Its number in the global batch, not in the rank, so that every number of ranks draws alike.
+    """
+    torch.manual_seed(int(key(seed, "dropout", step, micro_batch)[0]) >> 1)
 
 
 def rewind(run: Run, step: int) -> None:

@@ -93,11 +93,17 @@ def accumulation(batch: BatchConfig, world_size: int) -> int:
     )
 
 
+def micro_batch_numbers(batch: BatchConfig, rank: int, world_size: int) -> range:
+    """Which micro-batches of a global batch are those of `rank`, in its order: its micro-batch m is number
+    m * world_size + r, so that every number of ranks cuts the same micro-batches."""
+    return range(rank, accumulation(batch, world_size) * world_size, world_size)
+
+
 def rank_positions(step: int, *, batch: BatchConfig, rank: int, world_size: int) -> np.ndarray:
     """Positions that `rank` reads in `step`, int64 [accumulation, micro_size].
 
-    Step s covers positions s * G ... (s + 1) * G - 1; in them micro-batch m of rank r is number m * world_size + r.
+    Step s covers positions s * G ... (s + 1) * G - 1, the micro-batches in the order of `micro_batch_numbers`.
     """
     micro = batch.micro_size
-    numbers = np.arange(accumulation(batch, world_size)) * world_size + rank
+    numbers = np.array(micro_batch_numbers(batch, rank, world_size))
     return step * batch.global_size + numbers[:, None] * micro + np.arange(micro)

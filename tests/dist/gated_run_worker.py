@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ofa import dist
 from ofa.config import CofiConfig, load
+from ofa.data.plan import micro_batch_numbers
 from ofa.downstream.cofi.assemble import assemble
 from ofa.downstream.cofi.layer_distillation import LayerDistillation
 from ofa.downstream.cofi.masked import MaskedForward
@@ -58,7 +59,8 @@ class PlainTorch:
         state = run.pruner.state_dict()["search"]
         self.gates.log_alpha.data.copy_(state["log_alpha"])
         self.gates.log_alpha.grad = None
-        for number, batch in enumerate(micro_batches):
+        numbers = micro_batch_numbers(run.config.batch, dist.rank(), dist.world_size())
+        for number, batch in zip(numbers, micro_batches, strict=True):
             seed_dropout(run.config.seed, step, number)
             self.module(batch, totals, run.teacher.targets(batch), 1.0)[0].backward()
         dist.ranks().sum(self.gates.log_alpha.grad)

@@ -136,28 +136,24 @@ def test_without_the_lock_the_zeros_are_gone(tasks, finetuned):
 
 # ---- ranks, stages, precision, teachers -------------------------------------------------------------------------
 
-EXACT = ("model.dropout=0",)
-"""Ranks draw dropout of their own."""
-
-
 def test_a_teacher_whose_classes_are_permuted_teaches_the_same(tasks, finetuned):
     """OFA-20: bit for bit, and the log says the order."""
     write_teacher(tasks / "turned", tasks / "base", order=[1, 0])
-    one = finetuned("taught", *EXACT)
-    other = finetuned("taught", *EXACT, "teacher.init=turned")
+    one = finetuned("taught")
+    other = finetuned("taught", "teacher.init=turned")
     assert scores(one) == scores(other)
     weights = [load_file(run / "model" / "model.safetensors") for run in (one, other)]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
     assert "classes in the order yes, no: read in the order no, yes" in (other / "log.txt").read_text()
-    untaught = load_file(finetuned("pairs", *EXACT) / "model" / "model.safetensors")
+    untaught = load_file(finetuned("pairs") / "model" / "model.safetensors")
     assert not torch.equal(untaught[POOLER], weights[0][POOLER])
 
 
 def test_two_ranks_end_with_the_same_zeros_and_scores(tasks, finetuned):
     """OFA-20 to OFA-25: gradients accumulated on one rank, reduced over two; the teacher's classes permuted."""
     write_teacher(tasks / "turned_too", tasks / "base", order=[1, 0])
-    one = finetuned("taught", *EXACT)
-    two = finetune_on_two(tasks, "two/taught", "taught", *EXACT, "teacher.init=turned_too")
+    one = finetuned("taught")
+    two = finetune_on_two(tasks, "two/taught", "taught", "teacher.init=turned_too")
     check_zeros(tasks, one)
     check_zeros(tasks, two)
     assert scores(two) == pytest.approx(scores(one), abs=1e-5)
@@ -168,18 +164,18 @@ def test_two_ranks_end_with_the_same_zeros_and_scores(tasks, finetuned):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["numbers", "words", "questions"])
 def test_two_ranks_score_every_kind_alike(tasks, finetuned, kind):
-    two = finetune_on_two(tasks, f"two/{kind}", kind, *EXACT)
+    two = finetune_on_two(tasks, f"two/{kind}", kind)
     check_zeros(tasks, two)
-    assert scores(two) == pytest.approx(scores(finetuned(kind, *EXACT)), abs=1e-5)
+    assert scores(two) == pytest.approx(scores(finetuned(kind)), abs=1e-5)
 
 
 @pytest.mark.slow
 def test_zero_3_on_two_ranks_keeps_the_zeros(tasks, finetuned):
     """OFA-22, and evaluation with a last batch that only one rank has."""
-    pairs = (*EXACT, "engine.zero_stage=3", "evaluate.micro_size=8")
+    pairs = ("engine.zero_stage=3", "evaluate.micro_size=8")
     two = finetune_on_two(tasks, "two/zero3", "questions", *pairs)
     check_zeros(tasks, two)
-    assert scores(two) == pytest.approx(scores(finetuned("questions", *EXACT)), abs=1e-4)
+    assert scores(two) == pytest.approx(scores(finetuned("questions")), abs=1e-4)
 
 
 @pytest.mark.slow
@@ -264,7 +260,7 @@ def test_killed_and_stopped_it_ends_with_the_same_bytes(tasks, undisturbed):
 
 def test_the_kept_answers_of_the_teacher_change_nothing(finetuned):
     """A run of less than an epoch asks in every step, unless it is told otherwise."""
-    asked, kept_answers = finetuned("taught", *EXACT), finetuned("taught", *EXACT, "teacher.cache=true")
+    asked, kept_answers = finetuned("taught"), finetuned("taught", "teacher.cache=true")
     assert not (asked / "teacher_outputs.safetensors").exists()
     assert (kept_answers / "teacher_outputs.safetensors").is_file()
     assert scores(asked) == pytest.approx(scores(kept_answers), abs=1e-5)

@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 from ofa.export.masks_file import read_masks
 from tests import processes
+from tests.commands import overrides
 from tests.e2e.conftest import TINY
 from tests.projects import with_teacher
 from tests.run_files import metrics, model_bytes
@@ -40,7 +41,20 @@ BOTH = "2x accumulated 2x8"
 DIVISIONS = {"1x32": (1, 32), "accumulated 4x8": (1, 8), "2x16": (2, 16), BOTH: (2, 8), "4x8": (4, 8)}
 """Ranks, and rows of one micro-batch."""
 
-REST = [name for name in DIVISIONS if name not in ("1x32", BOTH)]
+DROPOUT = 0.1
+"""Drawn by micro-batch of the global batch: the same for every division into equal micro-batches."""
+
+ALIKE = {
+    "1x32": [BOTH, "accumulated 4x8", "2x16", "4x8"],
+    f"accumulated 4x8, dropout {DROPOUT}": [f"{BOTH}, dropout {DROPOUT}", f"4x8, dropout {DROPOUT}"],
+}
+"""By a division, others that must do the same; the first of each is quick."""
+
+PAIRS = [
+    pytest.param((whole, other), id=f"{whole} and {other}", marks=() if other == others[0] else pytest.mark.slow)
+    for whole, others in ALIKE.items()
+    for other in others
+]
 SAME_PLACES = 0.999
 
 
@@ -52,18 +66,20 @@ def place(tmp_path_factory):
 
 def divided(place, name, attempt="first"):
     """The run folder of a division, run if it is not there yet."""
-    ranks, micro = DIVISIONS[name]
+    division, _, dropout = name.partition(", dropout ")
+    ranks, micro = DIVISIONS[division]
     folder = place / attempt / name
     if not folder.exists():
-        arguments = ("--config", "sparse.json", "--run-dir", str(folder), "--set", f"batch.micro_size={micro}")
+        pairs = overrides(f"batch.micro_size={micro}", f"model.dropout={dropout or 0}")
+        arguments = ("--config", "sparse.json", "--run-dir", str(folder), *pairs)
         processes.script("pretrain.py", *arguments, cwd=place, ranks=ranks)
     return folder
 
 
-@pytest.fixture(scope="module", params=[BOTH, *(pytest.param(name, marks=pytest.mark.slow) for name in REST)])
+@pytest.fixture(scope="module", params=PAIRS)
 def pair(request, place):
-    """Run folders of the whole batch in one forward, and of a division."""
-    return divided(place, "1x32"), divided(place, request.param)
+    """Run folders of a division and of another one that must do the same."""
+    return tuple(divided(place, name) for name in request.param)
 
 
 def updates(folder):

@@ -23,9 +23,6 @@ LONG = {
 }
 """No checkpoint but those of stops."""
 
-WITHOUT_DROPOUT = ("--set", "model.dropout=0", "--set", "log.every=1")
-"""Then nothing but the order of sums depends on the number of ranks; the loss of every step is noted."""
-
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
@@ -47,25 +44,14 @@ def project(tmp_path_factory):
     return with_teacher(tmp_path_factory.mktemp("project"), teacher=TINY, sparse=SPARSE, long=LONG)
 
 
-def on_two_local_ranks(project, name, *more):
-    """Run folder of the long run on two local ranks, left alone from start to end."""
-    program = processes.CHECKOUT / "launch" / "pretrain.py"
-    arguments = ("--config", "long.json", "--run-dir", name, *more)
-    with processes.Group(program, *arguments, number=2, cwd=project) as group:
-        assert group.statuses() == [0, 0], group.said()
-    return project / name
-
-
 @pytest.fixture(scope="session")
 def undisturbed(project):
-    """Run folder of the long run, left alone."""
-    return on_two_local_ranks(project, "undisturbed")
-
-
-@pytest.fixture(scope="session")
-def undisturbed_without_dropout(project):
-    """The same without what is drawn for each rank."""
-    return on_two_local_ranks(project, "undisturbed-without-dropout", *WITHOUT_DROPOUT)
+    """Run folder of the long run on two local ranks, left alone from start to end."""
+    program = processes.CHECKOUT / "launch" / "pretrain.py"
+    arguments = ("--config", "long.json", "--run-dir", "undisturbed")
+    with processes.Group(program, *arguments, number=2, cwd=project) as group:
+        assert group.statuses() == [0, 0], group.said()
+    return project / "undisturbed"
 
 
 @pytest.fixture

@@ -70,19 +70,22 @@ def rank_memory(config: RunConfig, size: Size, ranks: int) -> float:
     live = 2 if config.engine.precision == "bf16" else 4
     shares = ranks if config.engine.zero_stage else 1
     masters = MASTER_AND_MOMENTS if config.engine.zero_stage else 8
+    # DeepSpeed's bf16 optimizer, which is that of ZeRO 1, adds micro-batches up in fp32 beside the bf16 gradients.
+    sums = 4 if config.engine.zero_stage == 1 and config.engine.precision == "bf16" else 0
     teacher = live * size.parameters if config.teacher else 0
     masks = size.scoped if config.pruning else 0
-    return 2 * live * size.parameters + masters * size.parameters / shares + masks + teacher
+    return (2 * live + sums) * size.parameters + masters * size.parameters / shares + masks + teacher
 
 
 def wire_bytes(config: RunConfig, size: Size, ranks: int) -> float | None:
-    """Bytes that a rank sends in a step at ZeRO 1, whatever the accumulation: an all-reduce of gradients and an
-    all-gather of live weights (`tests/dist/test_wire.py`); None for another stage."""
+    """Bytes that a rank sends in a step at ZeRO 1, whatever the accumulation: a reduce-scatter of gradients (in fp32 an
+    all-reduce, which is two) and an all-gather of live weights (`tests/dist/test_wire.py`); None for another stage."""
     if config.engine.zero_stage != 1:
         return None
     live = 2 if config.engine.precision == "bf16" else 4
     gradient = 2 if config.engine.deepspeed.get("communication_data_type") == "bf16" else 4
-    return (2 * gradient + live) * size.parameters * (ranks - 1) / ranks
+    passes = 1 if config.engine.precision == "bf16" else 2
+    return (passes * gradient + live) * size.parameters * (ranks - 1) / ranks
 
 
 def checkpoint_bytes(config: TrainingConfig, size: Size) -> float:

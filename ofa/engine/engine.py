@@ -18,6 +18,7 @@ from ofa.data.plan import accumulation
 from ofa.engine.checkpoint_files import read_checkpoint
 from ofa.engine.master_weights import MasterWeights
 from ofa.engine.process import deepspeed, quiet
+from ofa.engine.scattered_gradients import scatter_gradients
 from ofa.engine.settings import deepspeed_config, divides_by_ranks, layout, parameter_groups
 
 
@@ -60,6 +61,7 @@ class Engine:
         settings = deepspeed_config(config, dist.world_size(), universal=universal)
         with contextlib.redirect_stdout(io.StringIO()):  # its bf16 optimizer prints the memory after every group
             self._deepspeed: Any = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)[0]
+        scatter_gradients(self._deepspeed)
         self.module = module
         self.device = self._deepspeed.device
         self.layout = layout(config, dist.world_size())

@@ -166,7 +166,7 @@ def test_two_ranks_end_with_the_same_zeros_and_scores(tasks, finetuned):
 def test_two_ranks_score_every_kind_alike(tasks, finetuned, kind):
     two = finetune_on_two(tasks, f"two/{kind}", kind)
     check_zeros(tasks, two)
-    assert scores(two) == pytest.approx(scores(finetuned(kind)), abs=1e-5)
+    assert scores(two) == pytest.approx(scores(finetuned(kind)), abs=1e-4)
 
 
 @pytest.mark.slow

@@ -3,10 +3,10 @@ and what TCP adds.
 
 A packet of 1,514 bytes on Ethernet carries 1,448 of a stream: 4.56 % more. What comes back for two of them is at most
 one acknowledgement of 66 bytes, 2.2 % (0.1 to 0.6 % were measured). What a busy machine has to send again is left out.
-So against PERF-25's least for ZeRO 1 in bf16, 4 P (N - 1) / N, a step costs 1.57 times as much with bf16 sums and 2.62
-times with fp32 sums: DeepSpeed all-reduces gradients where reducing and scattering them would do.
 
-gloo does a reduce-scatter as an all-reduce, so ZeRO 3 costs more here than its formula says.
+gloo does a reduce-scatter as an all-reduce. So here, between CPUs, ZeRO 1 in bf16 and ZeRO 3 cost more than their
+formulas say: ZeRO 1 with bf16 sums 1.57 times PERF-25's least, 4 P (N - 1) / N, and with fp32 sums 2.62 times, where
+NCCL, which has the collective, sends 1 and 1.5 times as much and its own headers.
 """
 
 import json
@@ -51,7 +51,7 @@ def test_what_leaves_a_host_is_what_its_collectives_cost_and_the_headers_of_tcp(
 
 @pytest.mark.parametrize("case", ["1 bf16 default 1", "1 bf16 bf16 1", "1 bf16 bf16 3"])
 def test_zero_1_in_bf16_sends_as_much_as_the_formula_says_whatever_the_accumulation(counted, case):
-    """PERF-25: (2 c + 2) P (N - 1) / N with c bytes for a gradient."""
+    """PERF-25: (2 c + 2) P (N - 1) / N with c bytes for a gradient, by gloo's reduce-scatter."""
     stream = (2 * BYTES[case.split()[2]] + 2) * PARAMETERS / 2
     for of_host in counted:
         assert of_host[case]["sent"] == pytest.approx(stream * FRAME / STREAM, rel=REST)

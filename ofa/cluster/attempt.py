@@ -112,7 +112,8 @@ class JobTask:
         status, ended = self._work(watch, ("--resume", "auto") if self._must_resume(earlier) else ())
         ended = replace(self._with_others(ended, place), at_limit=place.can_requeue and self._at_limit(watch))
         verdict = judge(ended, [*earlier, attempt], saved_step(folder), self._limits)
-        self._end(folder, attempt.number, status, verdict)
+        was_said = place.cluster == "debug" and (ended.error or "").startswith("error:")  # in the same terminal
+        self._end(folder, attempt.number, status, verdict, aloud=not was_said)
         if status == DONE:
             return DONE
         goes_on = verdict.requeue and place.can_requeue and self._requeue(
@@ -147,11 +148,11 @@ class JobTask:
                 return replace(ended, lost=is_gone)
             time.sleep(BETWEEN_LOOKS)
 
-    def _end(self, folder: Path, number: int, status: int, verdict: Verdict) -> None:
+    def _end(self, folder: Path, number: int, status: int, verdict: Verdict, *, aloud: bool = True) -> None:
         """Note and say how an attempt has ended; what is noted last holds."""
         step = saved_step(folder)
         write_end(folder, number, status=status, step=step, reason=verdict.reason, error=verdict.error)
-        if verdict.error is not None:
+        if verdict.error is not None and aloud:
             _say(f"{verdict.reason}: {verdict.error}")
 
     def _work(self, watch: Signals, more: Sequence[str]) -> tuple[int, Ended]:

@@ -82,7 +82,7 @@ def _after(last: Attempt, noted: NotedJob | None, now: float, *, asked: bool) ->
     if last.end is not None:
         return State.FINISHED if last.end.status == DONE else BY_STATUS.get(last.end.status, State.FAILED)
     if noted is not None and noted.is_local and last.nodes == (socket.gethostname(),):
-        return State.RUNNING if Path("/proc", noted.job).exists() else State.KILLED
+        return State.RUNNING if noted.process is not None and noted.process.lives else State.KILLED
     log = noted.log if noted is not None else None
     knows = asked and not (noted is not None and noted.is_local)
     if not knows and log is not None and log.exists() and now - log.stat().st_mtime < RECENT:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ofa.cluster.attempts import Attempt, End
 from ofa.cluster.find import Place
-from ofa.cluster.jobs_file import noted_jobs
+from ofa.cluster.jobs_file import live_local_job, noted_jobs
 from ofa.cluster.queue import QueuedJob
 from ofa.cluster.row import State
 from ofa.cluster.tails import Ending, Progress, last_error_line, last_words
@@ -78,7 +78,7 @@ def state_now(
     """
     if is_finished(place.path):
         return State.FINISHED
-    if owner.held or (job is not None and job[1].has_nodes):
+    if owner.held or (job is not None and job[1].has_nodes) or live_local_job(place.path) is not None:
         return State.RUNNING
     if job is not None:
         return State.REQUEUED if any(attempt.job == job[0] for attempt in attempts) else State.PENDING

@@ -29,7 +29,8 @@ def job(tmp_path):
     def submitted(number, text=PREPARE, *, log=None, ago=0.0, is_local=False):
         path = tmp_path / "runs" / ".jobs" / f"{number}_0_log.out"
         folder = path.parent / f"{number}_attempts"
-        note_job(folder, str(number), command=text, log=path, name="data_prep:docstrings", is_local=is_local)
+        process = number if is_local else None
+        note_job(folder, str(number), command=text, log=path, name="data_prep:docstrings", process=process)
         if log is not None:
             path.write_text(log)
             os.utime(path, (time.time() - ago,) * 2)

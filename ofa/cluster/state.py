@@ -15,6 +15,7 @@ from ofa.cluster.jobs_file import live_local_job, noted_jobs
 from ofa.cluster.queue import QueuedJob
 from ofa.cluster.row import State
 from ofa.cluster.tails import Ending, Progress, last_error_line, last_words
+from ofa.cluster.verdict import DONE, STOPPED_AND_SAVED
 from ofa.run_files import is_finished, is_held
 
 RECENT = 120.0
@@ -25,10 +26,6 @@ LINES = 3
 
 SLACK = 5.0
 """Seconds by which clocks of machines may differ, and between a run's end and the note of it."""
-
-BY_STATUS = {0: State.UNFINISHED, 75: State.STOPPED}
-"""Of the last attempt's exit status; every other one is a failure."""
-
 
 @dataclass(frozen=True)
 class Owner:
@@ -96,7 +93,7 @@ def state_at_rest(place: Place, attempts: Sequence[Attempt], owner: Owner, how: 
         crashed = last is not None and last.end is not None and last.end.status > 0
         return State.FAILED if how.error or crashed else State.KILLED
     if last is not None and last.end is not None and not _was_started_again(last.end, owner):
-        return BY_STATUS.get(last.end.status, State.FAILED)
+        return state_after(last.end, done=State.UNFINISHED)
     if how.error or how.saved:
         return State.FAILED if how.error else State.STOPPED
     if last is not None:
@@ -104,6 +101,20 @@ def state_at_rest(place: Place, attempts: Sequence[Attempt], owner: Owner, how: 
     if not place.has_begun:
         return State.FAILED if last_error_line(place.path / "output.txt") else State.NEVER_STARTED
     return State.UNFINISHED
+
+
+def state_after(end: End, *, done: State) -> State:
+    """The state of what is not queued or started again, by how its last attempt ended.
+
+    Args:
+        end: of that.
+        done: where it did its work.
+    """
+    if end.status == DONE:
+        return done
+    if end.status == STOPPED_AND_SAVED:  # an error says why its job did not go back into the queue, as it asked to
+        return State.GIVEN_UP if end.error else State.STOPPED
+    return State.FAILED
 
 
 def early_end(place: Place, attempts: Sequence[Attempt], owner: Owner, now: float) -> str | None:

@@ -95,13 +95,15 @@ def job_in_queue(place: Place, jobs: Mapping[str, QueuedJob]) -> str | None:
 
 
 def _row(place: Place, jobs: Mapping[str, QueuedJob], now: float) -> Row:
-    folder, attempts, owner = place.path, read_attempts(place.path), owner_of(place.path)
+    folder, owner = place.path, owner_of(place.path)
+    tries = read_attempts(folder)
+    attempts = [one for one in tries if not one.was_refused]
     said = progress(folder, owner.since if owner.host else 0.0)
     how = ending(folder, beginning(attempts, owner))
     job = job_in_queue(place, jobs)
     total, saved = (place.record or {}).get("total_steps"), saved_step(folder)
     state = state_now(place, attempts, owner, said, None if job is None else (job, jobs[job]), now)
-    early = None if state else early_end(place, attempts, owner, now)
+    early = None if state else early_end(place, tries, owner, now)
     state = state or (State.FAILED if early else state_at_rest(place, attempts, owner, how))
     error = early or _last_error(place, attempts, how, running=state == State.RUNNING)
     begun = state != State.NEVER_STARTED and (place.has_begun or bool(attempts))

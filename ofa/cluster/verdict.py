@@ -176,7 +176,7 @@ def in_a_row(attempts: Sequence[Attempt], *, step_now: int) -> tuple[int, int]:
 def _again(verdict: Verdict, attempts: Sequence[Attempt], limits: Limits) -> Verdict:
     if len(attempts) <= limits.requeues:
         return verdict
-    why = f"not queued again: it was {limits.requeues} times (--max-requeues)"
+    why = f"not queued again: it was {limits.requeues} times (--max-requeues); start the same command again to go on"
     return Verdict(verdict.reason, error=f"{verdict.error}; {why}" if verdict.error else why)
 
 

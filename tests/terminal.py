@@ -1,5 +1,5 @@
-"""A terminal with one command in it, as a user has: what is typed reaches its whole foreground group, and closing it
-hangs up on it."""
+"""A terminal with one command in it, as a user has: Ctrl-C reaches all that was started there, and closing it hangs up
+on all of that."""
 
 import os
 import pty
@@ -10,19 +10,20 @@ import time
 
 from tests.processes import CHECKOUT, TIMEOUT, environment
 
+SUBMIT = (str(CHECKOUT / "launch" / "submit.py"),)
+
 
 class Terminal:
-    """`with Terminal("submit.py", ..., cwd=...) as terminal:` runs `launch/submit.py` in one."""
+    """`with Terminal(..., cwd=...) as terminal:` runs `launch/submit.py`, or another program, in one."""
 
-    def __init__(self, script, *arguments, cwd, program=None):
+    def __init__(self, *arguments, cwd, program=SUBMIT):
         """
         Args:
-            script: of `launch/`.
-            arguments: its own.
+            arguments: of the program.
             cwd: where it runs.
-            program: Python's arguments instead of the script's path.
+            program: Python's arguments before these.
         """
-        words = [sys.executable, *(program or [str(CHECKOUT / "launch" / script)]), *map(str, arguments)]
+        words = [sys.executable, *program, *map(str, arguments)]
         self.pid, self._side = pty.fork()
         if self.pid == 0:
             os.chdir(cwd)
@@ -41,10 +42,10 @@ class Terminal:
         self.close()
 
     def wait_for(self, reached):
-        """Read until `reached(what was said)`, which the command must still be there to say."""
+        """Read until `reached(what was said)`; the command must still be there."""
         began = time.monotonic()
         while not reached(self.said):
-            assert self._read() and time.monotonic() - began < TIMEOUT, self.said
+            assert self._read(wait=0.05) and time.monotonic() - began < TIMEOUT, self.said
 
     def interrupt(self):
         """Ctrl-C."""
@@ -68,10 +69,12 @@ class Terminal:
         self._status = os.waitstatus_to_exitcode(status)
         return self._status
 
-    def _read(self):
-        """More of what it says; False: there is nobody left who could say anything."""
-        ready, _, _ = select.select([self._side], [], [], TIMEOUT)
-        assert ready, self.said
+    def _read(self, wait=TIMEOUT):
+        """More of what it says within so many seconds; False: there is nobody left who could say anything."""
+        ready, _, _ = select.select([self._side], [], [], wait)
+        if not ready:
+            assert wait < TIMEOUT, self.said
+            return True
         try:
             more = os.read(self._side, 1 << 16)
         except OSError:  # Linux: the last process has closed its side

@@ -16,7 +16,7 @@ from tests.e2e.conftest import TINY
 from tests.processes import TIMEOUT
 from tests.terminal import Terminal
 
-LOCAL = ("submit.py", "--cluster", "local")
+LOCAL = ("--cluster", "local")
 LONG = ("launch/pretrain.py", "--config", "mine.json", "--set", "schedule.total_steps=100000")
 
 
@@ -58,7 +58,7 @@ def test_ctrl_c_leaves_the_job_alone_and_says_how_to_see_and_to_stop_it(project)
         "runs/mine",
         "running",
     ]
-    answer = command(*LOCAL, *LONG, cwd=project)
+    answer = command("submit.py", *LOCAL, *LONG, cwd=project)
     words = f"error: run folder runs/mine: job {job.job} of this machine runs for it: kill {job.job} first"
     assert answer.status == 1 and answer.err.startswith(words)
     os.kill(int(job.job), signal.SIGTERM)
@@ -74,6 +74,18 @@ def test_a_terminal_that_is_closed_ends_no_job(project):
         assert terminal.wait() == -signal.SIGHUP, "who follows it is gone"
     (begun,) = read_attempts(project / "runs" / "mine")
     assert live_local_job(project / "runs" / "mine") is not None and begun.end is None
+
+
+def test_data_preparation_that_is_told_to_end_is_seen_as_stopped(project):
+    """Not as killed: its own record says that it has kept what it has done."""
+    with Terminal(*LOCAL, "--follow", "data_prep", "--config", "tiny/docstrings.json", cwd=project) as terminal:
+        terminal.wait_for(lambda said: "extract" in said)
+        (job,) = (path.name.removesuffix("_attempts") for path in (project / "runs" / ".jobs").glob("*_attempts"))
+        os.kill(int(job), signal.SIGTERM)
+        assert terminal.status() == 75
+    assert terminal.said.splitlines()[-1].startswith("error: data_prep:docstrings was stopped, and has saved: ")
+    (row,) = json.loads(command("status.py", "--json", cwd=project).out)
+    assert (row["state"], row["error"]) == ("stopped and saved", None)
 
 
 def test_a_chain_that_is_left_says_what_was_not_begun_and_how_to_go_on(project):
@@ -106,7 +118,7 @@ def test_a_chain_that_breaks_says_what_was_not_begun_and_how_to_go_on(project):
 @pytest.mark.parametrize(("then", "lines"), [((), []), (("--then", *LONG), ["error: verify ended with status 1; not"])])
 def test_a_job_in_this_process_says_its_error_once(project, then, lines):
     (project / "empty").mkdir()
-    with Terminal("submit.py", "--cluster", "debug", "launch/verify.py", "empty", *then, cwd=project) as terminal:
+    with Terminal("--cluster", "debug", "launch/verify.py", "empty", *then, cwd=project) as terminal:
         assert terminal.status() == 1
     errors = [line for line in terminal.said.splitlines() if "error:" in line]
     assert errors[0].startswith("error: empty is neither a run")

@@ -17,7 +17,7 @@ from ofa.cluster.find import Place
 from ofa.cluster.jobs_file import JOBS_FILE, NotedJob, noted_jobs
 from ofa.cluster.queue import QueuedJob
 from ofa.cluster.row import Row, State, unreadable
-from ofa.cluster.state import NOBODY, RECENT, early_end, state_after
+from ofa.cluster.state import NOBODY, RECENT, early_end, last_noted_error, state_after
 from ofa.cluster.status import job_in_queue
 
 
@@ -62,9 +62,8 @@ def _row(place: Place, jobs: Mapping[str, QueuedJob] | None, now: float) -> Row:
     else:
         error = early_end(place, attempts, NOBODY, now)
         state = State.FAILED if error else State.NEVER_STARTED
-    errors = [attempt.end.error for attempt in attempts if attempt.end is not None and attempt.end.error]
-    if errors and state != State.FINISHED:
-        error = errors[-1].removeprefix("error: ")
+    if state != State.FINISHED:
+        error = last_noted_error(attempts) or error
     return Row(
         str(place.path),
         state,

@@ -15,7 +15,7 @@ from ofa.cluster.jobs_file import live_local_job, noted_jobs
 from ofa.cluster.queue import QueuedJob
 from ofa.cluster.row import State
 from ofa.cluster.tails import Ending, Progress, last_error_line, last_words
-from ofa.cluster.verdict import DONE, STOPPED_AND_SAVED
+from ofa.cluster.verdict import DONE, STOPPED_AND_SAVED, UNSAVED
 from ofa.run_files import is_finished, is_held
 
 RECENT = 120.0
@@ -114,7 +114,16 @@ def state_after(end: End, *, done: State) -> State:
         return done
     if end.status == STOPPED_AND_SAVED:  # an error says why its job did not go back into the queue, as it asked to
         return State.GIVEN_UP if end.error else State.STOPPED
-    return State.FAILED
+    return State.UNFINISHED if end.reason == UNSAVED else State.FAILED
+
+
+def last_noted_error(attempts: Sequence[Attempt]) -> str | None:
+    """Of the last attempt that had one."""
+    ends = [attempt.end for attempt in attempts if attempt.end is not None and attempt.end.error]
+    if not ends:
+        return None
+    error = (ends[-1].error or "").removeprefix("error: ")
+    return f"{UNSAVED}: {error}" if ends[-1].reason == UNSAVED else error
 
 
 def early_end(place: Place, attempts: Sequence[Attempt], owner: Owner, now: float) -> str | None:

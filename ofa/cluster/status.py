@@ -15,7 +15,7 @@ from ofa.cluster.find import Place
 from ofa.cluster.jobs_file import NotedJob, noted_jobs
 from ofa.cluster.queue import QueuedJob, among
 from ofa.cluster.row import BROKEN, Row, State, unreadable
-from ofa.cluster.state import beginning, early_end, owner_of, state_at_rest, state_now
+from ofa.cluster.state import beginning, early_end, last_noted_error, owner_of, state_at_rest, state_now
 from ofa.cluster.tails import Ending, Progress, ending, last_error_line, progress
 from ofa.run_files import is_held, saved_step
 
@@ -136,9 +136,9 @@ def _last_error(place: Place, attempts: Sequence[Attempt], how: Ending, *, runni
         return place.damage
     if how.error is not None and not running:
         return how.error
-    noted = [attempt.end.error for attempt in attempts if attempt.end is not None and attempt.end.error]
-    if noted:
-        return noted[-1].removeprefix("error: ")
+    noted = last_noted_error(attempts)
+    if noted is not None:
+        return noted
     if running or how.saved:
         return None
     if (place.path / "result.json").is_file():

@@ -13,6 +13,7 @@ from ofa.cluster.jobs_file import note_job
 from ofa.cluster.queue import QueuedJob
 from ofa.cluster.row import State
 from ofa.cluster.status import row, sweep_row
+from ofa.cluster.verdict import UNSAVED
 
 HERE = socket.gethostname()
 RUNNING = ("ofa.progress", "tiny: step 0 of 100")
@@ -297,6 +298,13 @@ def test_what_saved_and_was_not_queued_again_is_given_up_and_says_why(make):
     why = "neither done nor a step saved by the time limit: choose a longer --time"
     write_end(folder.path, start(folder), status=75, step=7, reason="out of time", error=why)
     assert (look(folder).state, look(folder).error) == (State.GIVEN_UP, why)
+
+
+def test_what_was_told_to_end_before_it_could_save_has_not_failed(make):
+    """There is nothing to mend."""
+    folder = make("a").begun().given_back()
+    write_end(folder.path, start(folder), status=-15, step=0, reason=UNSAVED, error="ended by SIGTERM")
+    assert (look(folder).state, look(folder).error) == (State.UNFINISHED, f"{UNSAVED}: ended by SIGTERM")
 
 
 def test_a_job_of_this_machine_that_has_yet_to_take_the_lock_runs(make, tmp_path):

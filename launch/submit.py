@@ -156,7 +156,7 @@ def _here(chain: "list[Link]", folder: Path, options: argparse.Namespace) -> int
     try:
         last = run_here(chain, options.cluster, folder, watch=options.follow, begun=_say_begun)
     except StepFailed as failed:
-        if options.cluster == "local" or failed.step + 1 < len(chain):  # a job in here has said why
+        if not failed.was_said or failed.step + 1 < len(chain):
             print(f"error: {words.after_failure(failed, chain, _command_from)}", file=sys.stderr)
         return failed.status
     except StillAtWork as left:

@@ -14,16 +14,18 @@ class SubmitError(ValueError):
 class StepFailed(SubmitError):
     """A step of a chain of this machine that has not done its work; those after it are not begun."""
 
-    def __init__(self, words: str, step: int, status: int):
+    def __init__(self, words: str, step: int, status: int, *, was_said: bool = False):
         """
         Args:
             words: which job, and why.
             step: its number in the chain, from 0.
             status: exit status of the job's run, above 0.
+            was_said: why stands in this terminal already.
         """
         super().__init__(words)
         self.step = step
         self.status = status
+        self.was_said = was_said
 
 
 class StillAtWork(KeyboardInterrupt, Generic[JobT]):

@@ -155,7 +155,7 @@ def _wait(submitted: Submitted, job: submitit.Job[int], step: int, *, watch: boo
             job.results()
         except SystemExit as end:  # it has said why
             status = end.code if isinstance(end.code, int) else 1
-            raise StepFailed(f"{name} ended with status {status}", step, status) from None
+            raise StepFailed(f"{name} ended with status {status}", step, status, was_said=True) from None
         return
     if watch:
         follow(submitted.job, submitted.log, lambda _: _state(submitted, job))

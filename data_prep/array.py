@@ -21,7 +21,7 @@ from data_prep.documents import DataPrepError
 from data_prep.encode import encode
 from data_prep.extract import extract
 from data_prep.jobs import NOTE, Jobs, largest_array, note
-from data_prep.workers import ResultT
+from data_prep.workers import OF_A_TERMINAL, ResultT, stops_wait
 from ofa.config import CHECKOUT
 
 _SLICES = 4
@@ -96,7 +96,8 @@ class ClusterArray:
     def _do(self, slices: list[tuple[Any, list[tuple[Any, ...]]]]) -> None:
         executor = self._executor()
         try:
-            jobs = executor.map_array(_Slice(), [one for one, _ in slices], [calls for _, calls in slices])
+            with stops_wait(OF_A_TERMINAL):  # local jobs are of the same terminal: this process stops them
+                jobs = executor.map_array(_Slice(), [one for one, _ in slices], [calls for _, calls in slices])
         except RuntimeError as error:  # submitit's, for whatever sbatch says
             self._forget()
             raise DataPrepError(f"the jobs were not submitted: {_words_of_sbatch(error)}") from None

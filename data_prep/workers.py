@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
@@ -22,6 +22,9 @@ from data_prep.documents import DataPrepError
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 """Signals by which people and schedulers ask to stop, and the end of a session."""
 
+OF_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
+"""Those of them that Ctrl-C and a closed window send to all that was started there."""
+
 ResultT = TypeVar("ResultT")
 
 
@@ -30,7 +33,7 @@ class Workers:
 
     def __init__(self, count: int):
         context = multiprocessing.get_context("spawn")
-        with _stops_wait():
+        with stops_wait():
             resource_tracker.ensure_running()  # which unblocks signals in this process as it starts its own
         self._others = set(multiprocessing.active_children())
         self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start)
@@ -54,7 +57,7 @@ class Workers:
         pending: list[Future[ResultT]] = []
         try:
             for one in arguments:
-                with _stops_wait():
+                with stops_wait():
                     pending.append(self._pool.submit(function, *one))
                 if len(pending) > self._ahead:
                     yield pending.pop(0).result()
@@ -68,10 +71,10 @@ class Workers:
 
 
 @contextlib.contextmanager
-def _stops_wait() -> Iterator[None]:
+def stops_wait(signals: Sequence[signal.Signals] = STOPS) -> Iterator[None]:
     """Processes that are started meanwhile hear nothing of these signals, which go to all of a group and would end what
     does not ignore them yet; in this one they come when it is over."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:

@@ -25,7 +25,7 @@ import common
 
 from ofa import config
 from ofa.cluster.command import SCRIPTS, expanded, read_call
-from ofa.cluster.errors import SubmitError
+from ofa.cluster.errors import StepFailed, StillAtWork, SubmitError
 from ofa.cluster.resources import Resources, check_options, minutes, node_list, node_range
 
 OF_ONE_LINK = ("each", "name", "script", "arguments", "setup", "sbatch")
@@ -41,13 +41,13 @@ def arguments() -> list[argparse.Namespace]:
     """The command line: one namespace for each link of the chain."""
     parser = _parser()
     links: list[argparse.Namespace] = []
-    words = [[]]
+    parts = [[]]
     for word in sys.argv[1:]:
         if word == "--then":
-            words.append([])
+            parts.append([])
         else:
-            words[-1].append(word)
-    for part in words:
+            parts[-1].append(word)
+    for part in parts:
         before = vars(links[-1]) if links else {}
         start = {key: value for key, value in before.items() if key not in OF_ONE_LINK}
         link = parser.parse_args(part, namespace=argparse.Namespace(**start))
@@ -153,9 +153,46 @@ def _here(chain: "list[Link]", folder: Path, options: argparse.Namespace) -> int
             for call in link.calls:
                 print("python", *call.program(config.CHECKOUT))
         return common.DONE
-    for one in run_here(chain, options.cluster, folder, watch=options.follow):
-        print(f"{one.call.name}: process {one.job}, log {one.log}")
+    try:
+        last = run_here(chain, options.cluster, folder, watch=options.follow, begun=_say_begun)
+    except StepFailed as failed:
+        if not failed.was_said or failed.step + 1 < len(chain):
+            print(f"error: {words.after_failure(failed, chain, _command_from)}", file=sys.stderr)
+        return failed.status
+    except StillAtWork as left:
+        print(f"\n{words.after_ctrl_c(left, chain, _command_from)}", file=sys.stderr)
+        return common.DONE if left.jobs and not words.not_begun(left, chain) else common.INTERRUPTED
+    if options.cluster == "local" and not options.follow:
+        print(f"{words.how_to_watch(chain)}; {words.how_to_stop(last)}")
     return common.DONE
+
+
+def _say_begun(one: "Submitted") -> None:
+    if LINKS[0].cluster == "local":  # a job in here says all itself
+        print(f"{one.call.name}: process {one.job}, log {one.log}", flush=True)
+
+
+def _command_from(step: int) -> str:
+    """The command line of the chain from one of its links on."""
+    parser = _parser()
+    typed, before = ["python", sys.argv[0]], {}
+    for link in LINKS[step:]:
+        for key, value in vars(link).items():
+            usual = parser.get_default(key) if key in OF_ONE_LINK else before.get(key, parser.get_default(key))
+            if key not in ("script", "arguments") and value != usual:
+                typed += _option(key, value)
+        typed += [link.script, *link.arguments, "--then"]
+        before = vars(link)
+    return shlex.join(typed[:-1])
+
+
+def _option(key: str, value: object) -> list[str]:
+    flag = f"--{key.replace('_', '-')}"
+    if isinstance(value, list):
+        return [word for one in value for word in (flag, str(one))]
+    if value is True:
+        return [flag]
+    return [flag, f"{value:.12g}" if isinstance(value, float) else str(value)]
 
 
 def _show_script(link: "Link", script: str, code: Path) -> None:
@@ -171,9 +208,7 @@ def _show(submitted: "list[Submitted]", chain: "list[Link]") -> None:
         place = "" if one.call.run_dir is None else f" -> {one.call.run_dir}"
         print(f"job {one.job}: {one.call.name}{place}, {what[one.call].resources.in_words()}; log {one.log}")
     jobs = list(dict.fromkeys(one.job.split("_")[0] for one in submitted))
-    elsewhere = dict.fromkeys(str(call.run_dir) for call in what if call.run_dir and call.run_dir.parts[0] != "runs")
-    watched = ["python", "launch/status.py", *(["runs", *elsewhere] if elsewhere else []), "--watch"]
-    print(f"watch: {shlex.join(watched)}; cancel: scancel {' '.join(jobs)}")
+    print(f"{words.how_to_watch(chain)}; cancel: scancel {' '.join(jobs)}")
 
 
 def _follow(submitted: "list[Submitted]") -> int:
@@ -188,6 +223,7 @@ def _follow(submitted: "list[Submitted]") -> int:
 
 if __name__ == "__main__":
     LINKS = arguments()
+    from ofa.cluster import words
     from ofa.cluster.follow import follow  # after the arguments: submitit takes a while to import
     from ofa.cluster.here import check_here, meaningless_here, run_here
     from ofa.cluster.snapshot import snapshot

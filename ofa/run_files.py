@@ -18,6 +18,10 @@ Otherwise = Callable[[Sequence[str]], str]
 """From the keys that differ (none: the data do) to what to do for other values or data than those of a run folder."""
 
 
+IN_USE = "is in use by"
+"""What a start says that finds another one's lock on the run folder."""
+
+
 def elsewhere(changed: Sequence[str]) -> str:
     """Where a run folder is to go on."""
     return "choose another --run-dir"

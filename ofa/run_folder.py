@@ -28,6 +28,7 @@ from ofa.config import TrainingConfig
 from ofa.cost import Size, checkpoint_bytes, disk_bytes
 from ofa.files import check_space, megabytes
 from ofa.run_files import (
+    IN_USE,
     Otherwise,
     RunFolderError,
     check_config,
@@ -92,7 +93,7 @@ class RunFolder:
             holder = lock.read().strip() or "an unknown process"
             lock.close()
             raise RunFolderError(
-                f"run folder {self.path} is in use by {holder}; stop that run or choose another --run-dir"
+                f"run folder {self.path} {IN_USE} {holder}; stop that run or choose another --run-dir"
             )
         lock.truncate(0)
         lock.write(f"host {socket.gethostname()}, pid {os.getpid()}\n")

@@ -21,7 +21,7 @@ from ofa.cluster import requeue
 from ofa.cluster.attempts import Attempt, attempts_folder, attempts_of, read_attempts, write_end, write_start
 from ofa.cluster.child import Child, signal_name
 from ofa.cluster.command import environment
-from ofa.cluster.other_ranks import first_end, say_end
+from ofa.cluster.other_ranks import first_end, patience, say_end
 from ofa.cluster.place import Place, export, own_place
 from ofa.cluster.resources import BEGAN, SLACK
 from ofa.cluster.slurm import SlurmError
@@ -39,9 +39,6 @@ RESERVE = 15.0
 OTHER_RANK = re.compile(r"\brank \d")
 GONE = re.compile(r"\brank \d+ .*\bis gone\b")
 """Errors that name another rank, and those that know nothing else of it (`ofa.watch`)."""
-
-WORDS = 5.0
-"""Seconds for that rank's last words to reach its log, and this machine."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +107,10 @@ class JobTask:
             sys.exit(1)
         attempt = self._begin(folder, place, step)
         status, ended = self._work(watch, ("--resume", "auto") if self._must_resume(earlier) else ())
-        ended = replace(self._with_others(ended, place), at_limit=place.can_requeue and self._at_limit(watch))
+        ended = replace(self._with_others(ended, place, watch), at_limit=place.can_requeue and self._at_limit(watch))
         verdict = judge(ended, [*earlier, attempt], saved_step(folder), self._limits)
-        self._end(folder, attempt.number, status, verdict)
+        was_said = place.cluster == "debug" and (ended.error or "").startswith("error:")  # in the same terminal
+        self._end(folder, attempt.number, status, verdict, aloud=not was_said)
         if status == DONE:
             return DONE
         goes_on = verdict.requeue and place.can_requeue and self._requeue(
@@ -133,25 +131,26 @@ class JobTask:
             _say(f"warning: {missing}")
         return Attempt(number, time="", **values)
 
-    def _with_others(self, ended: Ended, place: Place) -> Ended:
-        """An end of whose reason another rank is, with that one's words; one that went without any was lost."""
+    def _with_others(self, ended: Ended, place: Place, watch: Signals) -> Ended:
+        """An end of whose reason another rank is, with that one's words; one that went without any was lost. They are
+        waited for until this task is asked to end itself."""
         if ended.error is None or not OTHER_RANK.search(ended.error):
             return ended
         is_gone = GONE.search(ended.error) is not None
-        until = time.monotonic() + (WORDS if is_gone and ended.asked is None else 0.0)
+        until = time.monotonic() + (patience(len(place.nodes)) if is_gone else 0.0)
         while True:
             other = first_end(self._folder, place.job, place.ranks, place.restart)
             if other is not None:
                 return replace(ended, error=f"{ended.error}; {other}")
-            if time.monotonic() >= until:
+            if watch.asked is not None or time.monotonic() >= until:
                 return replace(ended, lost=is_gone)
             time.sleep(BETWEEN_LOOKS)
 
-    def _end(self, folder: Path, number: int, status: int, verdict: Verdict) -> None:
+    def _end(self, folder: Path, number: int, status: int, verdict: Verdict, *, aloud: bool = True) -> None:
         """Note and say how an attempt has ended; what is noted last holds."""
         step = saved_step(folder)
         write_end(folder, number, status=status, step=step, reason=verdict.reason, error=verdict.error)
-        if verdict.error is not None:
+        if verdict.error is not None and aloud:
             _say(f"{verdict.reason}: {verdict.error}")
 
     def _work(self, watch: Signals, more: Sequence[str]) -> tuple[int, Ended]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ofa.cluster.exclusive import exclusive
-from ofa.run_files import json_lines
+from ofa.run_files import IN_USE, json_lines
 
 ATTEMPTS_FILE = "attempts.jsonl"
 
@@ -70,6 +70,11 @@ class Attempt:
 
     end: End | None = None
     """None: it goes on, or was killed."""
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether it found another one at the run, of which its end says nothing."""
+        return self.end is not None and IN_USE in (self.end.error or "")
 
 
 def read_attempts(folder: Path) -> list[Attempt]:

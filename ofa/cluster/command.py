@@ -58,6 +58,11 @@ class ScriptCall:
         return self.script in TRAINING
 
     @property
+    def saves(self) -> bool:
+        """Whether it keeps what it has done so far when it is asked to end."""
+        return self.trains or self.script in (DATA_PREP, "sweep")
+
+    @property
     def sets(self) -> list[str]:
         """What it sets over its config, as `KEY=VALUE`."""
         return _known().parse_known_args(self.arguments)[0].set

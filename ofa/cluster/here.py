@@ -5,18 +5,26 @@ There is no queue to go back to: a run that was stopped, or has crashed, ends it
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import submitit
 
+from ofa.cluster.attempts import End, attempts_of
 from ofa.cluster.command import python_path
-from ofa.cluster.errors import SubmitError
+from ofa.cluster.errors import StepFailed, StillAtWork, SubmitError
 from ofa.cluster.follow import BETWEEN_LOOKS, follow
-from ofa.cluster.submit import Link, Submitted, job_name, note, task
+from ofa.cluster.jobs_file import submitting
+from ofa.cluster.local_executor import LocalExecutor
+from ofa.cluster.submit import Link, Submitted, check_free_here, job_name, note, task
+from ofa.cluster.tails import last_words
+from ofa.cluster.verdict import DONE, SAVED, STOPPED_AND_SAVED
 from ofa.config import CHECKOUT
 
 OF_SLURM = ("partition", "account", "qos", "constraint", "exclude", "cpus_per_task")
@@ -50,7 +58,9 @@ def meaningless_here(chain: Sequence[Link]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def run_here(chain: Sequence[Link], cluster: str, folder: Path, *, watch: bool) -> list[Submitted]:
+def run_here(
+    chain: Sequence[Link], cluster: str, folder: Path, *, watch: bool, begun: Callable[[Submitted], None]
+) -> list[Submitted]:
     """Do a chain, each link after the success of the one before; the last is left to run by itself.
 
     Args:
@@ -58,29 +68,45 @@ def run_here(chain: Sequence[Link], cluster: str, folder: Path, *, watch: bool) 
         cluster: `local` or `debug`.
         folder: of submitit's files.
         watch: follow the logs, of the last link too.
+        begun: told of each job as it is started.
+
+    Returns:
+        The jobs of the last link.
 
     Raises:
-        SubmitError: a job failed, with its log; those after it are not begun.
+        StepFailed: a job failed, was stopped or could not be started; those of the links after it are not begun.
+        StillAtWork: Ctrl-C came.
     """
-    done: list[Submitted] = []
-    for link in chain:
+    last: list[Submitted] = []
+    for step, link in enumerate(chain):
         started: list[tuple[Submitted, submitit.Job[int]]] = []
-        for call in link.calls:
-            while sum(not job.done() for _, job in started) >= link.at_a_time:
-                time.sleep(BETWEEN_LOOKS)
-            started += start_here(replace(link, calls=(call,)), cluster, folder)
-        done += [one for one, _ in started]
-        if link is not chain[-1] or watch or cluster == "debug":
-            for one, job in started:
-                _wait(one, job, watch=watch and cluster == "local")
-    return done
+        try:
+            for call in link.calls:
+                while sum(not job.done() for _, job in started) >= link.at_a_time:
+                    time.sleep(BETWEEN_LOOKS)
+                started += start_here(replace(link, calls=(call,)), cluster, folder)
+                begun(started[-1][0])
+            last = [one for one, _ in started]
+            if link is not chain[-1] or watch or cluster == "debug":
+                for one, job in started:
+                    _wait(one, job, step, watch=watch and cluster == "local")
+        except SubmitError as error:
+            raise error if isinstance(error, StepFailed) else StepFailed(str(error), step, 1) from None
+        except KeyboardInterrupt:
+            at_work = [one for one, job in started if cluster == "local" and not job.done()]
+            raise StillAtWork(step, at_work, len(link.calls) - len(started)) from None
+    return last
 
 
 def start_here(link: Link, cluster: str, folder: Path) -> list[tuple[Submitted, submitit.Job[int]]]:
-    """Start the jobs of a link side by side; arguments as those of `run_here`."""
+    """Start the jobs of a link side by side; arguments as those of `run_here`.
+
+    Raises:
+        SubmitError: a run folder has a job of this machine.
+    """
     os.environ["PYTHONPATH"] = python_path()
     os.environ.pop("SUBMITIT_PREEMPT_SIGNAL", None)  # a run listens to submitit's own choice
-    executor = submitit.LocalExecutor(folder) if cluster == "local" else submitit.DebugExecutor(folder)
+    executor = LocalExecutor(folder) if cluster == "local" else submitit.DebugExecutor(folder)
     executor.update_parameters(
         tasks_per_node=link.resources.processes,
         gpus_per_node=link.resources.gpus_per_node,
@@ -90,24 +116,73 @@ def start_here(link: Link, cluster: str, folder: Path) -> list[tuple[Submitted, 
     )
     started = []
     for call in link.calls:
-        job = executor.submit(task(call, link, folder, CHECKOUT))
-        started.append((Submitted(job.job_id, call, folder / f"{job.job_id}_0_log.out"), job))
-        note(started[-1][0], name=job_name(link), is_local=True)
+        with contextlib.nullcontext() if call.run_dir is None else submitting(call.run_dir):
+            if call.run_dir is not None:
+                check_free_here(call.run_dir)  # again: another one may have come since the chain was checked
+            with _ctrl_c_waits():
+                job = executor.submit(task(call, link, folder, CHECKOUT))
+                started.append((Submitted(job.job_id, call, folder / f"{job.job_id}_0_log.out"), job))
+                process = int(job.job_id) if cluster == "local" else os.getpid()
+                note(started[-1][0], name=job_name(link), process=process)
     return started
 
 
-def _wait(submitted: Submitted, job: submitit.Job[int], *, watch: bool) -> None:
-    if watch:
-        follow(submitted.job, submitted.log, lambda _: (_state(job), ""))
+@contextlib.contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Until a job that is started is noted: it would go on and nobody know of it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     try:
-        job.results()
-    except Exception as error:  # submitit wraps whatever it was
-        last = str(error).strip().splitlines()[-1:]
-        raise SubmitError(f"{submitted.call.name} failed: {submitted.log}: {''.join(last)}") from None
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
-def _state(job: submitit.Job[int]) -> str:
-    """In Slurm's words."""
+def _wait(submitted: Submitted, job: submitit.Job[int], step: int, *, watch: bool) -> None:
+    """Until a job has ended.
+
+    Raises:
+        StepFailed: it has not done its work.
+    """
+    name = submitted.call.name
+    if isinstance(job, submitit.DebugJob):
+        try:
+            job.results()
+        except SystemExit as end:  # it has said why
+            status = end.code if isinstance(end.code, int) else 1
+            raise StepFailed(f"{name} ended with status {status}", step, status, was_said=True) from None
+        return
+    if watch:
+        follow(submitted.job, submitted.log, lambda _: _state(submitted, job))
+    while not job.done():
+        time.sleep(BETWEEN_LOOKS)
+    end = _end(submitted)
+    if end is None:  # killed, or it could not begin
+        error, last = last_words(submitted.log)
+        raise StepFailed(f"{name} failed: {submitted.log}: {error or last or 'without a word'}", step, 1)
+    if end.status == STOPPED_AND_SAVED:
+        raise StepFailed(f"{name} was stopped, and has saved: {submitted.log}", step, end.status)
+    if end.status != DONE:
+        why = (end.error or end.reason).removeprefix("error: ")
+        raise StepFailed(f"{name} failed: {submitted.log}: {why}", step, 1)
+
+
+def _state(submitted: Submitted, job: submitit.Job[int]) -> tuple[str, str]:
+    """In Slurm's words, and why."""
     if not job.done():
-        return "RUNNING"
-    return "COMPLETED" if job.exception() is None else "FAILED"
+        return "RUNNING", ""
+    end = _end(submitted)
+    if end is not None and end.status == DONE:
+        return "COMPLETED", ""
+    return "FAILED", SAVED if end is not None and end.status == STOPPED_AND_SAVED else ""
+
+
+def _end(submitted: Submitted) -> End | None:
+    """Of its last attempt, as far as that is on record."""
+    attempts = attempts_of(submitted.attempts, submitted.job)
+    return attempts[-1].end if attempts else None

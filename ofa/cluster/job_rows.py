@@ -17,9 +17,8 @@ from ofa.cluster.find import Place
 from ofa.cluster.jobs_file import JOBS_FILE, NotedJob, noted_jobs
 from ofa.cluster.queue import QueuedJob
 from ofa.cluster.row import Row, State, unreadable
-from ofa.cluster.state import BY_STATUS, NOBODY, RECENT, early_end
+from ofa.cluster.state import NOBODY, RECENT, early_end, last_noted_error, state_after
 from ofa.cluster.status import job_in_queue
-from ofa.cluster.verdict import DONE
 
 
 def job_row(place: Place, jobs: Mapping[str, QueuedJob] | None, *, now: float | None = None) -> Row:
@@ -63,9 +62,8 @@ def _row(place: Place, jobs: Mapping[str, QueuedJob] | None, now: float) -> Row:
     else:
         error = early_end(place, attempts, NOBODY, now)
         state = State.FAILED if error else State.NEVER_STARTED
-    errors = [attempt.end.error for attempt in attempts if attempt.end is not None and attempt.end.error]
-    if errors and state != State.FINISHED:
-        error = errors[-1].removeprefix("error: ")
+    if state != State.FINISHED:
+        error = last_noted_error(attempts) or error
     return Row(
         str(place.path),
         state,
@@ -80,9 +78,9 @@ def _row(place: Place, jobs: Mapping[str, QueuedJob] | None, now: float) -> Row:
 def _after(last: Attempt, noted: NotedJob | None, now: float, *, asked: bool) -> State:
     """The state of a job that is in no queue, by its last attempt."""
     if last.end is not None:
-        return State.FINISHED if last.end.status == DONE else BY_STATUS.get(last.end.status, State.FAILED)
+        return state_after(last.end, done=State.FINISHED)
     if noted is not None and noted.is_local and last.nodes == (socket.gethostname(),):
-        return State.RUNNING if Path("/proc", noted.job).exists() else State.KILLED
+        return State.RUNNING if noted.process is not None and noted.process.lives else State.KILLED
     log = noted.log if noted is not None else None
     knows = asked and not (noted is not None and noted.is_local)
     if not knows and log is not None and log.exists() and now - log.stat().st_mtime < RECENT:

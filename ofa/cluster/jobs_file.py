@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ofa.cluster.attempts import attempts_of
 from ofa.cluster.exclusive import exclusive
+from ofa.cluster.local_processes import LocalProcess, local_process, process_here
 from ofa.run_files import RunFolderError, read_json, write_json
 
 JOBS_FILE = "jobs.json"
 LOCK = ".jobs.lock"
+SUBMITTING = ".submitting.lock"
 
 SLURM, LOCAL = "slurm", "local"
 """Whose numbers they are."""
@@ -40,6 +44,9 @@ class NotedJob:
     is_local: bool = False
     """A process of some machine: its number is not Slurm's."""
 
+    process: LocalProcess | None = None
+    """That which lives as long as a local job does; None as for the log."""
+
 
 def noted_jobs(folder: Path) -> list[NotedJob]:
     """The jobs that were submitted for a run, the last one last; none where nobody has noted any.
@@ -53,18 +60,41 @@ def noted_jobs(folder: Path) -> list[NotedJob]:
     return [_noted(one) for one in (jobs if isinstance(jobs, list) else [])]
 
 
+def live_local_job(folder: Path) -> NotedJob | None:
+    """The job of this machine that was submitted for a run and has not ended; None: there is none.
+
+    Raises:
+        RunFolderError: as `noted_jobs`.
+    """
+    for one in noted_jobs(folder):
+        if one.process is not None and one.process.lives and not _has_ended(folder, one.job):
+            return one
+    return None
+
+
+@contextlib.contextmanager
+def submitting(folder: Path) -> Iterator[None]:
+    """Nobody else who asks for this submits a job for the run meanwhile; its folder is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder / SUBMITTING):
+        yield
+
+
 def note_job(
-    folder: Path, job: str, *, command: str, log: Path, name: str | None = None, is_local: bool = False
+    folder: Path, job: str, *, command: str, log: Path, name: str | None = None, process: int | None = None
 ) -> None:
     """Write down that this user has submitted a job for a run, whose folder is made if it is not there.
 
     Args:
         folder: of the run.
-        job, command, log, name, is_local: as those of `NotedJob`.
+        job, command, log, name: as those of `NotedJob`.
+        process: number of the one of this machine that lives as long as the job does; None: it is Slurm's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    new = {"job": job, "name": name, "user": os.getuid(), "cluster": LOCAL if is_local else SLURM, "time": when}
+    new = {"job": job, "name": name, "user": os.getuid(), "cluster": SLURM if process is None else LOCAL, "time": when}
+    if process is not None:
+        new["process"] = process_here(process).as_json()
     with exclusive(folder / LOCK):
         jobs = []
         with contextlib.suppress(RunFolderError):  # what is damaged is written anew
@@ -83,4 +113,11 @@ def _noted(value: object) -> NotedJob:
         user if isinstance(user, int) else None,
         command if isinstance(command, str) else None,
         value.get("cluster") == LOCAL,
+        local_process(value.get("process")),
     )
+
+
+def _has_ended(folder: Path, job: str) -> bool:
+    """Whether its attempt has, which a little more of the job's process may outlive."""
+    attempts = attempts_of(folder, job)
+    return bool(attempts) and attempts[-1].end is not None

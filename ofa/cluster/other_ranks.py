@@ -3,6 +3,8 @@ process knows only that another one is gone."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import sys
 import time
@@ -11,6 +13,9 @@ from pathlib import Path
 from ofa.run_files import read_tail
 
 LINE = re.compile(r"^rank (\d+), start (\d+), ended at (\d+\.\d): (.*)$", re.MULTILINE)
+
+OF_THIS_NODE, OF_OTHERS = 5.0, 60.0
+"""Seconds; NFS looks after a minute at the latest (`acregmax`)."""
 
 TAIL = 8 << 10
 """Bytes of each log that are read."""
@@ -25,6 +30,18 @@ def say_end(rank: int, restart: int, error: str) -> None:
         error: on one line.
     """
     print(f"rank {rank}, start {restart}, ended at {time.time():.1f}: {error}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # no file; a network file system else keeps it on this node for half a minute
+        os.fsync(sys.stderr.fileno())
+
+
+def patience(nodes: int) -> float:
+    """Seconds that the first rank waits for the words of another that is gone.
+
+    Args:
+        nodes: of the job; on one, both have the same disk. From another they are on the file server at once, and it is
+            up to this node when it looks there anew.
+    """
+    return OF_THIS_NODE if nodes == 1 else OF_OTHERS
 
 
 def first_end(folder: Path, job: str, ranks: int, restart: int) -> str | None:

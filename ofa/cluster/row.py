@@ -16,6 +16,9 @@ class State(StrEnum):
     PENDING = "pending"
     REQUEUED = "requeued"
     STOPPED = "stopped and saved"
+    GIVEN_UP = "given up"
+    """It has saved and could go on, but its job was not queued again; the error says why."""
+
     FAILED = "failed"
     KILLED = "killed"
     UNFINISHED = "unfinished"
@@ -25,7 +28,7 @@ class State(StrEnum):
     UNREADABLE = "unreadable"
 
 
-BROKEN = (State.FAILED, State.KILLED, State.UNREADABLE)
+BROKEN = (State.FAILED, State.GIVEN_UP, State.KILLED, State.UNREADABLE)
 """States that somebody should look at."""
 
 

@@ -25,6 +25,7 @@ from ofa.cluster.status import jobs_to_ask_for, row, sweep_row
 COLOURS = {
     State.FINISHED: "green",
     State.RUNNING: "cyan",
+    State.GIVEN_UP: "red",
     State.FAILED: "red",
     State.KILLED: "red",
     State.UNREADABLE: "red",

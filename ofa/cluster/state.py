@@ -11,10 +11,11 @@ from pathlib import Path
 
 from ofa.cluster.attempts import Attempt, End
 from ofa.cluster.find import Place
-from ofa.cluster.jobs_file import noted_jobs
+from ofa.cluster.jobs_file import live_local_job, noted_jobs
 from ofa.cluster.queue import QueuedJob
 from ofa.cluster.row import State
 from ofa.cluster.tails import Ending, Progress, last_error_line, last_words
+from ofa.cluster.verdict import DONE, INTERRUPTED, STOPPED_AND_SAVED, UNHEARD, UNSAVED
 from ofa.run_files import is_finished, is_held
 
 RECENT = 120.0
@@ -25,10 +26,6 @@ LINES = 3
 
 SLACK = 5.0
 """Seconds by which clocks of machines may differ, and between a run's end and the note of it."""
-
-BY_STATUS = {0: State.UNFINISHED, 75: State.STOPPED}
-"""Of the last attempt's exit status; every other one is a failure."""
-
 
 @dataclass(frozen=True)
 class Owner:
@@ -78,7 +75,7 @@ def state_now(
     """
     if is_finished(place.path):
         return State.FINISHED
-    if owner.held or (job is not None and job[1].has_nodes):
+    if owner.held or (job is not None and job[1].has_nodes) or live_local_job(place.path) is not None:
         return State.RUNNING
     if job is not None:
         return State.REQUEUED if any(attempt.job == job[0] for attempt in attempts) else State.PENDING
@@ -96,7 +93,7 @@ def state_at_rest(place: Place, attempts: Sequence[Attempt], owner: Owner, how: 
         crashed = last is not None and last.end is not None and last.end.status > 0
         return State.FAILED if how.error or crashed else State.KILLED
     if last is not None and last.end is not None and not _was_started_again(last.end, owner):
-        return BY_STATUS.get(last.end.status, State.FAILED)
+        return state_after(last.end, done=State.UNFINISHED)
     if how.error or how.saved:
         return State.FAILED if how.error else State.STOPPED
     if last is not None:
@@ -104,6 +101,30 @@ def state_at_rest(place: Place, attempts: Sequence[Attempt], owner: Owner, how: 
     if not place.has_begun:
         return State.FAILED if last_error_line(place.path / "output.txt") else State.NEVER_STARTED
     return State.UNFINISHED
+
+
+def state_after(end: End, *, done: State) -> State:
+    """The state of what is not queued or started again, by how its last attempt ended.
+
+    Args:
+        end: of that.
+        done: where it did its work.
+    """
+    if end.status == DONE:
+        return done
+    if end.status == STOPPED_AND_SAVED:  # an error says why its job did not go back into the queue, as it asked to
+        return State.GIVEN_UP if end.error else State.STOPPED
+    unheard = end.reason == UNSAVED and end.status in (*UNHEARD, INTERRUPTED)
+    return State.UNFINISHED if unheard else State.FAILED
+
+
+def last_noted_error(attempts: Sequence[Attempt]) -> str | None:
+    """Of the last attempt that had one."""
+    ends = [attempt.end for attempt in attempts if attempt.end is not None and attempt.end.error]
+    if not ends:
+        return None
+    error = (ends[-1].error or "").removeprefix("error: ")
+    return f"{UNSAVED}: {error}" if ends[-1].reason == UNSAVED else error
 
 
 def early_end(place: Place, attempts: Sequence[Attempt], owner: Owner, now: float) -> str | None:

@@ -15,7 +15,7 @@ from ofa.cluster.find import Place
 from ofa.cluster.jobs_file import NotedJob, noted_jobs
 from ofa.cluster.queue import QueuedJob, among
 from ofa.cluster.row import BROKEN, Row, State, unreadable
-from ofa.cluster.state import beginning, early_end, owner_of, state_at_rest, state_now
+from ofa.cluster.state import beginning, early_end, last_noted_error, owner_of, state_at_rest, state_now
 from ofa.cluster.tails import Ending, Progress, ending, last_error_line, progress
 from ofa.run_files import is_held, saved_step
 
@@ -95,13 +95,15 @@ def job_in_queue(place: Place, jobs: Mapping[str, QueuedJob]) -> str | None:
 
 
 def _row(place: Place, jobs: Mapping[str, QueuedJob], now: float) -> Row:
-    folder, attempts, owner = place.path, read_attempts(place.path), owner_of(place.path)
+    folder, owner = place.path, owner_of(place.path)
+    tries = read_attempts(folder)
+    attempts = [one for one in tries if not one.was_refused]
     said = progress(folder, owner.since if owner.host else 0.0)
     how = ending(folder, beginning(attempts, owner))
     job = job_in_queue(place, jobs)
     total, saved = (place.record or {}).get("total_steps"), saved_step(folder)
     state = state_now(place, attempts, owner, said, None if job is None else (job, jobs[job]), now)
-    early = None if state else early_end(place, attempts, owner, now)
+    early = None if state else early_end(place, tries, owner, now)
     state = state or (State.FAILED if early else state_at_rest(place, attempts, owner, how))
     error = early or _last_error(place, attempts, how, running=state == State.RUNNING)
     begun = state != State.NEVER_STARTED and (place.has_begun or bool(attempts))
@@ -134,9 +136,9 @@ def _last_error(place: Place, attempts: Sequence[Attempt], how: Ending, *, runni
         return place.damage
     if how.error is not None and not running:
         return how.error
-    noted = [attempt.end.error for attempt in attempts if attempt.end is not None and attempt.end.error]
-    if noted:
-        return noted[-1].removeprefix("error: ")
+    noted = last_noted_error(attempts)
+    if noted is not None:
+        return noted
     if running or how.saved:
         return None
     if (place.path / "result.json").is_file():

@@ -25,8 +25,8 @@ from ofa.cluster.command import ScriptCall, check
 from ofa.cluster.division import check_division
 from ofa.cluster.errors import SubmitError
 from ofa.cluster.follow import FORGOTTEN
-from ofa.cluster.jobs_file import note_job, noted_jobs
-from ofa.cluster.queue import among, whoever
+from ofa.cluster.jobs_file import live_local_job, note_job, noted_jobs
+from ofa.cluster.queue import among, has_slurm, whoever
 from ofa.cluster.resources import Resources
 from ofa.cluster.slurm import SlurmError, ask
 from ofa.cluster.snapshot import Code
@@ -95,8 +95,14 @@ def check_chain(chain: Sequence[Link], *, slurm: bool) -> None:
         SubmitError, ConfigError: what is wrong.
     """
     groups = partitions.partitions() if slurm else []
+    run_dirs = [call.run_dir for link in chain for call in link.calls if call.run_dir is not None]
+    for run_dir in run_dirs:
+        check_free_here(run_dir)
     if slurm:
-        _check_free([call.run_dir for link in chain for call in link.calls if call.run_dir is not None])
+        _check_queue(run_dirs)
+    elif has_slurm():
+        with contextlib.suppress(SlurmError):  # which is not needed here
+            _check_queue(run_dirs)
     folders: set[Path] = set()
     made: list[Path] = []
     for link in chain:
@@ -178,15 +184,15 @@ def submit(chain: Sequence[Link], folder: Path, code: Code) -> list[Submitted]:
     return done
 
 
-def note(submitted: Submitted, *, name: str, is_local: bool = False) -> None:
+def note(submitted: Submitted, *, name: str, process: int | None = None) -> None:
     """Write down which job was submitted, in the folder in which its attempts will be noted.
 
     Args:
         submitted: the job.
-        name, is_local: as those of `NotedJob`.
+        name, process: as those of `note_job`.
     """
     command = shlex.join(submitted.call.program(Path()))
-    note_job(submitted.attempts, submitted.job, command=command, log=submitted.log, name=name, is_local=is_local)
+    note_job(submitted.attempts, submitted.job, command=command, log=submitted.log, name=name, process=process)
 
 
 def job_name(link: Link) -> str:
@@ -226,8 +232,22 @@ def _taken_back(done: Sequence[Submitted]) -> str:
     return f"still queued, cancel them: scancel {' '.join(left)}" if left else "nothing is queued"
 
 
-def _check_free(folders: Sequence[Path]) -> None:
-    """Refuse a run folder that has a job already, which waits or runs.
+def check_free_here(folder: Path) -> None:
+    """Refuse a run folder that has a job of this machine already, also one that has yet to take its lock.
+
+    Raises:
+        SubmitError: naming it.
+    """
+    live = live_local_job(folder)
+    if live is not None and live.process is not None:
+        raise SubmitError(
+            f"run folder {folder}: job {live.job} of this machine runs for it: kill {live.process.pid} first (it "
+            "saves), or choose another --run-dir"
+        )
+
+
+def _check_queue(folders: Sequence[Path]) -> None:
+    """Refuse a run folder that has a job in Slurm's queue, which waits or runs.
 
     Raises:
         SubmitError: naming it.

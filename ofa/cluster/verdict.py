@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from ofa.cluster.attempts import Attempt, End
 
-DONE, USAGE, STOPPED_AND_SAVED = 0, 2, 75
+DONE, USAGE, STOPPED_AND_SAVED, INTERRUPTED = 0, 2, 75, 130
 """Exit statuses of the scripts."""
 
 SAVED = "stopped and saved"
@@ -128,7 +128,7 @@ def _reason(ended: Ended, *, gained: bool) -> str:
         return LOST
     if ended.asked is None or not ended.in_time:
         return CRASHED
-    if ended.status in UNHEARD:
+    if ended.status in UNHEARD or (ended.status, ended.asked) == (INTERRUPTED, "SIGINT"):  # Ctrl-C as it started
         return TOO_LONG if ended.at_limit and not gained else UNSAVED
     if ended.status < 0:
         return CRASHED
@@ -176,7 +176,7 @@ def in_a_row(attempts: Sequence[Attempt], *, step_now: int) -> tuple[int, int]:
 def _again(verdict: Verdict, attempts: Sequence[Attempt], limits: Limits) -> Verdict:
     if len(attempts) <= limits.requeues:
         return verdict
-    why = f"not queued again: it was {limits.requeues} times (--max-requeues)"
+    why = f"not queued again: it was {limits.requeues} times (--max-requeues); start the same command again to go on"
     return Verdict(verdict.reason, error=f"{verdict.error}; {why}" if verdict.error else why)
 
 

@@ -1,6 +1,7 @@
 """Jobs of this machine, without Slurm."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from ofa.cluster.attempts import read_attempts
 from ofa.cluster.command import ScriptCall
 from ofa.cluster.errors import SubmitError
-from ofa.cluster.here import check_here, meaningless_here, run_here
+from ofa.cluster.here import check_here, meaningless_here, run_here, start_here
 from ofa.cluster.resources import Resources
 from ofa.cluster.submit import Link
 from ofa.cluster.verdict import Limits
@@ -22,7 +23,7 @@ def link(*arguments):
 def test_a_job_that_is_followed_to_its_end_is_said_to_have_ended_as_it_did(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SubmitError, match="verify failed"):
-        run_here([link("--help"), link("nowhere")], "local", tmp_path / "jobs", watch=True)
+        run_here([link("--help"), link("nowhere")], "local", tmp_path / "jobs", watch=True, begun=print)
     said = [line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines() if line.startswith("job ")]
     assert [state for state in said if state != "RUNNING"] == ["COMPLETED", "FAILED"]
 
@@ -31,11 +32,27 @@ def test_an_array_has_as_many_jobs_side_by_side_as_it_may(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     calls = tuple(ScriptCall("verify", None, Path("runs", name), ("--help",)) for name in "abc")
     array = Link(calls, Resources(), Limits(), at_a_time=1)
-    run_here([array, link("--help")], "local", tmp_path / "jobs", watch=False)
+    run_here([array, link("--help")], "local", tmp_path / "jobs", watch=False, begun=print)
     assert [read_attempts(call.run_dir)[0].end.status for call in calls] == [0, 0, 0]
     ends = [(call.run_dir / "attempts.jsonl").stat().st_mtime_ns for call in calls]
     begins = [(call.run_dir / "jobs.json").stat().st_mtime_ns for call in calls]
     assert all(end <= begin for end, begin in zip(ends, begins[1:], strict=False))
+
+
+def test_of_two_that_are_submitted_at_once_for_a_run_one_is_refused(tmp_path, monkeypatch):
+    """Before the first has come to take the lock of the run folder."""
+    monkeypatch.chdir(tmp_path)
+    call = ScriptCall("verify", None, Path("runs", "a"), ("--help",))
+    one = dataclasses.replace(link(), calls=(call,))
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(start_here, one, "local", tmp_path / "jobs") for _ in range(2)]
+    refused = [done.exception() for done in asked if done.exception()]
+    (((submitted, job),),) = [done.result() for done in asked if not done.exception()]
+    words = f"run folder runs/a: job {submitted.job} of this machine runs for it: kill {submitted.job} first"
+    assert [str(error).startswith(words) for error in refused] == [True]
+    assert job.results() == [0]
+    ((_, again),) = start_here(one, "local", tmp_path / "jobs")
+    assert again.results() == [0]
 
 
 @pytest.mark.parametrize("cluster", ["local", "debug"])

@@ -29,7 +29,8 @@ def job(tmp_path):
     def submitted(number, text=PREPARE, *, log=None, ago=0.0, is_local=False):
         path = tmp_path / "runs" / ".jobs" / f"{number}_0_log.out"
         folder = path.parent / f"{number}_attempts"
-        note_job(folder, str(number), command=text, log=path, name="data_prep:docstrings", is_local=is_local)
+        process = number if is_local else None
+        note_job(folder, str(number), command=text, log=path, name="data_prep:docstrings", process=process)
         if log is not None:
             path.write_text(log)
             os.utime(path, (time.time() - ago,) * 2)
@@ -64,7 +65,12 @@ def test_a_job_that_waits_runs_and_waits_again(job):
 
 @pytest.mark.parametrize(
     ("status", "error", "state"),
-    [(0, None, State.FINISHED), (75, None, State.STOPPED), (1, "error: no space", State.FAILED)],
+    [
+        (0, None, State.FINISHED),
+        (75, None, State.STOPPED),
+        (75, "error: not queued again", State.GIVEN_UP),
+        (1, "error: no space", State.FAILED),
+    ],
 )
 def test_how_it_ended_is_told_by_its_last_attempt(job, status, error, state):
     folder = job(17)
@@ -72,7 +78,8 @@ def test_how_it_ended_is_told_by_its_last_attempt(job, status, error, state):
     write_end(folder, start(folder, restart=1), status=status, step=0, reason="x", error=error)
     found = look(folder, {})
     assert (found.state, found.attempts) == (state, 2)
-    assert found.error == {State.FINISHED: None, State.STOPPED: "before", State.FAILED: "no space"}[state]
+    of_last = (error or "error: before").removeprefix("error: ")
+    assert found.error == (None if state == State.FINISHED else of_last)
     assert (found.step, found.total, found.loss, found.eta) == (None, None, None, None)
 
 

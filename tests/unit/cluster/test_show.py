@@ -147,7 +147,7 @@ def test_a_number_that_is_by_now_somebody_elses_job_is_no_job_of_a_run(make, tmp
     make("older").write("jobs.json", json.dumps({"jobs": [{"job": "17"}]}))
     for name in ("mine", "other_name", "other_user"):
         note_job(make(name).path, "17", command="", log=tmp_path / "log", name=f"pretrain:{name}")
-    note_job(make("here").path, "17", command="", log=tmp_path / "log", name="pretrain:mine", is_local=True)
+    note_job(make("here").path, "17", command="", log=tmp_path / "log", name="pretrain:mine", process=1)
     states = {}
     for user, name in ((os.getuid(), "pretrain:mine"), (os.getuid() + 1, "pretrain:other_user")):
         squeue(tmp_path / "bin", f'echo "17|PENDING|(launch failed|requeued)|{user}|{name}"', monkeypatch)

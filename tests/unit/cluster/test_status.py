@@ -13,6 +13,7 @@ from ofa.cluster.jobs_file import note_job
 from ofa.cluster.queue import QueuedJob
 from ofa.cluster.row import State
 from ofa.cluster.status import row, sweep_row
+from ofa.cluster.verdict import UNSAVED
 
 HERE = socket.gethostname()
 RUNNING = ("ofa.progress", "tiny: step 0 of 100")
@@ -273,3 +274,41 @@ def test_a_sweep_whose_process_lives_runs_also_between_two_cells(make, hold):
     folder = make("sweep").write("config.json", json.dumps({"config": {"script": "cofi"}, "cells": ["x"]}))
     hold(folder)
     assert sweep_row(look_at(folder.path), [], {}).state == State.RUNNING
+
+
+IN_USE = "error: run folder runs/a is in use by host n1, pid 7; stop that run or choose another --run-dir"
+
+
+def test_a_start_that_was_refused_says_nothing_of_the_run_that_was_in_its_way(make, hold):
+    """Neither while that goes on nor when it has ended."""
+    folder = make("a").begun().trained(7).said(RUNNING)
+    first = start(folder, job="1")
+    write_end(folder.path, start(folder, job="2"), status=1, step=0, reason="crashed", error=IN_USE)
+    folder.taken_by(HERE)
+    assert (look(folder).state, look(folder).error, look(folder).attempts) == (State.KILLED, None, 1)
+    folder.given_back()
+    write_end(folder.path, first, status=75, step=7, reason="stopped and saved")
+    assert (look(folder).state, look(folder).error) == (State.STOPPED, None)
+    hold(folder)
+    assert (look(folder).state, look(folder).error) == (State.RUNNING, None)
+
+
+def test_what_saved_and_was_not_queued_again_is_given_up_and_says_why(make):
+    folder = make("a").begun().trained(7).said(RUNNING, SAVED).saved(7).given_back()
+    why = "neither done nor a step saved by the time limit: choose a longer --time"
+    write_end(folder.path, start(folder), status=75, step=7, reason="out of time", error=why)
+    assert (look(folder).state, look(folder).error) == (State.GIVEN_UP, why)
+
+
+def test_what_was_told_to_end_before_it_could_save_has_not_failed(make):
+    """There is nothing to mend."""
+    folder = make("a").begun().given_back()
+    write_end(folder.path, start(folder), status=-15, step=0, reason=UNSAVED, error="ended by SIGTERM")
+    assert (look(folder).state, look(folder).error) == (State.UNFINISHED, f"{UNSAVED}: ended by SIGTERM")
+
+
+def test_a_job_of_this_machine_that_has_yet_to_take_the_lock_runs(make, tmp_path):
+    folder = make("a").begun().trained(7).said(RUNNING, SAVED).given_back()
+    note_job(folder.path, "1", command="", log=tmp_path / "log", process=os.getpid())
+    start(folder, job="1")
+    assert look(folder).state == State.RUNNING

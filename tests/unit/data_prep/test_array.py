@@ -14,6 +14,7 @@ from data_prep.array import ClusterArray, ClusterOptions
 from data_prep.documents import DataPrepError
 from data_prep.jobs import NOTE, Jobs, end_earlier, note
 from data_prep.pipeline import prepare
+from tests.terminal import Terminal
 
 LOCAL = ClusterOptions(cluster="local", minutes=5)
 
@@ -88,6 +89,27 @@ def test_the_jobs_of_a_run_that_was_killed_are_ended_by_the_next(tools, text, tm
     assert not left & jobs.at_work()
     tools.run(config, tmp_path / "processes")
     assert tools.sums(tmp_path / "out") == tools.sums(tmp_path / "processes")
+
+
+def test_ctrl_c_stops_jobs_of_this_machine_with_one_line(tools, text, tmp_path):
+    """They leave what the terminal sends them too to the main process."""
+    config = tools.config_for(text)
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    options = ("--config", tmp_path / "config.json", "--workers", "1", "--output", tmp_path / "out")
+    jobs = Jobs("local", str(tmp_path / "out" / ".work" / "jobs"), "")
+    with Terminal(*options, "--cluster", "local", program=("-m", "data_prep"), cwd=tmp_path) as terminal:
+        terminal.wait_for(lambda said: jobs.at_work())
+        for number in (signal.SIGHUP, signal.SIGINT):
+            for pid in jobs.at_work():
+                os.kill(int(pid), number)
+        time.sleep(0.5)
+        terminal.interrupt()
+        assert terminal.status() == 75, terminal.said
+    assert "Traceback" not in terminal.said and terminal.said.count("stopped; run the same command") == 1
+    deadline = time.monotonic() + 10
+    while jobs.at_work():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_jobs_that_cannot_be_found_from_here_are_not_done_again(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ Exit status: 0 done, 1 error, 2 usage, 75 stopped by Ctrl-C, SIGTERM, the end of
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from rich.table import Table
 
 from data_prep.array import ClusterOptions
 from data_prep.changes import changes_since_plan, compare_source
+from data_prep.counts import kept, losses_in_words, read_in_words
 from data_prep.documents import DataPrepError
 from data_prep.pipeline import finished, prepare, remove_rest
 from data_prep.progress import visible_progress
@@ -26,10 +28,7 @@ from data_prep.work import REMEDY
 from data_prep.workers import STOPS
 from ofa.config import ConfigError, DataPrepConfig, find, load
 from ofa.data.shards import SPLITS, ShardError
-from ofa.files import DiskFull
-
-BAD = ("dropped", "unreadable", "damaged", "with_nul", "with_undecodable", "leftover", "unclosed", "unparsed")
-"""In names of counts that are shown."""
+from ofa.files import DiskFull, is_disk_full
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,11 +63,19 @@ def main(arguments: list[str] | None = None) -> int:
     except DiskFull as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"error: {error}; {REMEDY}", file=sys.stderr)
+        print(f"error: {error}{_advice(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("stopped; run the same command to continue, finished parts are kept", file=sys.stderr)
         return 75
     return 1
+
+
+def _advice(error: OSError) -> str:
+    if is_disk_full(error):
+        return f"; {REMEDY}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "; get the rights to read and write there, or choose another place; finished parts are kept"
+    return ""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -127,10 +134,8 @@ def _print_summary(manifest: dict[str, Any], output: Path) -> None:
     console = Console()
     console.print(table)
     console.print(f"rows of {manifest['sequence_length']} tokens, vocabulary of {manifest['vocab_size']:,}")
-    dropped = {name: number for name, number in statistics.items() if any(word in name for word in BAD)}
-    read = f"{statistics.get('documents_read', 0):,} documents read"
-    reasons = (f"{name.replace('_', ' ')} {number:,}" for name, number in dropped.items())
-    console.print(", ".join([read, *reasons]), soft_wrap=True)
+    read = read_in_words([own["counts"] for own in manifest.get("sources", {}).values()] or [statistics])
+    console.print(", ".join([f"{read}, {kept(statistics):,} kept", *losses_in_words(statistics)]), soft_wrap=True)
     console.print(f"rows are {statistics['fill']:.2%} full; {output}/card.html", soft_wrap=True)
 
 

@@ -9,18 +9,23 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from data_prep import files
+from data_prep.counts import shown_bytes
 from data_prep.documents import DataPrepError, Document, Unit, batched_units
 from data_prep.tally import Tally
-from data_prep.wiki.files import Part, parts, read_part
-from data_prep.wiki.pages import TOO_LARGE, Flaw, Page, namespace_names, read_pages
+from data_prep.wiki.files import Part, beginning, parts, read_part
+from data_prep.wiki.pages import LOST, TOO_LARGE, Flaw, Page, namespace_names, read_pages
 from data_prep.wiki.text import SECTIONS_WITHOUT_TEXT, TextOptions, to_text
 from ofa.config import SourceConfig, WikiConfig
 
 FILE, CATEGORY, MEDIA = 6, 14, -2
 """Numbers of the namespaces whose links leave no text."""
+
+_PACKED = (b"BZh", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ")
+"""What compressed files begin with, where they cannot be decompressed."""
 
 _DISAMBIGUATION = re.compile(
     r"\{\{\s*(?:[^{}|\n]*disambig(?!uation needed|uation-needed)[^{}|\n]*|dab|hndis|geodis|numberdis|mathdab|schooldis"
@@ -38,6 +43,8 @@ def units(source: SourceConfig, shard_characters: int) -> list[Unit]:
         size = path.stat().st_size
         if size == 0:
             raise DataPrepError(f"{path}: an empty file; fetch the dump again or take it off source.paths")
+        if source.on_damage == "refuse":
+            _check_beginning(path)
         ratio = 2 if path.suffix == ".xml" else 0.5  # bytes of the file for one of text
         divided = parts(path, max(1, int(shard_characters * ratio)))
         starts = [part.start // (8 if part.in_bits else 1) for part in divided]
@@ -49,6 +56,7 @@ def units(source: SourceConfig, shard_characters: int) -> list[Unit]:
 def read(source: SourceConfig, unit: Unit, counts: Tally) -> Iterator[Document]:
     """The articles of a unit, in order."""
     wiki = source.wiki or WikiConfig()
+    counts["pages"] += 0  # said also of a dump without any
     for entry in unit.inputs:
         part = Part.parse(entry)
         options = _options(wiki, _dropped_prefixes(part.path))
@@ -73,6 +81,16 @@ def versions(source: SourceConfig) -> dict[str, Any]:
 times = files.times
 
 
+def _check_beginning(path: Path) -> None:
+    """Refuse what is no dump; one that is damaged is when it is read."""
+    head = beginning(path)
+    if b"<mediawiki" not in head and b"<page>" not in head and not head.startswith(_PACKED):
+        raise DataPrepError(
+            f"{path}: no dump of a MediaWiki: it begins with {shown_bytes(head)}; fetch pages-articles*.xml.bz2, or "
+            "take it off source.paths"
+        )
+
+
 def _is_article(page: Page, wiki: WikiConfig, counts: Tally) -> bool:
     counts["pages"] += 1
     if page.namespace not in wiki.namespaces:
@@ -95,6 +113,7 @@ def _is_disambiguation(page: Page) -> bool:
 
 
 def _count_flaw(flaw: Flaw, part: Part, source: SourceConfig, counts: Tally) -> None:
+    counts["pages"] += flaw.kind != LOST
     if flaw.kind == TOO_LARGE:
         counts.reject("dropped_page_too_large", flaw.where, f"{flaw.size} bytes")
     elif source.on_damage == "skip":

@@ -29,6 +29,7 @@ from data_prep.array import ClusterArray, ClusterOptions
 from data_prep.card import card
 from data_prep.changes import changes_since_plan
 from data_prep.clean import share_of
+from data_prep.counts import counted, kept, losses_in_words, read_in_words
 from data_prep.dedup import duplicates
 from data_prep.documents import DataPrepError, Unit
 from data_prep.encode import Job, calls, encode
@@ -123,7 +124,7 @@ def prepare(
             _check_unchanged(work, config)
             pieces = _numbered(extracted)
             if not pieces:
-                raise DataPrepError(f"no document is left after cleaning: {_readable(_counts(extracted))}")
+                raise DataPrepError(_nothing_left(config, extracted))
             progress("duplicates", 0, 1)
             _duplicates(work, config, len(units))
             progress("duplicates", 1, 1)
@@ -306,14 +307,31 @@ def _check_unchanged(work: Path, config: DataPrepConfig) -> None:
         )
 
 
+def _nothing_left(config: DataPrepConfig, extracted: list[Facts]) -> str:
+    """How much of each source was read, what became of it, and of what nothing was read from what it is."""
+    said = []
+    for name, source in config.named_sources().items():
+        counts = _counts([unit for unit in extracted if unit["source"] == name])
+        words = [f"{name}: " * bool(name) + read_in_words([counts]), *losses_in_words(counts)]
+        if not counts["documents_read"] and not losses_in_words(counts):
+            words += [found] if (found := sources.described(source)) else []
+        said.append(", ".join(words))
+    return f"no document is left after reading and cleaning: {'; '.join(said)}"
+
+
 def _check_halves(config: DataPrepConfig, splits: Facts, counts: Counter[str]) -> None:
-    wanted = [split for split in SPLITS if split == "train" or config.validation_share > 0]
-    for split in wanted:
-        if not splits[split]["shards"]:
-            raise DataPrepError(
-                f"nothing went to {split}: {_readable(counts)}; the halves are drawn by group, so give more documents, "
-                "or set validation_share, source.group_field or seed"
-            )
+    """Refuse a corpus of which a half is empty that is wanted."""
+    empty = [split for split in SPLITS if not splits[split]["shards"] and (split == "train" or config.validation_share)]
+    if not empty:
+        return
+    losses = "".join(f", {loss}" for loss in losses_in_words(counts))
+    raise DataPrepError(
+        f"nothing went to {' and '.join(empty)}: {counted(kept(counts), 'document')} kept, "
+        f"{counts['train_documents']:,} for train and {counts['validation_documents']:,} for validation, with "
+        f"validation_share {config.validation_share:g}{losses}; give more documents, another validation_share (0: no "
+        "validation), or another seed, by which they are drawn anew; those of one group (chapters of a book, a "
+        "group_field) stay together"
+    )
 
 
 def _counts(results: list[Facts]) -> Counter[str]:
@@ -321,10 +339,6 @@ def _counts(results: list[Facts]) -> Counter[str]:
     for result in results:
         total.update(result["counts"])
     return total
-
-
-def _readable(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
 
 
 def _move(source: Path, target: Path) -> None:

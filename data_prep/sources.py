@@ -11,8 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from data_prep import books, docstrings, files, hub, mediawiki, wikiextractor
+from data_prep.counts import counted, shown_bytes
 from data_prep.documents import DataPrepError, Document, Unit
 from data_prep.tally import Tally
+from data_prep.wiki.files import beginning
 from ofa.config import DataPrepConfig, SourceConfig
 
 _KINDS: dict[str, Any] = {
@@ -74,6 +76,16 @@ def all_versions(config: DataPrepConfig) -> dict[str, Any]:
 def versions_of(recorded: dict[str, Any], name: str) -> dict[str, Any]:
     """What `all_versions` said of one source when it was recorded; empty if nothing."""
     return recorded.get("sources", {}).get(name, {}) if name else recorded
+
+
+def described(source: SourceConfig) -> str:
+    """What its files are, where that is not what was thought: how many, how large, what the first begins with."""
+    if source.kind not in files.NAMES:
+        return ""
+    found = files.find_files(source)
+    size = sum(path.stat().st_size for path in found)
+    first = f"{found[0]} begins with {shown_bytes(beginning(found[0]))}"
+    return f"{counted(len(found), 'file')} of {size:,} bytes; {first}"
 
 
 def times(source: SourceConfig) -> dict[str, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from xml.etree import ElementTree
 
 from data_prep.wiki.files import Chunk
@@ -97,8 +97,9 @@ def _fragments(chunks: Iterable[Chunk], most_bytes: int) -> Iterator[bytes | Fla
     """The bytes of each page, from tag to tag."""
     reader = _Reader(chunks)
     while reader.find_begin():
-        yield _read_page(reader, most_bytes)
-        yield from reader.take_flaws()
+        found = _read_page(reader, most_bytes)
+        yield from reader.take_flaws()  # why a page has no end comes before it
+        yield found
     yield from reader.take_flaws()
 
 
@@ -127,7 +128,7 @@ def _read_page(reader: _Reader, most_bytes: int) -> bytes | Flaw:
             reader.drop(len(buffer) - kept)
             searched = 0
         if not reader.more():
-            flaw = Flaw(NO_END, title or _title(buffer), gone + len(buffer))
+            flaw = Flaw(NO_END, reader.broken_off(title or _title(buffer)), gone + len(buffer))
             reader.drop(len(buffer))
             return flaw
 
@@ -140,6 +141,7 @@ class _Reader:
         self.buffer = bytearray()
         self._own: int | None = None  # bytes at the beginning of the window; None: all of it
         self._flaws: list[Flaw] = []
+        self._lost: str | None = None  # what is wrong with the chunk that was to follow
         self._read = 0
         self._is_over = False
         self._has_end = False
@@ -168,20 +170,28 @@ class _Reader:
 
     def more(self) -> bool:
         """Read a chunk; False if none follows what is in the window."""
+        self._lost = None
         chunk = next(self._chunks, None)
         if chunk is None:
             self._is_over = True
             return False
+        if not chunk.is_own and self._own is None:
+            self._own = len(self.buffer)
         if chunk.lost is not None:
+            self._lost = chunk.lost
             if chunk.is_own:
                 self._flaws.append(Flaw(LOST, chunk.lost))
                 self._has_end = True  # one loss at the end of a file is enough said
             return False
-        if not chunk.is_own and self._own is None:
-            self._own = len(self.buffer)
         self.buffer += chunk.data
         self._read += len(chunk.data)
         return True
+
+    def broken_off(self, title: str) -> str:
+        """What is said of a page that nothing follows; of lost bytes that they are in it."""
+        if self._flaws:
+            self._flaws[-1] = replace(self._flaws[-1], where=f"{self._flaws[-1].where}; in the page {title}")
+        return f"{title}; {self._lost or 'the file ends in it'}"
 
     def drop(self, count: int) -> None:
         """Let go of bytes at the beginning."""

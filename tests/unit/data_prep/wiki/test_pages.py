@@ -203,7 +203,7 @@ def test_a_truncated_stream_is_named(tmp_path):
     path = tmp_path / "a.xml.bz2"
     path.write_bytes(bz2.compress(dump(PAGES))[:-50])
     assert "has no end" in dict(flaws(pages_of(path, 10**7)))[LOST]
-    assert "truncated bzip2 block" in dict(flaws(pages_of(path, 1)))[LOST]
+    assert "truncated: the file ends at" in dict(flaws(pages_of(path, 1)))[LOST]
 
 
 def test_bytes_between_streams_are_named(tmp_path):

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from data_prep.array import ClusterOptions
 from data_prep.changes import changes_since_plan, compare_source
+from data_prep.check import found
 from data_prep.counts import kept, losses_in_words, read_in_words
 from data_prep.documents import DataPrepError
 from data_prep.pipeline import finished, prepare, remove_rest
@@ -33,12 +34,17 @@ from ofa.files import DiskFull, is_disk_full
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the preparation; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    useless = [f"--{name}" for name in _of_a_cluster(options)]
+    if useless:
+        parser.error(f"{', '.join(useless)}: for jobs of a cluster; add --cluster slurm, or leave it out")
     try:
         config = load(DataPrepConfig, options.config, options.set)
-        if options.check:
-            return 0
         output = options.output or Path("data") / find(options.config).stem
+        if options.check:
+            print(found(config, output))
+            return 0
         manifest = finished(config, output)
         if manifest is not None:
             compared = compare_source(config, manifest, output)
@@ -84,23 +90,38 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the config"
     )
-    cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--workers", type=_positive, default=cores, help="processes (default: all cores)")
+    parser.add_argument("--workers", type=_positive, default=cores(), help="processes (default: one a core given)")
     jobs = parser.add_argument_group("a cluster, whose nodes share the disk of --output")
     jobs.add_argument("--cluster", choices=("slurm", "local"), help="work in jobs, --workers at a time")
-    jobs.add_argument("--time", type=_positive, default=240, metavar="MINUTES", help="of one job (default: 240)")
-    jobs.add_argument("--mem", type=float, default=4.0, metavar="GB", help="of one job (default: 4)")
+    jobs.add_argument("--time", type=_positive, metavar="MINUTES", help="of one job (default: 240)")
+    jobs.add_argument("--mem", type=float, metavar="GB", help="of one job (default: 4)")
     jobs.add_argument("--partition")
     jobs.add_argument("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="any other option of sbatch")
     parser.add_argument("--output", type=Path, help="default: data/<name of the config>")
-    parser.add_argument("--check", action="store_true", help="say what is wrong with the config, and stop")
+    parser.add_argument("--check", action="store_true", help="say what there is, or what is wrong, and stop")
     return parser
+
+
+def _of_a_cluster(options: argparse.Namespace) -> list[str]:
+    """Options that were given and change nothing: without Slurm all of its own, but for the limit of local jobs."""
+    if options.cluster == "slurm":
+        return []
+    names = [name for name in ("time", "mem", "partition", "sbatch") if getattr(options, name) not in (None, [])]
+    return [name for name in names if name != "time" or options.cluster is None]
+
+
+def cores() -> int:
+    """Those that this process may use: of a job those that it was given, also where Slurm does not bind it to them."""
+    bound, given = len(os.sched_getaffinity(0)), os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(bound, int(given)) if given.isdigit() and int(given) else bound
 
 
 def _cluster(options: argparse.Namespace) -> ClusterOptions | None:
     if options.cluster is None:
         return None
-    return ClusterOptions(options.cluster, options.time, options.mem, options.partition, tuple(options.sbatch))
+    given = {"minutes": options.time, "memory_gb": options.mem, "partition": options.partition}
+    given = {name: value for name, value in given.items() if value is not None}
+    return ClusterOptions(options.cluster, **given, other=tuple(options.sbatch))
 
 
 def _positive(text: str) -> int:

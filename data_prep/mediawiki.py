@@ -37,20 +37,26 @@ _DISAMBIGUATION = re.compile(
 
 def units(source: SourceConfig, shard_characters: int) -> list[Unit]:
     """Parts of the dumps; small files together."""
-    _check_installed()
+    check(source)
     found: list[tuple[str, int]] = []
     for path in files.find_files(source):
         size = path.stat().st_size
-        if size == 0:
-            raise DataPrepError(f"{path}: an empty file; fetch the dump again or take it off source.paths")
-        if source.on_damage == "refuse":
-            _check_beginning(path)
         ratio = 2 if path.suffix == ".xml" else 0.5  # bytes of the file for one of text
         divided = parts(path, max(1, int(shard_characters * ratio)))
         starts = [part.start // (8 if part.in_bits else 1) for part in divided]
         ends = [*starts[1:], size]
         found += [(str(part), end - start) for part, start, end in zip(divided, starts, ends, strict=True)]
     return batched_units(found, shard_characters // 2)
+
+
+def check(source: SourceConfig) -> None:
+    """Raise DataPrepError where a file is empty, or no dump by its beginning, or the parser is missing."""
+    _check_installed()
+    for path in files.find_files(source):
+        if path.stat().st_size == 0:
+            raise DataPrepError(f"{path}: an empty file; fetch the dump again or take it off source.paths")
+        if source.on_damage == "refuse":
+            _check_beginning(path)
 
 
 def read(source: SourceConfig, unit: Unit, counts: Tally) -> Iterator[Document]:

@@ -206,7 +206,7 @@ PREPARATION = {
     "no tokenizer": (
         {"paths": ["text/empty.txt"]},
         {"tokenizer": {"init": "./nowhere/at/all"}},
-        ["tokenizer ./nowhere/at/all cannot be loaded", "give a local folder or a hub id"],
+        ["tokenizer ./nowhere/at/all is no folder", "give a folder with a tokenizer, or a hub id"],
     ),
     "an unknown key": ({"path": ["text"]}, {}, ["unknown key source.path", "did you mean paths?"]),
 }

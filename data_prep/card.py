@@ -9,9 +9,12 @@ from html import escape
 from typing import Any
 
 from data_prep.card_pictures import columns, stacked_bars
-from data_prep.counts import MEANINGS, kept, read_in_words
+from data_prep.counts import MEANINGS, kept, most_frequent, read_in_words
 from ofa.data.shards import SPLITS
 from ofa.page import definitions, document, folded, none, note, picture, rows_table, section
+
+_NAMES = 40
+"""Templates that were not rendered in the table."""
 
 _SHOWN = 200
 """Characters of a rejected text in the table."""
@@ -100,7 +103,17 @@ def _dropped(manifest: dict[str, Any]) -> str:
     if not table:
         return none("nothing")
     chart = picture(stacked_bars(drawn, names), "documents dropped by reason") if drawn else ""
-    return chart + rows_table(["count", "meaning", *names], table, words=["meaning"])
+    return chart + rows_table(["count", "meaning", *names], table, words=["meaning"]) + _templates(sources)
+
+
+def _templates(sources: dict[str, Any]) -> str:
+    """The most frequent that were not rendered."""
+    rows = [
+        [name or "documents", ", ".join(f"{one} {number:,}" for one, number in most_frequent(found, _NAMES).items())]
+        for name, own in sources.items()
+        if (found := own.get("templates"))
+    ]
+    return rows_table(["source", "templates not rendered, the most frequent"], rows, words=["source"]) if rows else ""
 
 
 def _lengths(manifest: dict[str, Any]) -> str:

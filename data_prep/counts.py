@@ -9,6 +9,13 @@ from ofa.data.shards import SPLITS
 Counts = Mapping[str, int]
 """By name."""
 
+TEMPLATES = "templates_not_rendered"
+TEMPLATE = "template "
+"""Begins the count of each of them by its name."""
+
+_MOST_TEMPLATES = 200
+"""Names that are kept for a part of the corpus."""
+
 MEANINGS = {
     "dropped_short": "below min_characters",
     "dropped_long": "above max_characters",
@@ -36,6 +43,7 @@ MEANINGS = {
     "documents_with_undecodable_bytes": "kept without the bytes that are no characters",
     "documents_without_tokens": "nothing left for the tokenizer",
     "leftover_markup": "marks that stood alone; taken out",
+    TEMPLATES: "inside of sentences, and nothing is known of what they show; taken out",
     "table_lines": "rows of tables that were never closed; taken out",
     "unclosed_comments": "the rest of the page is a comment without an end; taken out, as MediaWiki does",
     "unclosed_markup": "links, templates, tables and references without an end; what stood in them was kept",
@@ -48,6 +56,7 @@ _SHOWN = 80
 """Bytes of a file that an error shows."""
 
 _BAD = ("dropped", "unreadable", "damaged", "with_nul", "with_undecodable", "leftover", "unclosed", "unparsed")
+_BAD += (TEMPLATES,)
 """In names of counts that tell of a loss."""
 
 
@@ -79,3 +88,14 @@ def losses_in_words(counts: Counts) -> list[str]:
 def shown_bytes(data: bytes) -> str:
     """The beginning of a file, as an error shows it."""
     return repr(" ".join(data[:_SHOWN].decode("utf-8", "backslashreplace").split()))
+
+
+def parted(counts: Counts) -> tuple[dict[str, int], dict[str, int]]:
+    """Counts proper, and the most frequent templates that were not rendered, by name."""
+    found = {name.removeprefix(TEMPLATE): number for name, number in counts.items() if name.startswith(TEMPLATE)}
+    return {name: number for name, number in counts.items() if not name.startswith(TEMPLATE)}, most_frequent(found)
+
+
+def most_frequent(found: Counts, most: int = _MOST_TEMPLATES) -> dict[str, int]:
+    """Of these the first, by number and name."""
+    return dict(sorted(found.items(), key=lambda one: (-one[1], one[0]))[:most])

@@ -29,7 +29,7 @@ from data_prep.array import ClusterArray, ClusterOptions
 from data_prep.card import card
 from data_prep.changes import changes_since_plan
 from data_prep.clean import share_of
-from data_prep.counts import counted, kept, losses_in_words, read_in_words
+from data_prep.counts import counted, kept, losses_in_words, most_frequent, read_in_words
 from data_prep.dedup import duplicates
 from data_prep.documents import DataPrepError, Unit
 from data_prep.encode import Job, calls, encode
@@ -287,15 +287,18 @@ def _folders_of_duplicates(work: Path, config: DataPrepConfig) -> dict[str, Path
 
 def _by_source(extracted: list[Facts], encoded: list[Facts]) -> Facts:
     """By the name of a source its `counts`, its `tokens` in shards, and `lengths`: documents by the power of two that
-    their tokens do not exceed."""
+    their tokens do not exceed, and `templates`: the most frequent that were not rendered."""
     found: Facts = {}
     for result in [*extracted, *encoded]:
         own = found.setdefault(result["source"], {"counts": Counter(), "lengths": Counter(), "tokens": 0})
         for what in ("counts", "lengths"):
             own[what].update(result.get(what, {}))
+        if "templates" in result:
+            own.setdefault("templates", Counter()).update(result["templates"])
         own["tokens"] += sum(shard["tokens"] for shard in result.get("shards", {}).values())
     for own in found.values():
         own |= {what: dict(sorted(own[what].items())) for what in ("counts", "lengths")}
+        own |= {"templates": most_frequent(own["templates"])} if "templates" in own else {}
     return found
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from xml.etree import ElementTree
 
 from data_prep.wiki.files import Chunk
+from data_prep.wiki.sites import unescaped
 
 _BEGIN, _END, _LAST = b"<page>", b"</page>", b"</mediawiki"
 _HEAD = 4096
@@ -20,8 +21,6 @@ TOO_LARGE, NO_END, NOT_XML, LOST = "too_large", "page_without_end", "page_not_xm
 """What may be wrong: a page above the limit (no damage), one that another follows or nothing, one that is no XML, bytes
 that cannot be decompressed."""
 
-_NAMESPACE = re.compile(r'<namespace key="(-?\d+)"[^>]*>([^<]*)</namespace>')
-_ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"'}
 
 
 @dataclass(frozen=True)
@@ -80,17 +79,6 @@ def parse_page(data: bytes) -> Page | Flaw:
         revision=(revision[0].findtext("id") or "").strip(),
         text=text,
     )
-
-
-def namespace_names(chunks: Iterable[Chunk]) -> dict[int, str]:
-    """Names of the namespaces, by number, as the head of a dump tells them."""
-    head = b""
-    for chunk in chunks:
-        head += chunk.data
-        if b"</siteinfo>" in head or _BEGIN in head or len(head) > 1 << 20:
-            break
-    head, _, _ = head.partition(_BEGIN)
-    return {int(number): _unescaped(name) for number, name in _NAMESPACE.findall(head.decode("utf-8", "replace"))}
 
 
 def _fragments(chunks: Iterable[Chunk], most_bytes: int) -> Iterator[bytes | Flaw]:
@@ -207,13 +195,7 @@ class _Reader:
 
 def _title(data: bytes | bytearray) -> str:
     found = re.search(rb"<title>(.*?)</title>", data[:_HEAD], re.DOTALL)
-    return _unescaped(found[1].decode("utf-8", "replace")) if found else "a page without title"
-
-
-def _unescaped(text: str) -> str:
-    for entity, character in reversed(_ENTITIES.items()):
-        text = text.replace(entity, character)
-    return text
+    return unescaped(found[1].decode("utf-8", "replace")) if found else "a page without title"
 
 
 def _words(data: bytes, error: Exception) -> str:

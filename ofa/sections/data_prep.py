@@ -22,7 +22,8 @@ class WikiConfig(Section):
     """Items of lists: none, those that are whole sentences, or all."""
 
     drop_sections: tuple[str, ...] | None = None
-    """Titles of sections that are left out; null: references, external links and their like in English."""
+    """Titles of sections that are left out; null: references, external links and their like, in English and the language
+    of the dump."""
 
     namespaces: tuple[int, ...] = (0,)
     """Numbers of the namespaces that are read; 0: articles."""

@@ -119,6 +119,76 @@ def test_damage_is_refused_with_its_place_or_skipped_and_counted(tmp_path, what,
     assert counts[count] == 1 and any(one["reason"] == count for one in counts.rejects)
 
 
+FRENCH = {
+    'xml:lang="de"': 'xml:lang="fr"', "Medium<": "Média<", "Datei<": "Fichier<", "Kategorie<": "Catégorie<",
+}  # fmt: skip
+MUSTERSTADT = """{{Infobox Ort|Höhe=5}}
+[[Datei:Haus.jpg|mini|Ein Haus]] [[Bild:Alt.jpg|thumb|Ein altes Haus]]
+'''Musterstadt''' ({{enS|sample town}}) liegt auf {{Höhe|120|DE-NHN}} am [[Fluss (Gewässer)|Fluss]].<ref>Ein Buch.</ref>
+
+== Weblinks ==
+* Das ist eine Liste von Verweisen, die niemand lesen will.
+
+== Einzelnachweise ==
+<references />
+[[Kategorie:Ort]]"""
+EXEMPLE = """{{Infobox Commune|altitude=5}}
+[[Fichier:Maison.jpg|vignette|Une maison]]
+'''Exemple''' est une commune du {{s|XIX}}, à {{unité|3|km}} de la mer{{Référence nécessaire}} et {{inconnu|x}} du lac.
+
+== Liens externes ==
+* Ceci est une liste de liens que personne ne veut lire.
+
+== Voir aussi ==
+* Encore une liste de liens que personne ne veut lire.
+[[Catégorie:Commune]]"""
+
+
+def test_a_german_dump_is_read_by_its_own_names(tmp_path):
+    pages = [
+        page("Musterstadt", MUSTERSTADT, number=1),
+        page("Muster", "#WEITERLEITUNG [[Musterstadt]]", number=2, redirect="Musterstadt"),
+        page("Musterort", "Musterort steht für:\n* [[Musterstadt]]\n{{Begriffsklärung}}", number=3),
+        page("Vorlage:X", "x", number=4, namespace=10),
+    ]
+    (tmp_path / "a.xml").write_bytes(dump(pages))
+    counts = Tally(sample=3)
+    (found,) = documents(tmp_path, counts)
+    assert found.text == "Musterstadt (englisch sample town) liegt auf 120 m am Fluss."
+    assert counts["dropped_redirect"] == counts["dropped_disambiguation"] == counts["dropped_namespace"] == 1
+    (kept,) = documents(tmp_path, wiki=WikiConfig(drop_sections=()))
+    assert "niemand lesen will" in kept.text
+
+
+def test_a_french_dump_is_read_by_its_own_names(tmp_path):
+    pages = [
+        page("Exemple", EXEMPLE, number=1),
+        page("Ex", "#REDIRECTION [[Exemple]]", number=2, redirect="Exemple"),
+        page("Exemples", "* [[Exemple]]\n{{Homonymie}}", number=3),
+    ]
+    data = dump(pages).decode()
+    for german, french in FRENCH.items():
+        data = data.replace(german, french)
+    (tmp_path / "a.xml").write_text(data)
+    counts = Tally(sample=3)
+    (found,) = documents(tmp_path, counts)
+    assert found.text == "Exemple est une commune du XIXe siècle, à 3 km de la mer et du lac."
+    assert counts["dropped_redirect"] == counts["dropped_disambiguation"] == 1
+    assert counts["template Inconnu"] == counts["templates_not_rendered"] == 1
+
+
+def test_templates_that_were_not_rendered_are_in_manifest_and_card(tools, tmp_path):
+    words = "Sentences of {{%s}} here and {{Common}} there, and some more words of it. " * 20
+    pages = [page(f"T{n}", (words % ((f"Name {n % 3}",) * 20)) + str(n), number=n) for n in range(30)]
+    (tmp_path / "a.xml").write_bytes(dump(pages))
+    values = {"source": {"kind": "mediawiki", "paths": [str(tmp_path / "a.xml")], "group_field": None}}
+    config = tools.config_for(tmp_path, **values, shard_characters=2000, tokenizer={"vocab_size": 90})
+    manifest = tools.run(config, tmp_path / "out")
+    assert manifest["sources"][""]["templates"] == {"Common": 600, "Name 0": 200, "Name 1": 200, "Name 2": 200}
+    assert manifest["statistics"]["templates_not_rendered"] == 1200
+    assert "Common 600, Name 0 200" in (tmp_path / "out" / "card.html").read_text()
+
+
 @pytest.mark.parametrize("packed", [bz2.compress, gzip.compress, lzma.compress])
 @pytest.mark.parametrize("size", [10**6, 1000])
 def test_a_page_in_which_a_compressed_file_ends_early_says_so(tmp_path, packed, size):

@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--workers", type=_positive, default=cores(), help="processes (default: one a core given)")
     jobs = parser.add_argument_group("a cluster, whose nodes share the disk of --output")
-    jobs.add_argument("--cluster", choices=("slurm", "local"), help="work in jobs, --workers at a time")
+    jobs.add_argument("--cluster", choices=("slurm", "local", "ray"), help="work in jobs, --workers at a time")
     jobs.add_argument("--time", type=_positive, metavar="MINUTES", help="of one job (default: 240)")
     jobs.add_argument("--mem", type=float, metavar="GB", help="of one job (default: 4)")
     jobs.add_argument("--partition")
@@ -107,7 +107,7 @@ def _of_a_cluster(options: argparse.Namespace) -> list[str]:
     if options.cluster == "slurm":
         return []
     names = [name for name in ("time", "mem", "partition", "sbatch") if getattr(options, name) not in (None, [])]
-    return [name for name in names if name != "time" or options.cluster is None]
+    return [name for name in names if name != "time" or options.cluster != "local"]
 
 
 def cores() -> int:

@@ -36,6 +36,7 @@ from data_prep.encode import Job, calls, encode
 from data_prep.extract import extract, read_piece
 from data_prep.jobs import end_earlier
 from data_prep.near_duplicates import check_installed, near_duplicates
+from data_prep.ray_pool import RayPool
 from data_prep.tally import Reject, joined_rejects
 from data_prep.tokenizer import build
 from data_prep.work import CARD, REJECTS, exclusive, refuse_another_config, refuse_foreign_folder, start_or_continue
@@ -54,7 +55,7 @@ STEPS = ("extract", "duplicates", "tokenizer", "encode")
 Facts = dict[str, Any]
 """What a step's JSON file says."""
 
-Pool = Workers | ClusterArray
+Pool = Workers | ClusterArray | RayPool
 
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, what is done and what there is to do."""
@@ -115,7 +116,7 @@ def prepare(
         end_earlier(work / "jobs")
         units = sources.all_units(config)
         start_or_continue(work, config, units)
-        with Workers(workers) if cluster is None else ClusterArray(workers, work / "jobs", cluster) as pool:
+        with _pool(workers, work / "jobs", cluster) as pool:
             if config.clean.near_duplicates:
                 check_installed()
             if config.tokenizer.init is not None:
@@ -140,6 +141,12 @@ def prepare(
         rejects = joined_rejects((result["rejects"] for result in [*extracted, *encoded]), config.clean.reject_samples)
         _publish(work, output, encoded, manifest, rejects)
     return read_manifest(output)
+
+
+def _pool(workers: int, jobs: Path, cluster: ClusterOptions | None) -> Pool:
+    if cluster is None:
+        return Workers(workers)
+    return RayPool(workers) if cluster.cluster == "ray" else ClusterArray(workers, jobs, cluster)
 
 
 # ---- the steps --------------------------------------------------------------------------------------------------

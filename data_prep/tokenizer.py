@@ -40,6 +40,10 @@ _ALPHABET_LIMIT = 1000
 """Most characters of an alphabet, as in `tokenizers`."""
 
 
+class NotFetched(DataPrepError):
+    """A tokenizer of the hub, which cannot be asked for it."""
+
+
 def encoder(folder: Path) -> tokenizers.Tokenizer:
     """The stored tokenizer for encoding plain text: `[MASK]` written in a text is text, not the special token."""
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -72,11 +76,14 @@ def described(config: TokenizerConfig, length: int) -> str:
     """What `build` will take, tried.
 
     Raises:
-        DataPrepError: as `build`.
+        DataPrepError: as `build`, but for one that cannot be fetched from here.
     """
     if config.init is None:
         return f"a vocabulary of {config.vocab_size:,} to be trained on the documents"
-    return f"tokenizer {config.init} with {len(_loaded(config.init, length)):,} entries"
+    try:
+        return f"tokenizer {config.init} with {len(_loaded(config.init, length)):,} entries"
+    except NotFetched as error:  # a check may be made where there is no network, for nodes that have one
+        return f"note: {error}"
 
 
 def train_vocabulary(config: TokenizerConfig, texts: Texts) -> dict[str, int]:
@@ -179,7 +186,7 @@ def _loaded(init: str, length: int) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=offline)
     except Exception as error:  # a damaged file may break anything in its readers
         if reason is not None:
-            raise DataPrepError(
+            raise NotFetched(
                 f"tokenizer {init} is no folder here{_beside(place)} and not in the hub's cache, and {reason}; give a "
                 f"folder, or run where there is a network before: hf download {init}"
             ) from error

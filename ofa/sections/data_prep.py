@@ -22,8 +22,8 @@ class WikiConfig(Section):
     """Items of lists: none, those that are whole sentences, or all."""
 
     drop_sections: tuple[str, ...] | None = None
-    """Titles of sections that are left out; null: references, external links and their like, in English and the language
-    of the dump."""
+    """Titles of sections that are left out; null: references, external links and their like, in English and in
+    the dump's language."""
 
     namespaces: tuple[int, ...] = (0,)
     """Numbers of the namespaces that are read; 0: articles."""

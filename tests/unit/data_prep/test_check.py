@@ -80,7 +80,7 @@ def test_what_is_not_there_is_said_at_once_without_a_network(folder, tokenizer, 
     (folder / "config.json").write_text(json.dumps(values))
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "0"}
     line = [sys.executable, "-m", "data_prep", "--config", "config.json", "--output", "out"]
-    line += [] if kind == "dataset" else ["--check"]
+    line += ["--check"] if kind == "local" else []
     began = time.monotonic()
     environment = {**os.environ, **nowhere, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -89,6 +89,16 @@ def test_what_is_not_there_is_said_at_once_without_a_network(folder, tokenizer, 
     assert len(errors) == 1 and errors[0].startswith("error: "), done.stderr
     words = f"is no folder (did you mean {tokenizer}?)" if kind == "local" else "http://127.0.0.1:9 cannot be reached"
     assert words in errors[0]
+
+
+def test_a_check_without_a_network_says_that_the_tokenizer_was_not_tried(folder):
+    source = {"kind": "mediawiki", "paths": ["a.xml.bz2"]}
+    (folder / "config.json").write_text(json.dumps({"source": source, "tokenizer": {"init": "owner/nothing"}}))
+    nowhere = {"HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-m", "data_prep", "--config", "config.json", "--check"]
+    done = subprocess.run(line, cwd=folder, env={**os.environ, **nowhere}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not done.stderr
+    assert "; note: tokenizer owner/nothing is no folder here and not in the hub's cache, and HF_HUB_OF" in done.stdout
 
 
 @pytest.mark.parametrize("given", [["--time", "5"], ["--mem", "2"], ["--partition", "x"], ["--sbatch", "qos=x"]])

@@ -7,6 +7,7 @@ Exit status: 0 done, 1 error, 2 usage, 75 stopped by Ctrl-C, SIGTERM, the end of
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -19,6 +20,8 @@ from rich.table import Table
 
 from data_prep.array import ClusterOptions
 from data_prep.changes import changes_since_plan, compare_source
+from data_prep.check import found
+from data_prep.counts import kept, losses_in_words, read_in_words
 from data_prep.documents import DataPrepError
 from data_prep.pipeline import finished, prepare, remove_rest
 from data_prep.progress import visible_progress
@@ -26,20 +29,22 @@ from data_prep.work import REMEDY
 from data_prep.workers import STOPS
 from ofa.config import ConfigError, DataPrepConfig, find, load
 from ofa.data.shards import SPLITS, ShardError
-from ofa.files import DiskFull
-
-BAD = ("dropped", "unreadable", "damaged", "with_nul", "with_undecodable", "leftover", "unclosed", "unparsed")
-"""In names of counts that are shown."""
+from ofa.files import DiskFull, is_disk_full
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the preparation; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    useless = [f"--{name}" for name in _of_a_cluster(options)]
+    if useless:
+        parser.error(f"{', '.join(useless)}: for jobs of a cluster; add --cluster slurm, or leave it out")
     try:
         config = load(DataPrepConfig, options.config, options.set)
-        if options.check:
-            return 0
         output = options.output or Path("data") / find(options.config).stem
+        if options.check:
+            print(found(config, output))
+            return 0
         manifest = finished(config, output)
         if manifest is not None:
             compared = compare_source(config, manifest, output)
@@ -64,11 +69,19 @@ def main(arguments: list[str] | None = None) -> int:
     except DiskFull as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"error: {error}; {REMEDY}", file=sys.stderr)
+        print(f"error: {error}{_advice(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("stopped; run the same command to continue, finished parts are kept", file=sys.stderr)
         return 75
     return 1
+
+
+def _advice(error: OSError) -> str:
+    if is_disk_full(error):
+        return f"; {REMEDY}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "; get the rights to read and write there, or choose another place; finished parts are kept"
+    return ""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,23 +90,38 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the config"
     )
-    cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--workers", type=_positive, default=cores, help="processes (default: all cores)")
+    parser.add_argument("--workers", type=_positive, default=cores(), help="processes (default: one a core given)")
     jobs = parser.add_argument_group("a cluster, whose nodes share the disk of --output")
-    jobs.add_argument("--cluster", choices=("slurm", "local"), help="work in jobs, --workers at a time")
-    jobs.add_argument("--time", type=_positive, default=240, metavar="MINUTES", help="of one job (default: 240)")
-    jobs.add_argument("--mem", type=float, default=4.0, metavar="GB", help="of one job (default: 4)")
+    jobs.add_argument("--cluster", choices=("slurm", "local", "ray"), help="work in jobs, --workers at a time")
+    jobs.add_argument("--time", type=_positive, metavar="MINUTES", help="of one job (default: 240)")
+    jobs.add_argument("--mem", type=float, metavar="GB", help="of one job (default: 4)")
     jobs.add_argument("--partition")
     jobs.add_argument("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="any other option of sbatch")
     parser.add_argument("--output", type=Path, help="default: data/<name of the config>")
-    parser.add_argument("--check", action="store_true", help="say what is wrong with the config, and stop")
+    parser.add_argument("--check", action="store_true", help="say what there is, or what is wrong, and stop")
     return parser
+
+
+def _of_a_cluster(options: argparse.Namespace) -> list[str]:
+    """Options that were given and change nothing: without Slurm all of its own, but for the limit of local jobs."""
+    if options.cluster == "slurm":
+        return []
+    names = [name for name in ("time", "mem", "partition", "sbatch") if getattr(options, name) not in (None, [])]
+    return [name for name in names if name != "time" or options.cluster != "local"]
+
+
+def cores() -> int:
+    """Those that this process may use: of a job those that it was given, also where Slurm does not bind it to them."""
+    bound, given = len(os.sched_getaffinity(0)), os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(bound, int(given)) if given.isdigit() and int(given) else bound
 
 
 def _cluster(options: argparse.Namespace) -> ClusterOptions | None:
     if options.cluster is None:
         return None
-    return ClusterOptions(options.cluster, options.time, options.mem, options.partition, tuple(options.sbatch))
+    given = {"minutes": options.time, "memory_gb": options.mem, "partition": options.partition}
+    given = {name: value for name, value in given.items() if value is not None}
+    return ClusterOptions(options.cluster, **given, other=tuple(options.sbatch))
 
 
 def _positive(text: str) -> int:
@@ -127,10 +155,8 @@ def _print_summary(manifest: dict[str, Any], output: Path) -> None:
     console = Console()
     console.print(table)
     console.print(f"rows of {manifest['sequence_length']} tokens, vocabulary of {manifest['vocab_size']:,}")
-    dropped = {name: number for name, number in statistics.items() if any(word in name for word in BAD)}
-    read = f"{statistics.get('documents_read', 0):,} documents read"
-    reasons = (f"{name.replace('_', ' ')} {number:,}" for name, number in dropped.items())
-    console.print(", ".join([read, *reasons]), soft_wrap=True)
+    read = read_in_words([own["counts"] for own in manifest.get("sources", {}).values()] or [statistics])
+    console.print(", ".join([f"{read}, {kept(statistics):,} kept", *losses_in_words(statistics)]), soft_wrap=True)
     console.print(f"rows are {statistics['fill']:.2%} full; {output}/card.html", soft_wrap=True)
 
 

@@ -85,7 +85,8 @@ class ClusterArray:
         """
         calls = list(arguments)
         missing = [call for call in calls if not _is_done(function, call)]
-        number = min(len(missing), _SLICES * self._at_a_time)
+        each = _SLICES if self._options.cluster == "slurm" else 1  # without a queue all of them start at once
+        number = min(len(missing), each * self._at_a_time)
         if number > 1 and self._options.cluster == "slurm":
             number = min(number, largest_array())
         if number:

@@ -9,8 +9,12 @@ from html import escape
 from typing import Any
 
 from data_prep.card_pictures import columns, stacked_bars
+from data_prep.counts import MEANINGS, kept, most_frequent, read_in_words
 from ofa.data.shards import SPLITS
 from ofa.page import definitions, document, folded, none, note, picture, rows_table, section
+
+_NAMES = 40
+"""Templates that were not rendered in the table."""
 
 _SHOWN = 200
 """Characters of a rejected text in the table."""
@@ -19,41 +23,6 @@ _COUNTED = (
     "Documents that were read, and those in each half; their characters. Tokens are those of the shards, so in the "
     "training half as often as the weight says, and with random second sentences on top."
 )
-
-MEANINGS = {
-    "dropped_short": "below min_characters",
-    "dropped_long": "above max_characters",
-    "dropped_empty": "nothing left after cleaning",
-    "dropped_few_words": "below min_words",
-    "dropped_repetitive": "above max_repeated_lines",
-    "dropped_symbols": "above max_symbol_share",
-    "dropped_language": "another language",
-    "dropped_duplicate": "the text of an earlier document",
-    "dropped_near_duplicate": "nearly the text of an earlier document",
-    "dropped_by_weight": "not drawn, as the source's weight is below 1",
-    "dropped_redirect": "a redirect",
-    "dropped_disambiguation": "a disambiguation page",
-    "dropped_namespace": "a page of another namespace",
-    "dropped_model": "a page that is no wikitext",
-    "dropped_page_too_large": "above max_page_bytes",
-    "decoded_as_latin_1": "books in another encoding, read all the same",
-    "damaged_files": "the rest of a file that cannot be read",
-    "damaged_lines": "a line that is no JSON, or lacks the text",
-    "damaged_lost_bytes": "bytes of a dump that cannot be read",
-    "damaged_page_not_xml": "a page that is no XML",
-    "damaged_page_without_end": "a page without an end",
-    "damaged_parts": "text outside of any document",
-    "documents_with_nul": "kept without their NUL bytes",
-    "documents_with_undecodable_bytes": "kept without the bytes that are no characters",
-    "documents_without_tokens": "nothing left for the tokenizer",
-    "leftover_markup": "marks that stood alone; taken out",
-    "table_lines": "rows of tables that were never closed; taken out",
-    "unclosed_comments": "the rest of the page is a comment without an end; taken out, as MediaWiki does",
-    "unclosed_markup": "links, templates, tables and references without an end; what stood in them was kept",
-    "unparsed_paragraphs": "kept as they stood, since mwparserfromhell failed",
-    "unreadable_files": "no Python that can be parsed",
-}
-"""What each count of things that are not as they were says; other counts are of what is there."""
 
 
 def card(manifest: dict[str, Any], rejects: list[dict[str, Any]]) -> str:
@@ -66,8 +35,9 @@ def card(manifest: dict[str, Any], rejects: list[dict[str, Any]]) -> str:
     statistics = manifest["statistics"]
     name = ", ".join(name or manifest["source"]["kind"] for name in manifest["sources"])
     tokens = sum(statistics.get(f"{split}_tokens", 0) for split in SPLITS)
-    documents = sum(statistics.get(f"{split}_documents", 0) for split in SPLITS)
-    lead = f"{documents:,} documents, {tokens:,} tokens in rows of {manifest['sequence_length']}, {manifest['mode']}"
+    read = read_in_words(own["counts"] for own in manifest["sources"].values())
+    lead = f"{read}, {kept(statistics):,} kept; {tokens:,} tokens in rows of {manifest['sequence_length']}, "
+    lead += str(manifest["mode"])
     body = [
         f'<header id="header"><h1>Corpus {escape(name)}</h1>\n<p class="lead">{lead}</p>\n'
         f"{definitions(_facts(manifest))}</header>",
@@ -133,7 +103,17 @@ def _dropped(manifest: dict[str, Any]) -> str:
     if not table:
         return none("nothing")
     chart = picture(stacked_bars(drawn, names), "documents dropped by reason") if drawn else ""
-    return chart + rows_table(["count", "meaning", *names], table, words=["meaning"])
+    return chart + rows_table(["count", "meaning", *names], table, words=["meaning"]) + _templates(sources)
+
+
+def _templates(sources: dict[str, Any]) -> str:
+    """The most frequent that were not rendered."""
+    rows = [
+        [name or "documents", ", ".join(f"{one} {number:,}" for one, number in most_frequent(found, _NAMES).items())]
+        for name, own in sources.items()
+        if (found := own.get("templates"))
+    ]
+    return rows_table(["source", "templates not rendered, the most frequent"], rows, words=["source"]) if rows else ""
 
 
 def _lengths(manifest: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ import zstandard
 
 from data_prep import sources
 from data_prep.clean import clean, fingerprint
+from data_prep.counts import parted
 from data_prep.documents import Document, Unit
 from data_prep.tally import Tally
 from data_prep.work import new_files
@@ -29,7 +30,7 @@ def extract(config: DataPrepConfig, unit: Unit, number: int, folder: Path) -> di
     """Read, clean and store unit `number`; returns what its JSON file says.
 
     `pieces`: name, `source`, `first` document within the unit, `documents`, `characters`; `counts`: see `clean`;
-    `rejects`: a sample of what was dropped.
+    `rejects`: a sample of what was dropped; `templates`: names of those that were not rendered, where there are any.
     """
     done = folder / f"{number:05d}.json"
     if done.is_file():
@@ -48,7 +49,9 @@ def extract(config: DataPrepConfig, unit: Unit, number: int, folder: Path) -> di
             hashes.append(found)
         hashes_of_all = np.concatenate([np.empty(0, "<u8"), *hashes])
         (building / f"{number:05d}.hashes").write_bytes(hashes_of_all.tobytes())
-        result = {"source": unit.source, "pieces": pieces, "counts": dict(counts), "rejects": counts.rejects}
+        numbers, templates = parted(counts)
+        result = {"source": unit.source, "pieces": pieces, "counts": numbers, "rejects": counts.rejects}
+        result |= {"templates": templates} if templates else {}
         (building / done.name).write_text(json.dumps(result))
     return result
 

@@ -83,12 +83,18 @@ def find_files(source: SourceConfig) -> list[Path]:
         files = [path for match in matches for path in (_below(match) if match.is_dir() else [match])]
         usable = [path for path in files if path.is_file() and is_wanted(path.name)]
         if not usable:
-            state = "exists but holds no file" if any(path.exists() for path in matches) else "matches nothing; no file"
-            raise DataPrepError(
-                f"source.paths: {entry} {state} {in_words} (working directory {Path.cwd()})"
-            )
+            raise DataPrepError(f"source.paths: {_nothing_usable(entry, matches, in_words, source.kind)}")
         found.update(path.resolve() for path in usable)
     return sorted(found)
+
+
+def _nothing_usable(entry: str, matches: list[Path], in_words: str, kind: str) -> str:
+    read = f"kind {kind} reads files {in_words}"
+    if not any(path.exists() for path in matches):
+        return f"there is no {entry} (working directory {Path.cwd()}); {read}"
+    if len(matches) > 1:
+        return f"none of the {len(matches)} files and folders that {entry} matches serves; {read}"
+    return f"the folder {entry} has no such file; {read}" if matches[0].is_dir() else f"{entry} does not serve; {read}"
 
 
 def _below(folder: Path) -> Iterator[Path]:

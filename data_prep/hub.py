@@ -15,6 +15,7 @@ from data_prep.documents import DataPrepError, Document, Unit
 from data_prep.files import document_of
 from data_prep.tally import Tally
 from ofa.config import SourceConfig
+from ofa.hub import is_local, unreachable
 
 _UNIT_ROWS = 50_000
 
@@ -61,9 +62,13 @@ def read(source: SourceConfig, unit: Unit, counts: Tally) -> Iterator[Document]:
 
 def _load(source: SourceConfig) -> Any:
     import datasets
+    from datasets import config as settings
 
     datasets.disable_progress_bars()
     dataset = str(source.dataset)
+    reason = None if is_local(dataset) else unreachable()
+    if reason is not None:
+        settings.HF_HUB_OFFLINE = True  # as the variable does: only the cache is asked
     try:
         if (Path(dataset) / "dataset_dict.json").is_file() or (Path(dataset) / "state.json").is_file():
             data = datasets.load_from_disk(dataset)
@@ -71,6 +76,6 @@ def _load(source: SourceConfig) -> Any:
         return datasets.load_dataset(dataset, source.subset, split=source.split, streaming=source.streaming)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise DataPrepError(
-            f"dataset {dataset} (subset {source.subset}, split {source.split}) cannot be loaded: {error}; check the "
-            "name, the split and the connection, or give a local folder as source.dataset"
+            f"dataset {dataset} (subset {source.subset}, split {source.split}) cannot be loaded: {reason or error}; "
+            "check the name, the split and the connection, or give a local folder as source.dataset"
         ) from error

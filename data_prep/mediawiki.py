@@ -9,22 +9,25 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from data_prep import files
+from data_prep.counts import shown_bytes
 from data_prep.documents import DataPrepError, Document, Unit, batched_units
 from data_prep.tally import Tally
-from data_prep.wiki.files import Part, parts, read_part
-from data_prep.wiki.pages import TOO_LARGE, Flaw, Page, namespace_names, read_pages
-from data_prep.wiki.text import SECTIONS_WITHOUT_TEXT, TextOptions, to_text
+from data_prep.wiki.files import Part, beginning, parts, read_part
+from data_prep.wiki.pages import LOST, TOO_LARGE, Flaw, Page, read_pages
+from data_prep.wiki.sites import Site, site_of
+from data_prep.wiki.text import TextOptions, to_text
 from ofa.config import SourceConfig, WikiConfig
 
-FILE, CATEGORY, MEDIA = 6, 14, -2
-"""Numbers of the namespaces whose links leave no text."""
+_PACKED = (b"BZh", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ")
+"""What compressed files begin with, where they cannot be decompressed."""
 
 _DISAMBIGUATION = re.compile(
     r"\{\{\s*(?:[^{}|\n]*disambig(?!uation needed|uation-needed)[^{}|\n]*|dab|hndis|geodis|numberdis|mathdab|schooldis"
-    r"|roaddis|begriffskl\u00e4rung|homonymie|desambiguaci\u00f3n|disambigua|doorverwijspagina|dp|ujednoznacznienie|\u043d\u0435\u043e\u0434\u043d\u043e\u0437\u043d\u0430\u0447\u043d\u043e\u0441\u0442\u044c)\s*[|}]"
+    r"|roaddis|begriffskl\u00e4rung|homonymie|desambigua(?:ci\u00f3n|\u00e7\u00e3o)|(?:namn)?f\u00f6rgrening|disambigua|doorverwijspagina|dp|ujednoznacznienie|\u043d\u0435\u043e\u0434\u043d\u043e\u0437\u043d\u0430\u0447\u043d\u043e\u0441\u0442\u044c)\s*[|}]"
     r"|__DISAMBIG__",
     re.IGNORECASE,
 )
@@ -32,12 +35,10 @@ _DISAMBIGUATION = re.compile(
 
 def units(source: SourceConfig, shard_characters: int) -> list[Unit]:
     """Parts of the dumps; small files together."""
-    _check_installed()
+    check(source)
     found: list[tuple[str, int]] = []
     for path in files.find_files(source):
         size = path.stat().st_size
-        if size == 0:
-            raise DataPrepError(f"{path}: an empty file; fetch the dump again or take it off source.paths")
         ratio = 2 if path.suffix == ".xml" else 0.5  # bytes of the file for one of text
         divided = parts(path, max(1, int(shard_characters * ratio)))
         starts = [part.start // (8 if part.in_bits else 1) for part in divided]
@@ -46,12 +47,23 @@ def units(source: SourceConfig, shard_characters: int) -> list[Unit]:
     return batched_units(found, shard_characters // 2)
 
 
+def check(source: SourceConfig) -> None:
+    """Raise DataPrepError where a file is empty, or no dump by its beginning, or the parser is missing."""
+    _check_installed()
+    for path in files.find_files(source):
+        if path.stat().st_size == 0:
+            raise DataPrepError(f"{path}: an empty file; fetch the dump again or take it off source.paths")
+        if source.on_damage == "refuse":
+            _check_beginning(path)
+
+
 def read(source: SourceConfig, unit: Unit, counts: Tally) -> Iterator[Document]:
     """The articles of a unit, in order."""
     wiki = source.wiki or WikiConfig()
+    counts["pages"] += 0  # said also of a dump without any
     for entry in unit.inputs:
         part = Part.parse(entry)
-        options = _options(wiki, _dropped_prefixes(part.path))
+        options = _options(wiki, _site(part.path))
         for found in read_pages(read_part(part), wiki.max_page_bytes):
             if isinstance(found, Flaw):
                 _count_flaw(found, part, source, counts)
@@ -73,6 +85,16 @@ def versions(source: SourceConfig) -> dict[str, Any]:
 times = files.times
 
 
+def _check_beginning(path: Path) -> None:
+    """Refuse what is no dump; one that is damaged is when it is read."""
+    head = beginning(path)
+    if b"<mediawiki" not in head and b"<page>" not in head and not head.startswith(_PACKED):
+        raise DataPrepError(
+            f"{path}: no dump of a MediaWiki: it begins with {shown_bytes(head)}; fetch pages-articles*.xml.bz2, or "
+            "take it off source.paths"
+        )
+
+
 def _is_article(page: Page, wiki: WikiConfig, counts: Tally) -> bool:
     counts["pages"] += 1
     if page.namespace not in wiki.namespaces:
@@ -90,11 +112,12 @@ def _is_article(page: Page, wiki: WikiConfig, counts: Tally) -> bool:
 
 
 def _is_disambiguation(page: Page) -> bool:
-    titled = page.title.endswith(("(disambiguation)", "(Begriffskl\u00e4rung)"))
+    titled = page.title.endswith(("(disambiguation)", "(Begriffskl\u00e4rung)", "(homonymie)"))
     return titled or _DISAMBIGUATION.search(page.text) is not None
 
 
 def _count_flaw(flaw: Flaw, part: Part, source: SourceConfig, counts: Tally) -> None:
+    counts["pages"] += flaw.kind != LOST
     if flaw.kind == TOO_LARGE:
         counts.reject("dropped_page_too_large", flaw.where, f"{flaw.size} bytes")
     elif source.on_damage == "skip":
@@ -107,16 +130,14 @@ def _count_flaw(flaw: Flaw, part: Part, source: SourceConfig, counts: Tally) -> 
 
 
 @functools.lru_cache(maxsize=64)
-def _dropped_prefixes(path: str) -> frozenset[str]:
-    """Of links that leave no text, in this wiki's language and in English."""
-    names = namespace_names(read_part(Part(path)))
-    local = (names[number].lower() for number in (FILE, CATEGORY, MEDIA) if number in names)
-    return TextOptions.dropped_prefixes.union(local)
+def _site(path: str) -> Site:
+    return site_of(read_part(Part(path)))
 
 
-def _options(wiki: WikiConfig, dropped_prefixes: frozenset[str]) -> TextOptions:
-    sections = SECTIONS_WITHOUT_TEXT if wiki.drop_sections is None else wiki.drop_sections
-    return TextOptions(wiki.headings, wiki.lists, frozenset(map(str.lower, sections)), dropped_prefixes)
+def _options(wiki: WikiConfig, site: Site) -> TextOptions:
+    sections = site.sections_without_text() if wiki.drop_sections is None else map(str.lower, wiki.drop_sections)
+    prefixes = TextOptions.dropped_prefixes | site.dropped_prefixes()
+    return TextOptions(wiki.headings, wiki.lists, frozenset(sections), prefixes)
 
 
 def _check_installed() -> None:

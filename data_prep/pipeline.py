@@ -29,12 +29,14 @@ from data_prep.array import ClusterArray, ClusterOptions
 from data_prep.card import card
 from data_prep.changes import changes_since_plan
 from data_prep.clean import share_of
+from data_prep.counts import counted, kept, losses_in_words, most_frequent, read_in_words
 from data_prep.dedup import duplicates
 from data_prep.documents import DataPrepError, Unit
 from data_prep.encode import Job, calls, encode
 from data_prep.extract import extract, read_piece
 from data_prep.jobs import end_earlier
 from data_prep.near_duplicates import check_installed, near_duplicates
+from data_prep.ray_pool import RayPool
 from data_prep.tally import Reject, joined_rejects
 from data_prep.tokenizer import build
 from data_prep.work import CARD, REJECTS, exclusive, refuse_another_config, refuse_foreign_folder, start_or_continue
@@ -53,7 +55,7 @@ STEPS = ("extract", "duplicates", "tokenizer", "encode")
 Facts = dict[str, Any]
 """What a step's JSON file says."""
 
-Pool = Workers | ClusterArray
+Pool = Workers | ClusterArray | RayPool
 
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, what is done and what there is to do."""
@@ -114,7 +116,7 @@ def prepare(
         end_earlier(work / "jobs")
         units = sources.all_units(config)
         start_or_continue(work, config, units)
-        with Workers(workers) if cluster is None else ClusterArray(workers, work / "jobs", cluster) as pool:
+        with _pool(workers, work / "jobs", cluster) as pool:
             if config.clean.near_duplicates:
                 check_installed()
             if config.tokenizer.init is not None:
@@ -123,7 +125,7 @@ def prepare(
             _check_unchanged(work, config)
             pieces = _numbered(extracted)
             if not pieces:
-                raise DataPrepError(f"no document is left after cleaning: {_readable(_counts(extracted))}")
+                raise DataPrepError(_nothing_left(config, extracted))
             progress("duplicates", 0, 1)
             _duplicates(work, config, len(units))
             progress("duplicates", 1, 1)
@@ -139,6 +141,12 @@ def prepare(
         rejects = joined_rejects((result["rejects"] for result in [*extracted, *encoded]), config.clean.reject_samples)
         _publish(work, output, encoded, manifest, rejects)
     return read_manifest(output)
+
+
+def _pool(workers: int, jobs: Path, cluster: ClusterOptions | None) -> Pool:
+    if cluster is None:
+        return Workers(workers)
+    return RayPool(workers) if cluster.cluster == "ray" else ClusterArray(workers, jobs, cluster)
 
 
 # ---- the steps --------------------------------------------------------------------------------------------------
@@ -286,15 +294,18 @@ def _folders_of_duplicates(work: Path, config: DataPrepConfig) -> dict[str, Path
 
 def _by_source(extracted: list[Facts], encoded: list[Facts]) -> Facts:
     """By the name of a source its `counts`, its `tokens` in shards, and `lengths`: documents by the power of two that
-    their tokens do not exceed."""
+    their tokens do not exceed, and `templates`: the most frequent that were not rendered."""
     found: Facts = {}
     for result in [*extracted, *encoded]:
         own = found.setdefault(result["source"], {"counts": Counter(), "lengths": Counter(), "tokens": 0})
         for what in ("counts", "lengths"):
             own[what].update(result.get(what, {}))
+        if "templates" in result:
+            own.setdefault("templates", Counter()).update(result["templates"])
         own["tokens"] += sum(shard["tokens"] for shard in result.get("shards", {}).values())
     for own in found.values():
         own |= {what: dict(sorted(own[what].items())) for what in ("counts", "lengths")}
+        own |= {"templates": most_frequent(own["templates"])} if "templates" in own else {}
     return found
 
 
@@ -306,14 +317,31 @@ def _check_unchanged(work: Path, config: DataPrepConfig) -> None:
         )
 
 
+def _nothing_left(config: DataPrepConfig, extracted: list[Facts]) -> str:
+    """How much of each source was read, what became of it, and of what nothing was read from what it is."""
+    said = []
+    for name, source in config.named_sources().items():
+        counts = _counts([unit for unit in extracted if unit["source"] == name])
+        words = [f"{name}: " * bool(name) + read_in_words([counts]), *losses_in_words(counts)]
+        if not counts["documents_read"] and not losses_in_words(counts):
+            words += [found] if (found := sources.described(source)) else []
+        said.append(", ".join(words))
+    return f"no document is left after reading and cleaning: {'; '.join(said)}"
+
+
 def _check_halves(config: DataPrepConfig, splits: Facts, counts: Counter[str]) -> None:
-    wanted = [split for split in SPLITS if split == "train" or config.validation_share > 0]
-    for split in wanted:
-        if not splits[split]["shards"]:
-            raise DataPrepError(
-                f"nothing went to {split}: {_readable(counts)}; the halves are drawn by group, so give more documents, "
-                "or set validation_share, source.group_field or seed"
-            )
+    """Refuse a corpus of which a half is empty that is wanted."""
+    empty = [split for split in SPLITS if not splits[split]["shards"] and (split == "train" or config.validation_share)]
+    if not empty:
+        return
+    losses = "".join(f", {loss}" for loss in losses_in_words(counts))
+    raise DataPrepError(
+        f"nothing went to {' and '.join(empty)}: {counted(kept(counts), 'document')} kept, "
+        f"{counts['train_documents']:,} for train and {counts['validation_documents']:,} for validation, with "
+        f"validation_share {config.validation_share:g}{losses}; give more documents, another validation_share (0: no "
+        "validation), or another seed, by which they are drawn anew; those of one group (chapters of a book, a "
+        "group_field) stay together"
+    )
 
 
 def _counts(results: list[Facts]) -> Counter[str]:
@@ -321,10 +349,6 @@ def _counts(results: list[Facts]) -> Counter[str]:
     for result in results:
         total.update(result["counts"])
     return total
-
-
-def _readable(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
 
 
 def _move(source: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ entries are plain ones in the tokenizer that is stored.
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from data_prep.documents import DataPrepError
 from ofa.config import TokenizerConfig
 from ofa.data.shards import SPECIAL
 from ofa.files import empty_folder_beside, replace_folder
+from ofa.hub import is_local, unreachable
 
 _SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 _SPECIAL_TOKENS["mask_token"] = "[MASK]"
@@ -28,11 +30,18 @@ _SPECIAL_TOKENS["mask_token"] = "[MASK]"
 Texts = Callable[[], Iterable[str]]
 """Gives the training text anew at each call."""
 
+_GIVE = "give a folder with a tokenizer, or a hub id such as bert-base-uncased"
+"""What helps where there is none."""
+
 _COVERED = 0.9999
 """Share of all characters that the alphabet covers; the rarest become [UNK]."""
 
 _ALPHABET_LIMIT = 1000
 """Most characters of an alphabet, as in `tokenizers`."""
+
+
+class NotFetched(DataPrepError):
+    """A tokenizer of the hub, which cannot be asked for it."""
 
 
 def encoder(folder: Path) -> tokenizers.Tokenizer:
@@ -48,19 +57,33 @@ def build(folder: Path, config: TokenizerConfig, length: int, texts: Texts) -> d
     """Write the folder, which appears when it is complete.
 
     Args:
-        length: Longest sequence, kept in the tokenizer's own settings.
+        length: Longest sequence, kept in the settings of one that is trained.
         texts: Gives the training text anew at each call.
 
     Returns:
         `vocab_size` and `special`, the ids of the special tokens.
 
     Raises:
-        DataPrepError: the tokenizer cannot be loaded or lacks a special token.
+        DataPrepError: the tokenizer cannot be loaded, lacks a special token or does not take the length.
     """
     partial = empty_folder_beside(folder)
-    facts = _copy_into(partial, config.init) if config.init else _train_into(partial, config, length, texts)
+    facts = _copy_into(partial, config.init, length) if config.init else _train_into(partial, config, length, texts)
     replace_folder(partial, folder)
     return facts
+
+
+def described(config: TokenizerConfig, length: int) -> str:
+    """What `build` will take, tried.
+
+    Raises:
+        DataPrepError: as `build`, but for one that cannot be fetched from here.
+    """
+    if config.init is None:
+        return f"a vocabulary of {config.vocab_size:,} to be trained on the documents"
+    try:
+        return f"tokenizer {config.init} with {len(_loaded(config.init, length)):,} entries"
+    except NotFetched as error:  # a check may be made where there is no network, for nodes that have one
+        return f"note: {error}"
 
 
 def train_vocabulary(config: TokenizerConfig, texts: Texts) -> dict[str, int]:
@@ -144,19 +167,51 @@ def _train_into(
     return {"vocab_size": len(vocabulary), "special": special}
 
 
-def _copy_into(folder: Path, init: str) -> dict[str, Any]:
-    from transformers import AutoTokenizer  # a second to import, and not needed to train
+def _copy_into(folder: Path, init: str, length: int) -> dict[str, Any]:
+    tokenizer = _loaded(init, length)
+    tokenizer.save_pretrained(str(folder))
+    return {"vocab_size": len(tokenizer), "special": _special(tokenizer)}
+
+
+def _loaded(init: str, length: int) -> Any:
+    """The tokenizer of a folder or of the hub, refused unless rows of masked-LM data can be made with it."""
+    local, place = is_local(init), Path(init).expanduser()
+    if local and not place.is_dir():
+        raise DataPrepError(f"tokenizer {init} is no folder{_beside(place)}; {_GIVE}")
+    reason = None if local else unreachable()
+    from transformers import AutoTokenizer  # seconds to import, and not needed to train
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(init)
+        name, offline = (str(place), True) if local else (init, reason is not None)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=offline)
     except Exception as error:  # a damaged file may break anything in its readers
+        if reason is not None:
+            raise NotFetched(
+                f"tokenizer {init} is no folder here{_beside(place)} and not in the hub's cache, and {reason}; give a "
+                f"folder, or run where there is a network before: hf download {init}"
+            ) from error
         words = " ".join(str(error).split())
-        raise DataPrepError(f"tokenizer {init} cannot be loaded ({words}); give a local folder or a hub id") from error
-    special = {name: getattr(tokenizer, f"{name}_token_id") for name in SPECIAL}
-    missing = [f"[{name.upper()}]" for name, number in special.items() if number is None]
+        raise DataPrepError(f"tokenizer {init} cannot be loaded ({words}); {_GIVE}") from error
+    missing = [f"[{name.upper()}]" for name, number in _special(tokenizer).items() if number is None]
     if missing:
         raise DataPrepError(f"tokenizer {init} has no {', '.join(missing)}: masked-LM data needs one that has")
     if not tokenizer.is_fast:
         raise DataPrepError(f"tokenizer {init} has no fast form (tokenizer.json); convert it with transformers first")
-    tokenizer.save_pretrained(str(folder))
-    return {"vocab_size": len(tokenizer), "special": special}
+    if length > tokenizer.model_max_length:  # one without a limit has a huge number there
+        raise DataPrepError(
+            f"sequence_length {length} is above the {tokenizer.model_max_length} tokens that tokenizer {init} and its "
+            "model take (model_max_length): choose that or less; for a model with more positions, a copy of its folder "
+            "with another model_max_length in tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def _special(tokenizer: Any) -> dict[str, Any]:
+    return {name: getattr(tokenizer, f"{name}_token_id") for name in SPECIAL}
+
+
+def _beside(place: Path) -> str:
+    """The folder that was meant, if one beside it has nearly its name."""
+    there = [path.name for path in place.parent.iterdir() if path.is_dir()] if place.parent.is_dir() else []
+    close = difflib.get_close_matches(place.name, there, n=1)
+    return f" (did you mean {place.parent / close[0]}?)" if close else ""

@@ -17,7 +17,7 @@ from typing import Any
 from data_prep import files
 from data_prep.documents import DataPrepError, Document, Unit
 from data_prep.tally import Tally
-from data_prep.wiki.text import SECTIONS_WITHOUT_TEXT
+from data_prep.wiki.sites import SECTIONS_WITHOUT_TEXT
 from data_prep.wiki.tidy import tidy_extracted
 from ofa.config import SourceConfig
 from ofa.files import DAMAGE, open_bytes
@@ -53,6 +53,8 @@ _TABLE_LINE = re.compile(
 
 _MARKUP = re.compile(r"'{2,}|\[\[(?:[^|\[\]]*\|)?([^\[\]]*)\]\]|\{\{[^{}]*\}\}|\[\[|\]\]|\{\{|\}\}|^(?:\{\||\||! ).*$")
 
+_WITHOUT_TEXT = frozenset(SECTIONS_WITHOUT_TEXT["en"])
+
 units = files.units
 versions = files.versions
 times = files.times
@@ -82,7 +84,7 @@ def paragraphs(text: str, title: str) -> str:
 def _plain(line: str) -> str:
     line = html.unescape(line) if "&" in line else line
     line = _BLOCK_TAG.sub(" ", _TAG.sub("", line)).strip() if "<" in line else line
-    if line.rstrip(". ").lower() in SECTIONS_WITHOUT_TEXT or _TABLE_LINE.fullmatch(line.strip()):
+    if line.rstrip(". ").lower() in _WITHOUT_TEXT or _TABLE_LINE.fullmatch(line.strip()):
         return ""
     line = _FORMULA.sub(lambda match: "formula " if match[1] else "formula", line)
     line = _AS_OF.sub(lambda match: f"As of {match[1]}" if match[1] else "", line) if "update]]" in line else line

@@ -24,7 +24,7 @@ from ofa.config import ConfigError, DataPrepConfig, differences, parse
 from ofa.data.shards import SPLITS
 from ofa.files import NoLocks, beside, explained_space, flush_file, flush_folder, try_lock, write_bytes
 
-_CODE_VERSION = 4
+_CODE_VERSION = 5
 """Raised when the same input and config give other bytes, so that unfinished work of the old code is not mixed in."""
 
 REMEDY = "free space or choose another --output, then run again: finished parts are kept"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from ofa.sections.base import Section, nearest
 
@@ -60,10 +60,15 @@ def shortened(text: str) -> str:
 
 
 def _section_at(kind: type[Section], location: tuple[Any, ...]) -> type[Section]:
-    """The section that a pydantic location leads to; numbers in it count the elements of a list."""
-    for part in location:
+    """The section that a pydantic location leads to; numbers in it count the elements of a list, and names are those of
+    sections in an object."""
+    parts = iter(location)
+    for part in parts:
         if isinstance(part, str):
-            kind = next(_sections_in(kind.model_fields[part].annotation))
+            annotation = kind.model_fields[part].annotation
+            kind = next(_sections_in(annotation))
+            if get_origin(annotation) is dict:
+                next(parts, None)  # a name
     return kind
 
 

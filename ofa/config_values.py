@@ -73,7 +73,7 @@ def apply_override(values: dict[str, Any], override: str, dotted: Collection[str
         ConfigError: it has another form, or leads into what is no section.
     """
     key, sign, text = override.partition("=")
-    if not sign or not re.fullmatch(r"\w+(\.\w+)*", key):
+    if not sign or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
         raise ConfigError(f"--set {override}: expected section.key=value")
     try:
         value = decode(text)

@@ -40,6 +40,11 @@ def read_blocks(data: mmap.mmap | bytes, bit: int) -> Iterator[tuple[int, bytes 
         start = next_block(data, stop)
 
 
+def breaks_off(data: mmap.mmap | bytes, bit: int) -> bool:
+    """Whether the file ends in the block that begins at `bit`."""
+    return _next(data, bit + _MAGIC_BITS, _PATTERNS[BLOCK] + _PATTERNS[END]) is None
+
+
 def _read(data: mmap.mmap | bytes, start: int) -> tuple[bytes | None, int]:
     """The bytes of the block at `start`, and where it ends at the earliest."""
     first = stop = _end_of(data, start)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from data_prep.wiki.blocks import next_block, read_blocks
+from data_prep.wiki.blocks import breaks_off, next_block, read_blocks
 from ofa.files import DAMAGE, open_bytes
 
 CHUNK = 1 << 20
@@ -94,6 +94,15 @@ def index_of(path: Path) -> Path | None:
     return next((one for one in candidates if name != path.name and "-index" in name and one.is_file()), None)
 
 
+def beginning(path: Path) -> bytes:
+    """First bytes of a file, decompressed if they can be."""
+    chunk = next(read_part(Part(str(path))), None)
+    if chunk is not None and chunk.lost is None:
+        return chunk.data
+    with path.open("rb") as file:
+        return file.read(CHUNK)
+
+
 def read_part(part: Part) -> Iterator[Chunk]:
     """The bytes of a part, then those behind it."""
     path = Path(part.path)
@@ -154,7 +163,8 @@ def _read_blocks(path: Path, part: Part) -> Iterator[Chunk]:
         for start, text in read_blocks(data, part.start):
             is_own = part.stop < 0 or start < part.stop
             if text is None:
-                yield Chunk(b"", is_own, f"broken or truncated bzip2 block at byte {start // 8}")
+                cut = f"truncated: the file ends at byte {len(data)}, in the" if breaks_off(data, start) else "broken"
+                yield Chunk(b"", is_own, f"{cut} bzip2 block at byte {start // 8}")
             else:
                 yield Chunk(text, is_own)
 
@@ -167,7 +177,8 @@ def _read_stream(file: BinaryIO, start: int, is_own: bool) -> Iterator[Chunk]:
         data = file.read(CHUNK) if unpacker.needs_input else b""
         if unpacker.needs_input and not data:
             if place > start:
-                yield Chunk(b"", is_own, f"truncated: the bzip2 stream at byte {start} has no end")
+                said = f"truncated: the file ends at byte {place}, and its bzip2 stream at byte {start} has no end"
+                yield Chunk(b"", is_own, said)
             return None
         place += len(data)
         try:

@@ -19,7 +19,10 @@ is as long; one that is, is cut where a word ends outside of brackets."""
 _MARKUP = re.compile(r"[\[<{&]|''|__|://")
 _PIPE_TRICK = re.compile(r"^[^:]*:|\s*\([^()]*\)$|,.*$")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,30});")
-_LEFT = re.compile(r"</?[a-zA-Z][^<>]{0,300}>|'{2,}|\[\[|\]\]|\{\{+|\}\}+|\{\||\|\}|__[A-Z]{3,}__")
+MAGIC_WORD = r"__[A-Z\u00c0-\u00de]{3,}(?:_[A-Z\u00c0-\u00de]+)*__"
+"""Also in other languages: `__KEIN_INHALTSVERZEICHNIS__`."""
+
+_LEFT = re.compile(r"</?[a-zA-Z][^<>]{0,300}>|'{2,}|\[\[|\]\]|\{\{+|\}\}+|\{\||\|\}|" + MAGIC_WORD)
 _BRACKET_OR_SPACE = re.compile(r" |\[\[|\{\{|\]\]|\}\}|\[|\]")
 _CELLS = ("td", "th", "tr", "caption")
 """Outside of a table that is closed, they are all that parts two words."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from xml.etree import ElementTree
 
 from data_prep.wiki.files import Chunk
+from data_prep.wiki.sites import unescaped
 
 _BEGIN, _END, _LAST = b"<page>", b"</page>", b"</mediawiki"
 _HEAD = 4096
@@ -20,8 +21,6 @@ TOO_LARGE, NO_END, NOT_XML, LOST = "too_large", "page_without_end", "page_not_xm
 """What may be wrong: a page above the limit (no damage), one that another follows or nothing, one that is no XML, bytes
 that cannot be decompressed."""
 
-_NAMESPACE = re.compile(r'<namespace key="(-?\d+)"[^>]*>([^<]*)</namespace>')
-_ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"'}
 
 
 @dataclass(frozen=True)
@@ -82,23 +81,13 @@ def parse_page(data: bytes) -> Page | Flaw:
     )
 
 
-def namespace_names(chunks: Iterable[Chunk]) -> dict[int, str]:
-    """Names of the namespaces, by number, as the head of a dump tells them."""
-    head = b""
-    for chunk in chunks:
-        head += chunk.data
-        if b"</siteinfo>" in head or _BEGIN in head or len(head) > 1 << 20:
-            break
-    head, _, _ = head.partition(_BEGIN)
-    return {int(number): _unescaped(name) for number, name in _NAMESPACE.findall(head.decode("utf-8", "replace"))}
-
-
 def _fragments(chunks: Iterable[Chunk], most_bytes: int) -> Iterator[bytes | Flaw]:
     """The bytes of each page, from tag to tag."""
     reader = _Reader(chunks)
     while reader.find_begin():
-        yield _read_page(reader, most_bytes)
-        yield from reader.take_flaws()
+        found = _read_page(reader, most_bytes)
+        yield from reader.take_flaws()  # why a page has no end comes before it
+        yield found
     yield from reader.take_flaws()
 
 
@@ -127,7 +116,7 @@ def _read_page(reader: _Reader, most_bytes: int) -> bytes | Flaw:
             reader.drop(len(buffer) - kept)
             searched = 0
         if not reader.more():
-            flaw = Flaw(NO_END, title or _title(buffer), gone + len(buffer))
+            flaw = Flaw(NO_END, reader.broken_off(title or _title(buffer)), gone + len(buffer))
             reader.drop(len(buffer))
             return flaw
 
@@ -140,6 +129,7 @@ class _Reader:
         self.buffer = bytearray()
         self._own: int | None = None  # bytes at the beginning of the window; None: all of it
         self._flaws: list[Flaw] = []
+        self._lost: str | None = None  # what is wrong with the chunk that was to follow
         self._read = 0
         self._is_over = False
         self._has_end = False
@@ -168,20 +158,28 @@ class _Reader:
 
     def more(self) -> bool:
         """Read a chunk; False if none follows what is in the window."""
+        self._lost = None
         chunk = next(self._chunks, None)
         if chunk is None:
             self._is_over = True
             return False
+        if not chunk.is_own and self._own is None:
+            self._own = len(self.buffer)
         if chunk.lost is not None:
+            self._lost = chunk.lost
             if chunk.is_own:
                 self._flaws.append(Flaw(LOST, chunk.lost))
                 self._has_end = True  # one loss at the end of a file is enough said
             return False
-        if not chunk.is_own and self._own is None:
-            self._own = len(self.buffer)
         self.buffer += chunk.data
         self._read += len(chunk.data)
         return True
+
+    def broken_off(self, title: str) -> str:
+        """What is said of a page that nothing follows; of lost bytes that they are in it."""
+        if self._flaws:
+            self._flaws[-1] = replace(self._flaws[-1], where=f"{self._flaws[-1].where}; in the page {title}")
+        return f"{title}; {self._lost or 'the file ends in it'}"
 
     def drop(self, count: int) -> None:
         """Let go of bytes at the beginning."""
@@ -197,13 +195,7 @@ class _Reader:
 
 def _title(data: bytes | bytearray) -> str:
     found = re.search(rb"<title>(.*?)</title>", data[:_HEAD], re.DOTALL)
-    return _unescaped(found[1].decode("utf-8", "replace")) if found else "a page without title"
-
-
-def _unescaped(text: str) -> str:
-    for entity, character in reversed(_ENTITIES.items()):
-        text = text.replace(entity, character)
-    return text
+    return unescaped(found[1].decode("utf-8", "replace")) if found else "a page without title"
 
 
 def _words(data: bytes, error: Exception) -> str:

@@ -12,6 +12,8 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
+from data_prep.counts import TEMPLATE
+
 HOLE, HELD = "\x02", "\x03"
 """Neither is a character of XML, so no dump has them."""
 
@@ -33,6 +35,13 @@ _INDENTATION = 60
 """Characters before a table's brace that are looked at."""
 _TEMPLATE_NAME = re.compile(r"\s*([^|{}\n]*)")
 
+_NO_WORDS = re.compile(r"\{\{[^{}]*\}\}|<ref\b.*?(?:/>|</ref>)|<!--.*?-->")
+_WORDS = re.compile(r"\w+\W+\w")
+_NEAR = 200
+"""Characters of the line, on either side of a template, that are looked at; a page may be one line of templates."""
+_NAME = 60
+"""Characters of a template's name that are counted under."""
+
 Span = tuple[int, int]
 
 
@@ -45,13 +54,15 @@ def prune(
         text: Of a page.
         keeps_template: Whether a template, by its name, leaves text.
         keeps_link: Whether a link, by its target, leaves text.
-        counts: `unclosed_markup` is added to, and `unclosed_comments`, after which the rest of the page is comment.
+        counts: `unclosed_markup` is added to, and `unclosed_comments`, after which the rest of the page is comment; by
+            name the templates that were cut inside of sentences.
     """
     text = text.replace(HOLE, "").replace(HELD, "")
     pass_ = _Pass(text, keeps_template, keeps_link)
     pass_.run()
-    counts.update(pass_.unclosed)
-    return pass_.result()
+    result = pass_.result()
+    counts.update(pass_.counts)
+    return result
 
 
 class _Pass:
@@ -60,7 +71,7 @@ class _Pass:
     def __init__(self, text: str, keeps_template: Callable[[str], bool], keeps_link: Callable[[str], bool]):
         self._text = text
         self._keeps_template, self._keeps_link = keeps_template, keeps_link
-        self.unclosed: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
         self._stack: list[tuple[str, int]] = []
         self._open_now: Counter[str] = Counter()
         self._cuts: list[tuple[int, int, str]] = []
@@ -90,8 +101,26 @@ class _Pass:
             if stop > done:
                 if start >= done:
                     parts += [text[done:start], left]
+                    self._count_template(start, stop)
                 done = stop
         return "".join([*parts, text[done:]])
+
+    def _count_template(self, start: int, stop: int) -> None:
+        """Count what was cut, by its name, if it is a template with other words in its line."""
+        text = self._text
+        is_template = text.startswith("{{", start) and text.endswith("}}", start, stop)
+        if not is_template or text.startswith("{{{", start) or text.find("\n", start, stop) >= 0:
+            return
+        before = text[max(0, start - _NEAR) : start].rpartition("\n")[2]
+        after = text[stop : stop + _NEAR].partition("\n")[0]
+        line = f"{before} {after}"
+        if line.lstrip().startswith(("|", "!")) or not _WORDS.search(_NO_WORDS.sub("", line)):
+            return
+        name = _TEMPLATE_NAME.match(text, start + 2)
+        words = " ".join(name[1].replace("_", " ").split()) if name is not None else ""
+        words = words.partition(":")[0] if words.startswith("#") and not words.startswith("#tag") else words
+        if words:
+            self.counts[f"{TEMPLATE}{words[:1].upper()}{words[1:_NAME]}"] += 1
 
     def _with_held_lines(self) -> str:
         parts, done = [], 0
@@ -106,7 +135,7 @@ class _Pass:
         end = self._text.find("-->", start)
         stop = len(self._text) if end < 0 else end + 3
         if end < 0:
-            self.unclosed["unclosed_comments"] += 1
+            self.counts["unclosed_comments"] += 1
         begins_line = start == 0 or self._text[start - 1] == "\n"
         if begins_line and self._text[stop : stop + 1] == "\n":
             stop += 1
@@ -130,7 +159,7 @@ class _Pass:
             return end.end()
         closer = self._closer(name, end.end())
         if closer is None:
-            self.unclosed["unclosed_markup"] += 1
+            self.counts["unclosed_markup"] += 1
             self._cuts.append((start, end.end(), HOLE if name == "ref" else ""))
             return end.end()
         if name in _CUT:
@@ -200,7 +229,7 @@ class _Pass:
 
     def _cut_openers(self, openers: list[tuple[str, int]]) -> None:
         """Braces and brackets that nothing closes; a table without end is left to those who read its lines."""
-        self.unclosed["unclosed_markup"] += len(openers)
+        self.counts["unclosed_markup"] += len(openers)
         self._cuts += [(start, self._end_of(kind, start), "") for kind, start in openers if kind in ("{{", "{{{", "[[")]
 
     def _end_of(self, kind: str, start: int) -> int:

@@ -1,7 +1,7 @@
 """Templates that leave text where they stand, and the text. All others leave none.
 
 Which page a template is, and what it does, is decided by each wiki; these are the English Wikipedia's that stand inside
-of sentences, and those of other wikis that share their names.
+of sentences, those of other wikis that share their names, and a few of others (`data_prep.wiki.local_templates`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from data_prep.wiki import measures
+from data_prep.wiki import elements, local_templates, measures
 from data_prep.wiki.measures import Arguments
 
 _MONTHS = (
@@ -28,13 +28,19 @@ _FIRST = """
 """
 """Those that show their first value; `_` is a space."""
 
-_QUOTATIONS = "quote blockquote quotation cquote centered_pull_quote bquote poemquote poem_quote rquote"
+_QUOTATIONS = "quote blockquote quotation cquote centered_pull_quote bquote poemquote poem_quote rquote zitat"
 _SECOND = "lang rtl-lang wikt-lang langx font_color colored_text color colour background_color h:title script"
 _JOIN = "chem chem2 gaps linktext digits ord"
 _SHIPS = """
     uss hms ss rms usns mv hmas hmcs sms usat ms ins usrc mts hmt gts uscgc hmnzs hnoms hswms hdms hnlms orp rfa rrs
 """
+_NAMESPACES = frozenset(
+    ("template", "vorlage", "mod\u00e8le", "plantilla", "sjabloon", "predefini\u00e7\u00e3o", "mall", "szablon")
+)
+"""Names of the namespace of templates, which may stand before theirs."""
+
 _SIGNS = {
+    "\\": " / ",
     "nbsp": " ", "space": " ", "spaces": " ", "spaced ndash": " \u2013 ", "snd": " \u2013 ", "snds": " \u2013 ",
     "spnd": " \u2013 ", "ndash": "\u2013", "mdash": "\u2014", "mdashb": "\u2014", "emdash": "\u2014",
     "endash": "\u2013", "spaced mdash": " \u2014 ", "dash": " \u2013 ", "'": "'", "'s": "'s", "' \"": "' \"",
@@ -76,12 +82,19 @@ def text_of(name: str, positional: Sequence[str], named: Mapping[str, str]) -> s
 def _rule(name: str) -> Callable[[Arguments], str] | None:
     name = " ".join(name.replace("_", " ").split()).lower()
     function, colon, value = name.partition(":")
+    if colon and function in _NAMESPACES:
+        return _rule(value)
     if colon and function in ("formatnum", "lc", "uc", "lcfirst", "ucfirst", "nowrap"):
         return lambda _: measures.grouped(value.strip()) if function == "formatnum" else value.strip()
     if name in _RULES:
         return _RULES[name]
     if name.startswith("ipa-"):
         return _sounds
+    if name in elements.SYMBOLS:
+        return lambda given: "" if given[0] or given[1] else elements.SYMBOLS[name]
+    shown = local_templates.shown_name(name)
+    if shown is not None:
+        return lambda _: shown
     return _first if name.startswith("lang-") else None
 
 
@@ -202,6 +215,7 @@ def _names(text: str) -> list[str]:
 
 
 _RULES: dict[str, Callable[[Arguments], str]] = {
+    **local_templates.RULES,
     **dict.fromkeys(_names(_FIRST), _first),
     **dict.fromkeys(_names(_SECOND), _number(2)),
     **dict.fromkeys(_names(_QUOTATIONS), _quotation),
@@ -230,7 +244,7 @@ _RULES: dict[str, Callable[[Arguments], str]] = {
     **dict.fromkeys(("key press", "keypress"), lambda given: "+".join(value.strip() for value in given[0])),
     **dict.fromkeys(("harvtxt", "harvcoltxt"), _citation),
     "val": _value,
-    "e": _before("\u00d710^"),
+    "e": lambda given: f"\u00d710^{_first(given)}" if _first(given) else "e",  # French without a value
     "gbp": _before("\u00a3"),
     "euro": _before("\u20ac"),
     "oldstyledate": _old_date,

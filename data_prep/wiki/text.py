@@ -9,17 +9,13 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from data_prep.wiki import templates
-from data_prep.wiki.inline import plain
+from data_prep.counts import TEMPLATE, TEMPLATES
+from data_prep.wiki import elements, templates
+from data_prep.wiki.inline import MAGIC_WORD, plain
 from data_prep.wiki.prune import HOLE, prune
+from data_prep.wiki.silent import is_silent
+from data_prep.wiki.sites import SECTIONS_WITHOUT_TEXT
 from data_prep.wiki.tidy import tidy
-
-SECTIONS_WITHOUT_TEXT = (
-    "references", "external links", "see also", "further reading", "notes", "bibliography", "sources", "footnotes",
-    "citations", "gallery", "notes and references", "references and notes", "works cited", "notes and citations",
-    "image gallery",
-)  # fmt: skip
-"""Sections of lists that are no prose, in small letters."""
 
 _BLOCK_TAG = re.compile(
     r"</?(?:blockquote|div|center|poem|p|ul|ol|dl|dd|dt|hr|section|h[1-6]|onlyinclude|noinclude)\b[^<>]*>|<br\s*/?>\s*<br\s*/?>",
@@ -30,7 +26,7 @@ _HEADING = re.compile(r"(={1,6})[ \t]*(.+?)[ \t]*\1[ \t]*$")
 _TABLE_LINE = re.compile(r"\s*(?:\{\||\|[-}+|]?|!.*(?:!!|\|\|))")
 _LIST_MARKS = re.compile(r"[*#:;]+")
 _RULE = re.compile(r"-{4,}\s*")
-_MAGIC = re.compile(r"__[A-Z]{3,}__")
+_MAGIC = re.compile(MAGIC_WORD)
 _HATNOTE = re.compile(
     r"(?:see also|see|main articles?|main page|further information|for (?:other|the|a|an|more)\b.*\bsee"
     r"|this (?:article|page) is about|not to be confused|.* redirects? here)\b",
@@ -53,7 +49,7 @@ class TextOptions:
     headings: bool = False
     lists: str = "sentences"
     """`drop`, `sentences` (items that are whole sentences), or `keep`."""
-    without_text: frozenset[str] = frozenset(SECTIONS_WITHOUT_TEXT)
+    without_text: frozenset[str] = frozenset(SECTIONS_WITHOUT_TEXT["en"])
     """Titles of sections that are left out, in small letters."""
     dropped_prefixes: frozenset[str] = frozenset(("file", "image", "category", "media"))
     """Of link targets that are no text, in small letters: pictures, categories, pages of other wikis."""
@@ -74,10 +70,12 @@ def to_text(wikitext: str, options: TextOptions, counts: Counter[str]) -> str:
         wikitext: As the dump has it.
         options: What becomes text.
         counts: What could not be read cleanly is added: `leftover_markup`, `table_lines`, `unparsed_paragraphs`,
-            `unclosed_markup`, `unclosed_comments`.
+            `unclosed_markup`, `unclosed_comments`, `templates_not_rendered`, and each of these by its name.
     """
-    lines = _ITEM_TAG.sub("\n* ", _BLOCK_TAG.sub("\n\n", _MAGIC.sub("", wikitext)))
-    pruned = prune(lines, templates.keeps, lambda target: _keeps_link(target, options), counts)
+    lines = _ITEM_TAG.sub("\n* ", _BLOCK_TAG.sub("\n\n", _MAGIC.sub("", elements.ALONE.sub("", wikitext))))
+    found: Counter[str] = Counter()
+    pruned = prune(lines, templates.keeps, lambda target: _keeps_link(target, options), found)
+    _add_found(found, counts)
     blocks = [_Block(one.kind, _readable(one, counts), one.level) for one in _blocks(pruned, counts)]
     blocks = _without_sections(blocks, options)
     if options.lists == "sentences":
@@ -90,6 +88,16 @@ def is_prose(text: str) -> bool:
     """Whether an item of a list is a whole sentence, or several, or begins with one."""
     end = _SENTENCE_END.search(text) or _SENTENCE_BREAK.search(text)
     return end is not None and len(text[: end.end()].split()) >= _SENTENCE_WORDS
+
+
+def _add_found(found: Counter[str], counts: Counter[str]) -> None:
+    """What `prune` has counted, without the templates that a sentence does not miss."""
+    for name, number in found.items():
+        if not name.startswith(TEMPLATE):
+            counts[name] += number
+        elif not is_silent(name.removeprefix(TEMPLATE)):
+            counts[TEMPLATES] += number
+            counts[name] += number
 
 
 def _keeps_link(target: str, options: TextOptions) -> bool:

@@ -14,17 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from huggingface_hub import constants, get_session
+from huggingface_hub import constants
 from transformers.utils.hub import cached_file
 
-from ofa.models.place import ModelError, check_place, is_local
+from ofa.hub import is_local, unreachable
+from ofa.models.place import ModelError, check_place
 
 LOG = logging.getLogger(__name__)
-
-SECONDS_FOR_THE_HUB = 10.0
-"""To say anything at all."""
-
-TRIES = 2
 
 WORDS_OF_OTHERS = 300
 """Characters of another library's message that are passed on."""
@@ -52,24 +48,17 @@ def where(init: str) -> dict[str, Any]:
     cannot be reached, whose models may be in the cache."""
     local = is_local(init)
     name = str(Path(init).expanduser()) if local else init
-    alone = local or constants.HF_HUB_OFFLINE or not _hub_answers()
+    alone = local or not _hub_answers()
     return {"pretrained_model_name_or_path": name, "local_files_only": alone}
 
 
 @cache
 def _hub_answers() -> bool:
-    """Whether the hub does, asked once a process: its own client tries six times for each file, which takes minutes
-    offline, before it looks into the cache."""
-    for remaining in reversed(range(TRIES)):
-        try:
-            get_session().head(constants.ENDPOINT, timeout=SECONDS_FOR_THE_HUB)
-            return True
-        except Exception as error:  # of whichever HTTP library the hub's client is built upon
-            if not remaining:
-                LOG.warning(
-                    "%s cannot be reached (%s): its models are looked for in the cache", constants.ENDPOINT, error
-                )
-    return False
+    """Whether the hub does; said once if not."""
+    reason = unreachable()
+    if reason is not None and not constants.HF_HUB_OFFLINE:
+        LOG.warning("%s: its models are looked for in the cache", reason)
+    return reason is None
 
 
 @contextmanager

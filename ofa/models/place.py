@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ofa.config import command_that_makes
+from ofa.hub import is_local
 
 MODEL_FOLDER = "model"
 """Of a run folder, its model."""
@@ -18,12 +19,6 @@ EXPORT_FILE = "export.json"
 
 class ModelError(ValueError):
     """A model that cannot be built, or does not fit the data or its teacher."""
-
-
-def is_local(init: str) -> bool:
-    """Whether `init` means a folder of this machine: it exists, or cannot be a hub id (`name` or `owner/name`)."""
-    path = Path(init).expanduser()
-    return path.exists() or path.is_absolute() or init.startswith(("./", "../", "runs/")) or init.count("/") > 1
 
 
 def check_place(init: str | None, key: str | None = None, *, maker: str | None = None) -> None:

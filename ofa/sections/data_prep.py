@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ofa.sections.base import Section
+from ofa.sections.base import Section, nearest
 
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
+
 
 class WikiConfig(Section):
     """What of a wiki's pages becomes text."""
@@ -21,7 +22,8 @@ class WikiConfig(Section):
     """Items of lists: none, those that are whole sentences, or all."""
 
     drop_sections: tuple[str, ...] | None = None
-    """Titles of sections that are left out; null: references, external links and their like in English."""
+    """Titles of sections that are left out; null: references, external links and their like, in English and in
+    the dump's language."""
 
     namespaces: tuple[int, ...] = (0,)
     """Numbers of the namespaces that are read; 0: articles."""
@@ -42,6 +44,11 @@ class BooksConfig(Section):
 
 class SourceConfig(Section):
     """Where documents come from."""
+
+    ELSEWHERE: ClassVar[dict[str, str]] = {
+        **{key: f"its wiki.{key}" for key in WikiConfig.model_fields},
+        **{key: f"its books.{key}" for key in BooksConfig.model_fields},
+    }
 
     kind: Literal["docstrings", "text", "parquet", "hub", "mediawiki", "wikiextractor", "books"]
     """`docstrings` of installed packages, `text` (.txt, .jsonl; also .gz, .zst, .xz), `parquet` files, a dataset of
@@ -161,6 +168,13 @@ class TokenizerConfig(Section):
 class DataPrepConfig(Section):
     """Text to shards: `python -m data_prep --config FILE`."""
 
+    ELSEWHERE: ClassVar[dict[str, str]] = {
+        **{key: f"source.{key} (of several sources: sources.NAME.{key})" for key in SourceConfig.model_fields},
+        **{key: place.replace("its ", "source.") for key, place in SourceConfig.ELSEWHERE.items()},
+        **{key: f"clean.{key}" for key in CleanConfig.model_fields},
+        **{key: f"tokenizer.{key}" for key in TokenizerConfig.model_fields},
+    }
+
     seed: int = Field(default=42, ge=0)
     """Sentence pairs and short sequences derive from it."""
 
@@ -168,7 +182,8 @@ class DataPrepConfig(Section):
     """The one source; or `sources`."""
 
     sources: dict[str, SourceConfig] = {}
-    """Several sources by name, in one corpus; their names stand before the ids of their documents."""
+    """Several sources by name, in one corpus; their names stand before the ids of their documents. null takes one of
+    the base's away."""
 
     clean: CleanConfig = CleanConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -206,10 +221,28 @@ class DataPrepConfig(Section):
         """All sources by name; a source alone has none, ""."""
         return self.sources if self.source is None else {"": self.source}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_of_sources_are_where_they_belong(cls, values: Any) -> Any:
+        """Without the sources that are null; what was put beside the sources, or into none of them, is named."""
+        if not isinstance(values, dict):
+            return values
+        source, several = values.get("source"), values.get("sources")
+        for key, value in values.items():
+            if key not in cls.model_fields and _is_source(value):
+                raise ValueError(f"{key} is a source by name: it stands in sources, as sources.{key}")
+        if isinstance(source, dict):
+            _check_one(source, several)
+        if not isinstance(several, dict):
+            return values
+        several = {name: one for name, one in several.items() if one is not None}
+        _check_several(several, source)
+        return {**values, "sources": several}
+
     @model_validator(mode="after")
     def _sources_are_one_or_several(self) -> DataPrepConfig:
         if (self.source is None) == (not self.sources):
-            found = "both" if self.sources else "neither"
+            found = "both; null takes one away" if self.sources else "neither"
             raise ValueError(f"give source, or several sources by name: found {found}")
         wrong = [name for name in self.sources if not _SOURCE_NAME.fullmatch(name)]
         if wrong:
@@ -227,3 +260,33 @@ class DataPrepConfig(Section):
         if self.mode == "segment_pair_nsp" and self.sentences == "none":
             raise ValueError("mode segment_pair_nsp pairs sentences: sentences must be rule or nupunkt, found none")
         return self
+
+
+def _is_source(value: Any) -> bool:
+    return isinstance(value, dict) and "kind" in value
+
+
+def _check_one(source: dict[str, Any], several: Any) -> None:
+    """Refuse sources by name in `source`, and keys of `source` where sources have names."""
+    inside = next((name for name, value in source.items() if _is_source(value)), None)
+    if inside is not None:
+        raise ValueError(f"source is one source, without a name: {inside} stands in sources, as sources.{inside}")
+    if isinstance(several, dict) and any(map(_is_source, several.values())) and "kind" not in source:
+        first, key = next(iter(several)), next(iter(source), "kind")
+        raise ValueError(
+            f"there are several sources ({', '.join(several)}), and source is not one of them: did you mean "
+            f"sources.{first}.{key}?"
+        )
+
+
+def _check_several(several: dict[str, Any], source: Any) -> None:
+    """Refuse keys of a source as names in `sources`, and keys of a source that there is not."""
+    known = [name for name, one in several.items() if _is_source(one)]
+    for name, one in several.items():
+        if name in SourceConfig.model_fields and not isinstance(one, dict):
+            meant = f"sources.{known[0] if known else 'NAME'}.{name}"
+            raise ValueError(f"sources holds sources by name: did you mean {meant}?")
+        if isinstance(one, dict) and "kind" not in one and isinstance(source, dict):
+            raise ValueError(f"there is one source, without a name: did you mean source.{next(iter(one), 'kind')}?")
+        if isinstance(one, dict) and "kind" not in one and known:
+            raise ValueError(f"sources.{name} has no kind, and the base has no such source{nearest(name, known)}")

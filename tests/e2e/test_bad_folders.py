@@ -197,8 +197,8 @@ def test_a_flipped_bit_stops_a_real_process_in_one_line(project, damaged):
 
 
 PREPARATION = {
-    "no such file": ({"paths": ["nowhere"]}, {}, ["source.paths: nowhere matches nothing"]),
-    "an empty corpus": ({"paths": ["text/empty.txt"]}, {}, ["no document is left after cleaning", "dropped_empty 1"]),
+    "no such file": ({"paths": ["nowhere"]}, {}, ["source.paths: there is no nowhere (working directory"]),
+    "an empty corpus": ({"paths": ["text/empty.txt"]}, {}, ["no document is left after", "dropped empty 1"]),
     "no UTF-8": ({"paths": ["text/latin.txt"]}, {}, ["latin.txt: not UTF-8", "convert it"]),
     "a broken line": ({"paths": ["text/broken.jsonl"]}, {}, ["broken.jsonl, line 2: not JSON", "repair the line"]),
     "a missing field": ({"paths": ["text/other.jsonl"]}, {}, ["no text in field 'text'", "set source.text_field"]),
@@ -206,7 +206,7 @@ PREPARATION = {
     "no tokenizer": (
         {"paths": ["text/empty.txt"]},
         {"tokenizer": {"init": "./nowhere/at/all"}},
-        ["tokenizer ./nowhere/at/all cannot be loaded", "give a local folder or a hub id"],
+        ["tokenizer ./nowhere/at/all is no folder", "give a folder with a tokenizer, or a hub id"],
     ),
     "an unknown key": ({"path": ["text"]}, {}, ["unknown key source.path", "did you mean paths?"]),
 }

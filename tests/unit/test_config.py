@@ -1,6 +1,7 @@
 """Configs: what is read, what is refused, and with which words."""
 
 import json
+import re
 
 import pytest
 
@@ -252,3 +253,34 @@ def test_differences_name_keys_and_both_values():
 def test_a_missing_key_is_named():
     with pytest.raises(ConfigError, match="optimizer is missing"):
         parse(RunConfig, {"schedule": {"total_steps": 1}}, origin="x")
+
+
+ONE, OTHER = ({"kind": kind, "paths": ["x"]} for kind in ("text", "books"))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"source": ONE, "on_damage": "skip"}, "unknown key on_damage; did you mean source.on_damage (of several"),
+        ({"source": ONE, "min_words": 3}, "unknown key min_words; did you mean clean.min_words?"),
+        ({"source": {**OTHER, "chapters": True}}, "unknown key source.chapters; did you mean its books.chapters?"),
+        ({"sources": {"a": {**OTHER, "chapters": True}}}, "unknown key sources.a.chapters; did you mean its books.ch"),
+        ({"sources": {"wiki": {**OTHER, "path": 1}}}, "unknown key sources.wiki.path; did you mean paths?"),
+        ({"source": {"a": ONE}}, "a stands in sources, as sources.a"),
+        ({"a": ONE}, "a is a source by name: it stands in sources, as sources.a"),
+        ({"sources": {"a": ONE, "on_damage": "skip"}}, "did you mean sources.a.on_damage?"),
+        ({"sources": {"ab": ONE}, "source": {"on_damage": "skip"}}, "several sources (ab).*mean sources.ab.on_damage?"),
+        ({"sources": {"ab": {"on_damage": "skip"}}, "source": ONE}, "there is one source.*mean source.on_damage?"),
+        ({"sources": {"books": ONE, "boks": {"weight": 2}}}, "sources.boks has no kind.*did you mean books?"),
+        ({"sources": {"a": None}}, "found neither"),
+        ({"sources": {"a": ONE}, "source": ONE}, "found both; null takes one away"),
+    ],
+)
+def test_a_key_of_a_source_in_a_wrong_place_is_told_its_own(values, words):
+    with pytest.raises(ConfigError, match=re.escape(words).replace(r"\.\*", ".*")):
+        parse(DataPrepConfig, values, origin="x")
+
+
+def test_a_null_takes_a_source_of_the_base_away():
+    books = load(DataPrepConfig, "data/wikipedia_books.json", ["sources.wikipedia=null", "sources.my-own=null"])
+    assert list(books.sources) == ["books"]

@@ -47,7 +47,7 @@ def test_only_what_is_missing_is_submitted(tools, text, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="stopped"):
         run(config, tmp_path / "out", at_a_time=1)
     units, pieces = sum(asked[0]), sum(asked[1])
-    assert units >= 2 and pieces >= 3 and max(map(len, asked)) <= 4
+    assert units >= 2 and pieces >= 3 and max(map(len, asked)) == 1  # as many as run at a time start
     done = sorted((tmp_path / "out" / ".work" / "extract").glob("*.json"))
     done[0].unlink()
     asked.clear()

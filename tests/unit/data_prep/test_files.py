@@ -113,11 +113,16 @@ def test_damage_is_left_out_and_counted_on_request(tmp_path):
 
 
 def test_a_path_that_matches_nothing_is_an_error(tmp_path):
-    with pytest.raises(DataPrepError, match=r"x\*.txt matches nothing; no file ending in .txt"):
+    with pytest.raises(DataPrepError, match=r"there is no \S*x\*.txt \(working .*\); kind text reads files ending in"):
         read_all(kind="text", paths=[str(tmp_path / "x*.txt")])
     (tmp_path / "a.doc").write_text("")
-    with pytest.raises(DataPrepError, match="exists but holds no file ending in"):
+    with pytest.raises(DataPrepError, match="the folder .* has no such file; kind text reads files ending in"):
         read_all(kind="text", paths=[str(tmp_path)])
+    with pytest.raises(DataPrepError, match=r"a.doc does not serve; kind text"):
+        read_all(kind="text", paths=[str(tmp_path / "a.doc")])
+    (tmp_path / "b.doc").write_text("")
+    with pytest.raises(DataPrepError, match=r"none of the 2 files and folders that \S*\*.doc matches serves; "):
+        read_all(kind="text", paths=[str(tmp_path / "*.doc")])
 
 
 def test_a_file_that_is_no_parquet_is_an_error(tmp_path):

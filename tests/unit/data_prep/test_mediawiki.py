@@ -1,12 +1,17 @@
 """Dumps as a source: what becomes a document, what is counted, and what a damaged dump does."""
 
 import bz2
+import gzip
+import lzma
 import os
+import random
+import re
 from pathlib import Path
 
 import pytest
 
 from data_prep import sources
+from data_prep.counts import read_in_words
 from data_prep.documents import DataPrepError
 from data_prep.tally import Tally
 from ofa.config import SourceConfig, WikiConfig
@@ -92,7 +97,7 @@ def broken(tmp_path: Path, what: str) -> Path:
 @pytest.mark.parametrize(
     ("what", "said", "count", "left"),
     [
-        ("truncated", r"a.xml: page without end \(B\)", "damaged_page_without_end", ["First."]),
+        ("truncated", r"a.xml: page without end \(B; the file ends in it\)", "damaged_page_without_end", ["First."]),
         ("utf8", r"a.xml: page not xml \(B: not UTF-8", "damaged_page_not_xml", ["First.", "Last."]),
         ("nul", r"a.xml: page not xml \(B: NUL byte", "damaged_page_not_xml", ["First.", "Last."]),
         ("bz2_truncated", r"a.xml.bz2: lost bytes \(truncated", "damaged_lost_bytes", []),
@@ -112,6 +117,117 @@ def test_damage_is_refused_with_its_place_or_skipped_and_counted(tmp_path, what,
     counts = Tally(sample=3)
     assert [one.text for one in documents(path, counts, on_damage="skip")] == left
     assert counts[count] == 1 and any(one["reason"] == count for one in counts.rejects)
+
+
+FRENCH = {
+    'xml:lang="de"': 'xml:lang="fr"', "Medium<": "Média<", "Datei<": "Fichier<", "Kategorie<": "Catégorie<",
+}  # fmt: skip
+MUSTERSTADT = """{{Infobox Ort|Höhe=5}}
+[[Datei:Haus.jpg|mini|Ein Haus]] [[Bild:Alt.jpg|thumb|Ein altes Haus]]
+'''Musterstadt''' ({{enS|sample town}}) liegt auf {{Höhe|120|DE-NHN}} am [[Fluss (Gewässer)|Fluss]].<ref>Ein Buch.</ref>
+
+== Weblinks ==
+* Das ist eine Liste von Verweisen, die niemand lesen will.
+
+== Einzelnachweise ==
+<references />
+[[Kategorie:Ort]]"""
+EXEMPLE = """{{Infobox Commune|altitude=5}}
+[[Fichier:Maison.jpg|vignette|Une maison]]
+'''Exemple''' est une commune du {{s|XIX}}, à {{unité|3|km}} de la mer{{Référence nécessaire}} et {{inconnu|x}} du lac.
+
+== Liens externes ==
+* Ceci est une liste de liens que personne ne veut lire.
+
+== Voir aussi ==
+* Encore une liste de liens que personne ne veut lire.
+[[Catégorie:Commune]]"""
+
+
+def test_a_german_dump_is_read_by_its_own_names(tmp_path):
+    pages = [
+        page("Musterstadt", MUSTERSTADT, number=1),
+        page("Muster", "#WEITERLEITUNG [[Musterstadt]]", number=2, redirect="Musterstadt"),
+        page("Musterort", "Musterort steht für:\n* [[Musterstadt]]\n{{Begriffsklärung}}", number=3),
+        page("Vorlage:X", "x", number=4, namespace=10),
+    ]
+    (tmp_path / "a.xml").write_bytes(dump(pages))
+    counts = Tally(sample=3)
+    (found,) = documents(tmp_path, counts)
+    assert found.text == "Musterstadt (englisch sample town) liegt auf 120 m am Fluss."
+    assert counts["dropped_redirect"] == counts["dropped_disambiguation"] == counts["dropped_namespace"] == 1
+    (kept,) = documents(tmp_path, wiki=WikiConfig(drop_sections=()))
+    assert "niemand lesen will" in kept.text
+
+
+def test_a_french_dump_is_read_by_its_own_names(tmp_path):
+    pages = [
+        page("Exemple", EXEMPLE, number=1),
+        page("Ex", "#REDIRECTION [[Exemple]]", number=2, redirect="Exemple"),
+        page("Exemples", "* [[Exemple]]\n{{Homonymie}}", number=3),
+    ]
+    data = dump(pages).decode()
+    for german, french in FRENCH.items():
+        data = data.replace(german, french)
+    (tmp_path / "a.xml").write_text(data)
+    counts = Tally(sample=3)
+    (found,) = documents(tmp_path, counts)
+    assert found.text == "Exemple est une commune du XIXe siècle, à 3 km de la mer et du lac."
+    assert counts["dropped_redirect"] == counts["dropped_disambiguation"] == 1
+    assert counts["template Inconnu"] == counts["templates_not_rendered"] == 1
+
+
+def test_templates_that_were_not_rendered_are_in_manifest_and_card(tools, tmp_path):
+    words = "Sentences of {{%s}} here and {{Common}} there, and some more words of it. " * 20
+    pages = [page(f"T{n}", (words % ((f"Name {n % 3}",) * 20)) + str(n), number=n) for n in range(30)]
+    (tmp_path / "a.xml").write_bytes(dump(pages))
+    values = {"source": {"kind": "mediawiki", "paths": [str(tmp_path / "a.xml")], "group_field": None}}
+    config = tools.config_for(tmp_path, **values, shard_characters=2000, tokenizer={"vocab_size": 90})
+    manifest = tools.run(config, tmp_path / "out")
+    assert manifest["sources"][""]["templates"] == {"Common": 600, "Name 0": 200, "Name 1": 200, "Name 2": 200}
+    assert manifest["statistics"]["templates_not_rendered"] == 1200
+    assert "Common 600, Name 0 200" in (tmp_path / "out" / "card.html").read_text()
+
+
+@pytest.mark.parametrize("packed", [bz2.compress, gzip.compress, lzma.compress])
+@pytest.mark.parametrize("size", [10**6, 1000])
+def test_a_page_in_which_a_compressed_file_ends_early_says_so(tmp_path, packed, size):
+    draw = random.Random(1)
+    pages = [page(f"T{i}", "".join(draw.choices("abcdefgh ", k=300_000)), number=i) for i in range(8)]
+    path = tmp_path / {"bz2": "a.xml.bz2", "gzip": "a.xml.gz", "lzma": "a.xml.xz"}[packed.__module__]
+    data = packed(dump(pages))
+    path.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(DataPrepError, match=r"(truncated|ended before).*") as error:
+        documents(path, size=size)
+    assert re.search(r"in the page T\d|\(T\d; trunc", str(error.value))
+    if packed is bz2.compress:
+        assert f"the file ends at byte {path.stat().st_size}" in str(error.value)
+    counts = Tally(sample=3)
+    assert len(documents(path, counts, size=size, on_damage="skip")) >= 2 and counts["damaged_lost_bytes"] == 1
+
+
+@pytest.mark.parametrize("name", ["a.xml", "a.xml.bz2"])
+def test_what_is_no_dump_is_refused_with_its_beginning(tmp_path, name):
+    (tmp_path / name).write_bytes(b"<html>Not found</html>")
+    with pytest.raises(DataPrepError, match="no dump of a MediaWiki: it begins with '<html>Not found</html>'"):
+        documents(tmp_path)
+
+
+def test_every_page_is_read_and_kept_or_counted_as_lost(tmp_path):
+    (tmp_path / "a.xml").write_bytes(dump([*PAGES, page("Zu gross", "x" * 2000, number=8)]).replace(b"Hm.", b"\0"))
+    counts = Tally(sample=3)
+    kept = documents(tmp_path, counts, wiki=WikiConfig(max_page_bytes=1500), on_damage="skip")
+    losses = [number for name, number in counts.items() if name.startswith(("dropped", "damaged_page"))]
+    assert read_in_words([counts]) == "8 pages read" and len(kept) + sum(losses) == 8
+    assert read_in_words([counts, {"documents_read": 1}]) == "8 pages and 1 document read"
+
+
+def test_a_dump_without_a_page_says_what_it_is(tools, tmp_path):
+    (tmp_path / "a.xml.bz2").write_bytes(bz2.compress(dump([])))
+    values = {"source": {"kind": "mediawiki", "paths": [str(tmp_path / "a.xml.bz2")], "group_field": None}}
+    size = (tmp_path / "a.xml.bz2").stat().st_size
+    with pytest.raises(DataPrepError, match=f": 0 pages read, 1 file of {size} bytes; .*a.xml.bz2 begins with '<media"):
+        tools.run(tools.config_for(tmp_path, **values), tmp_path / "out", 1)
 
 
 def test_an_empty_file_is_refused(tmp_path):

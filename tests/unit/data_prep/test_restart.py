@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import sources
-from data_prep.__main__ import main
+from data_prep.__main__ import _advice, main
 from data_prep.changes import changes_since_plan
 from data_prep.documents import DataPrepError
 from data_prep.extract import extract
@@ -256,3 +256,12 @@ def test_what_killed_writers_left_is_removed_by_the_next_run(tools, half_done, t
     seen = []
     prepare(config, tmp_path / "out", 1, lambda *_: seen.append(left.exists()))
     assert seen and not any(seen)
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "free space"), (errno.EDQUOT, "free space"), (errno.EROFS, "rights"), (errno.EIO, "$")],
+)
+def test_what_to_do_about_an_error_of_the_disk_depends_on_which_it_is(number, advice):
+    said = _advice(OSError(number, os.strerror(number), "/data/x"))
+    assert re.search(advice, said) and ("free space" in said) == (advice == "free space")

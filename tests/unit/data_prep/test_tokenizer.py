@@ -92,7 +92,7 @@ def test_a_tokenizer_without_a_mask_is_refused(trained, tmp_path):
 
 
 def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(DataPrepError, match="nowhere cannot be loaded"):
+    with pytest.raises(DataPrepError, match="nowhere is no folder"):
         build(tmp_path / "copy", TokenizerConfig(init=str(tmp_path / "nowhere")), 64, list)
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.wiki.files import STREAM, Chunk, Part, index_of, parts, read_part, stream_starts
-from data_prep.wiki.pages import LOST, NO_END, NOT_XML, TOO_LARGE, Flaw, Page, namespace_names, read_pages
+from data_prep.wiki.pages import LOST, NO_END, NOT_XML, TOO_LARGE, Flaw, Page, read_pages
+from data_prep.wiki.sites import site_of
 from tests.dumps import END, SITE, dump, multistream, page
 
 TEXTS = [f"Text {number} with <markup> & \u00e9 {'x' * number * 7}" for number in range(40)]
@@ -114,7 +115,7 @@ def test_the_last_revision_is_taken(tmp_path):
 
 def test_names_of_namespaces_are_in_the_head(tmp_path):
     (tmp_path / "a.xml").write_bytes(dump(PAGES))
-    names = namespace_names(read_part(Part(str(tmp_path / "a.xml"))))
+    names = site_of(read_part(Part(str(tmp_path / "a.xml")))).namespaces
     assert names[6] == "Datei" and names[14] == "Kategorie"
 
 
@@ -203,7 +204,7 @@ def test_a_truncated_stream_is_named(tmp_path):
     path = tmp_path / "a.xml.bz2"
     path.write_bytes(bz2.compress(dump(PAGES))[:-50])
     assert "has no end" in dict(flaws(pages_of(path, 10**7)))[LOST]
-    assert "truncated bzip2 block" in dict(flaws(pages_of(path, 1)))[LOST]
+    assert "truncated: the file ends at" in dict(flaws(pages_of(path, 1)))[LOST]
 
 
 def test_bytes_between_streams_are_named(tmp_path):

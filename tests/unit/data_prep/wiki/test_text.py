@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep.counts import TEMPLATE, TEMPLATES, parted
 from data_prep.wiki.text import TextOptions, to_text
 
 pytest.importorskip("mwparserfromhell")
@@ -25,6 +26,10 @@ def text_of(wikitext, **options):
         ("a [[Category:B]][[de:C]][[File:d.png|thumb|e [[f]] g]] h", "a h"),
         ("a [http://b c d] [http://e] http://f.g h", "a c d http://f.g h"),
         ("a &ndash; b&nbsp;c &amp; d &#8364; AT&T", "a – b\u00a0c & d € AT&T"),
+        ("formula {{Carbon}}<sub>''n''</sub>{{hydrogen}}<sub>2</sub>, {{Sodium|x}}x\n{{Iron}}", "formula CnH2, x"),
+        ("the {{s|XIX}}, {{XXe siècle}}, le {{1er}} mai, XIX{{e}}", "the XIXe siècle, XXe siècle, le 1er mai, XIXe"),
+        ("({{enS|house}}), {{Höhe|12|DE-NHN}} __KEIN_INHALTSVERZEICHNIS__", "(englisch house), 12 m"),
+        ("{{unité|3|km}} {{langue|en|road}} {{Modèle:Nombre|5|fois}} a {{Template:Lang|fr|b}}", "3 km road 5 fois a b"),
         ("H<sub>2</sub>O <small>s</small> <span style='x'>t</span> <u>v</u>", "H2O s t v"),
         ("one\ntwo\n\nthree", "one two\nthree"),
         ("a<br>b", "a b"),
@@ -246,3 +251,17 @@ def test_any_text_is_read_and_leaves_no_private_sign(text):
 def test_a_paragraph_of_nothing_but_openers_ends(piece):
     """The parser alone takes minutes for some of these."""
     text_of(piece * 5_000)
+
+
+def test_templates_that_a_sentence_misses_are_counted_by_name():
+    wikitext = (
+        "{{Infobox x|a={{inner}}}}\n{{Box alone}}\n"
+        "'''A''' is {{odd_one|3}} long{{citation needed}}.<ref>{{inRef|a}}</ref>\n"
+        "* An item with {{odd one}} and {{nowrap|a {{deep|b}} c}}, {{#if:x|y}} and {{cite web|url=x}}.\n"
+        "{|\n| a cell of {{cells|x}} here\n|}\n{{a}}{{b}}\n"
+    )
+    counts = Counter()
+    to_text(wikitext, TextOptions(), counts)
+    numbers, named = parted(counts)
+    assert named == {"Odd one": 2, "#if": 1, "Deep": 1} and numbers[TEMPLATES] == 4
+    assert not any(name.startswith(TEMPLATE) for name in numbers)

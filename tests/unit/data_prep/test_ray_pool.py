@@ -1,0 +1,42 @@
+"""The work done by Ray on this machine. Ray is no dependency: without it only its absence is tried."""
+
+import importlib.util
+import json
+
+import pytest
+
+from data_prep.array import ClusterOptions
+from data_prep.documents import DataPrepError
+from data_prep.pipeline import prepare
+
+RAY = ClusterOptions(cluster="ray")
+with_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray")
+
+
+def run(config, output):
+    """Prepare by two tasks at a time."""
+    return prepare(config, output, 2, lambda *_: None, RAY)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
+def test_without_ray_it_is_named(tools, text, tmp_path):
+    with pytest.raises(DataPrepError, match="--cluster ray needs Ray on all nodes: pip install ray"):
+        run(tools.config_for(text), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@with_ray
+def test_tasks_of_ray_write_the_bytes_that_processes_write(tools, text, tmp_path):
+    pytest.importorskip("datatrove")
+    config = tools.config_for(text, clean={"near_duplicates": True})
+    tools.run(config, tmp_path / "processes")
+    run(config, tmp_path / "tasks")
+    assert tools.sums(tmp_path / "tasks") == tools.sums(tmp_path / "processes")
+
+
+@with_ray
+def test_the_error_of_a_task_is_said(tools, tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.jsonl").write_text(json.dumps({"id": 1, "words": "x"}) + "\n")
+    with pytest.raises(DataPrepError, match="^[^ ]*a.jsonl, line 1: no text in field 'text'"):
+        run(tools.config_for(tmp_path / "text"), tmp_path / "out")

@@ -27,6 +27,7 @@ from data_prep.workers import STOPS
 from ofa.config import ConfigError, DataPrepConfig, find, load
 from ofa.data.shards import SPLITS, ShardError
 from ofa.files import DiskFull
+from ofa.slurm.errors import SubmitError
 
 BAD = ("dropped", "unreadable", "damaged", "with_nul", "with_undecodable", "leftover", "unclosed", "unparsed")
 """In names of counts that are shown."""
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         kind = "workers" if options.cluster is None else f"jobs at a time ({options.cluster})"
         print(f"prepared in {time.monotonic() - started:.0f} s with {options.workers} {kind}")
         return 0
-    except (ConfigError, DataPrepError, ShardError) as error:
+    except (ConfigError, DataPrepError, ShardError, SubmitError) as error:
         print(f"error: {error}", file=sys.stderr)
     except DiskFull as error:
         print(f"error: {error}", file=sys.stderr)
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     jobs.add_argument("--mem", type=float, default=4.0, metavar="GB", help="of one job (default: 4)")
     jobs.add_argument("--partition")
     jobs.add_argument("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="any other option of sbatch")
+    jobs.add_argument("--uncommitted", action="store_true", help="slurm: run the checkout's files as they are now")
     parser.add_argument("--output", type=Path, help="default: data/<name of the config>")
     parser.add_argument("--check", action="store_true", help="say what is wrong with the config, and stop")
     return parser
@@ -93,7 +95,8 @@ def _parser() -> argparse.ArgumentParser:
 def _cluster(options: argparse.Namespace) -> ClusterOptions | None:
     if options.cluster is None:
         return None
-    return ClusterOptions(options.cluster, options.time, options.mem, options.partition, tuple(options.sbatch))
+    asked = (options.time, options.mem, options.partition, tuple(options.sbatch), options.uncommitted)
+    return ClusterOptions(options.cluster, *asked)
 
 
 def _positive(text: str) -> int:
@@ -105,7 +108,7 @@ def _positive(text: str) -> int:
 def _remove_rest(output: Path) -> None:
     try:
         remove_rest(output)
-    except (DataPrepError, OSError) as error:  # the data are whole all the same
+    except (DataPrepError, SubmitError, OSError) as error:  # the data are whole all the same
         print(f"note: {output / '.work'}, left by a run that was killed, stays: {error}", file=sys.stderr)
 
 

@@ -25,8 +25,8 @@ import common
 
 from ofa import config
 from ofa.cluster.command import SCRIPTS, expanded, read_call
-from ofa.cluster.errors import SubmitError
 from ofa.cluster.resources import Resources, check_options, minutes, node_list, node_range
+from ofa.slurm.errors import SubmitError
 
 OF_ONE_LINK = ("each", "name", "script", "arguments", "setup", "sbatch")
 """What a link of the chain does not take over from the one before it."""
@@ -190,8 +190,8 @@ if __name__ == "__main__":
     LINKS = arguments()
     from ofa.cluster.follow import follow  # after the arguments: submitit takes a while to import
     from ofa.cluster.here import check_here, meaningless_here, run_here
-    from ofa.cluster.snapshot import snapshot
     from ofa.cluster.submit import Link, Submitted, ask_slurm, check_chain, scripts, submit
     from ofa.cluster.verdict import Limits
+    from ofa.slurm.snapshot import snapshot
 
     common.main_wrapper(main)

@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from ofa.cluster.errors import SubmitError
 from ofa.config import CHECKOUT, CONFIGS, find, run_folder
 from ofa.inputs import is_made
 from ofa.models.place import is_local, not_a_folder
 from ofa.run_files import is_held
 from ofa.sections.base import nearest
+from ofa.slurm.errors import SubmitError
+from ofa.slurm.python_path import python_path
 
 TRAINING = ("pretrain", "finetune", "cofi", "qat")
 """Scripts whose processes are ranks."""
@@ -178,12 +179,6 @@ def environment(program: Sequence[str]) -> dict[str, str]:
     """
     safe = {"PYTHONSAFEPATH": "1"} if program[0] == "-m" else {}
     return {**os.environ, "PYTHONPATH": python_path(), **safe}
-
-
-def python_path() -> str:
-    """PYTHONPATH of this process with the checkout before all else, so that a job finds `ofa` as this process does."""
-    paths = [str(CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return os.pathsep.join(dict.fromkeys(paths))
 
 
 def check_folder(folder: Path) -> None:

@@ -4,11 +4,11 @@ and Slurm gives any of them, perhaps after days."""
 from __future__ import annotations
 
 from ofa.cluster.command import ScriptCall
-from ofa.cluster.errors import SubmitError
 from ofa.cluster.resources import Resources
 from ofa.config import ConfigError, RunConfig, TrainingConfig, kind_of, load
 from ofa.data.plan import PlanError, accumulation
 from ofa.sections.data import BatchConfig
+from ofa.slurm.errors import SubmitError
 
 
 def check_division(call: ScriptCall, asked: Resources) -> None:

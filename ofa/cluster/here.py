@@ -13,11 +13,11 @@ from pathlib import Path
 
 import submitit
 
-from ofa.cluster.command import python_path
-from ofa.cluster.errors import SubmitError
 from ofa.cluster.follow import BETWEEN_LOOKS, follow
 from ofa.cluster.submit import Link, Submitted, job_name, note, task
 from ofa.config import CHECKOUT
+from ofa.slurm.errors import SubmitError
+from ofa.slurm.python_path import python_path
 
 OF_SLURM = ("partition", "account", "qos", "constraint", "exclude", "cpus_per_task")
 """Of `Resources`: what only Slurm knows, and a run of this machine may do without."""

@@ -19,8 +19,8 @@ from ofa.cluster.find import Place, runs_below
 from ofa.cluster.job_rows import job_row, submitted_last
 from ofa.cluster.queue import QueuedJob, has_slurm, whoever
 from ofa.cluster.row import Row, State
-from ofa.cluster.slurm import SlurmError
 from ofa.cluster.status import jobs_to_ask_for, row, sweep_row
+from ofa.slurm.commands import SlurmError
 
 COLOURS = {
     State.FINISHED: "green",

@@ -23,14 +23,14 @@ from ofa.cluster.attempt import Command, JobTask
 from ofa.cluster.attempts import attempts_folder, attempts_of
 from ofa.cluster.command import ScriptCall, check
 from ofa.cluster.division import check_division
-from ofa.cluster.errors import SubmitError
 from ofa.cluster.follow import FORGOTTEN
 from ofa.cluster.jobs_file import note_job, noted_jobs
 from ofa.cluster.queue import among, whoever
 from ofa.cluster.resources import Resources
-from ofa.cluster.slurm import SlurmError, ask
-from ofa.cluster.snapshot import Code
 from ofa.cluster.verdict import DONE, Limits
+from ofa.slurm.commands import WITHOUT, NoSlurm, SlurmError, ask, said
+from ofa.slurm.errors import SubmitError
+from ofa.slurm.snapshot import Code
 
 DEAF = shlex.quote('trap "" USR2 TERM; exec "$0" "$@"')
 """A task hears nothing of signals until it can answer them, seconds after its start: they would end it, and the job
@@ -168,14 +168,19 @@ def submit(chain: Sequence[Link], folder: Path, code: Code) -> list[Submitted]:
             for one in new:
                 note(one, name=job_name(link))
         except (subprocess.SubprocessError, RuntimeError, OSError) as error:  # submitit's are RuntimeErrors
-            what = " ".join(str(error).split())
-            raise SubmitError(f"{link.calls[0].name}: {what}; {_taken_back(done)}") from error
+            raise SubmitError(f"{link.calls[0].name}: {_words(error)}; {_taken_back(done)}") from error
         except KeyboardInterrupt:
             left = f"{_taken_back(done)}, but for what squeue --me may show"
             print(f"{link.calls[0].name}: interrupted; {left}", file=sys.stderr)
             raise
         before = new[0].job.split("_")[0]
     return done
+
+
+def _words(error: Exception) -> str:
+    """Those of sbatch, where submitit has kept them."""
+    is_sbatch = isinstance(error, RuntimeError) and isinstance(error.__cause__, subprocess.CalledProcessError)
+    return said("sbatch", str(error)) if is_sbatch else " ".join(str(error).split())
 
 
 def note(submitted: Submitted, *, name: str, is_local: bool = False) -> None:
@@ -260,7 +265,7 @@ def _executor(link: Link, folder: Path, code: Code, dependency: str | None) -> s
     try:
         executor = submitit.SlurmExecutor(folder=folder, python=f"sh -c {DEAF} {shlex.quote(sys.executable)}")
     except RuntimeError:
-        raise SubmitError("there is no srun here: submit from a login node of a Slurm cluster") from None
+        raise NoSlurm(f"there is no srun here; {WITHOUT}") from None
     parameters = link.resources.parameters(job_name(link), code.path, dependency)
     executor.update_parameters(**parameters, array_parallelism=link.at_a_time)
     return executor

@@ -23,12 +23,12 @@ from ofa.cluster.here import check_here, start_here
 from ofa.cluster.jobs_file import noted_jobs
 from ofa.cluster.queue import QueuedJob, queued, still_queued
 from ofa.cluster.resources import Resources, check_options
-from ofa.cluster.slurm import SlurmError, ask
-from ofa.cluster.snapshot import Code, snapshot
 from ofa.cluster.submit import Link, ask_slurm, submit
 from ofa.cluster.verdict import Limits
 from ofa.config import CHECKOUT, JobConfig, TrainingConfig
 from ofa.data.plan import accumulation
+from ofa.slurm.commands import SlurmError, ask
+from ofa.slurm.snapshot import Code, snapshot
 from ofa.sweep.axes import SweepError
 from ofa.sweep.cells import Cell
 from ofa.sweep.output import failure, why_it_failed

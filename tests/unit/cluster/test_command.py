@@ -8,11 +8,11 @@ import pytest
 
 from ofa.cluster.command import check, expanded, read_call
 from ofa.cluster.division import check_division
-from ofa.cluster.errors import SubmitError
 from ofa.cluster.resources import Resources, node_list, node_range
 from ofa.cluster.submit import Link, check_chain
 from ofa.cluster.verdict import Limits
 from ofa.config import CHECKOUT, CONFIGS, ConfigError
+from ofa.slurm.errors import SubmitError
 from tests.corpora import write_corpus
 from tests.e2e.conftest import TINY
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ofa.cluster.errors import SubmitError
 from ofa.cluster.partitions import check, parse
 from ofa.cluster.resources import Resources, check_options, minutes, node_list, node_range
+from ofa.slurm.errors import SubmitError
 
 SINFO = """\
 cpu*|up|10|64|257000|(null)|1-00:00:00

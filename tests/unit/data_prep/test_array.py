@@ -14,6 +14,7 @@ from data_prep.array import ClusterArray, ClusterOptions
 from data_prep.documents import DataPrepError
 from data_prep.jobs import NOTE, Jobs, end_earlier, note
 from data_prep.pipeline import prepare
+from ofa.slurm.errors import SubmitError
 
 LOCAL = ClusterOptions(cluster="local", minutes=5)
 
@@ -93,7 +94,7 @@ def test_the_jobs_of_a_run_that_was_killed_are_ended_by_the_next(tools, text, tm
 def test_jobs_that_cannot_be_found_from_here_are_not_done_again(tmp_path, monkeypatch):
     note(tmp_path, "slurm", "data_prep")
     monkeypatch.setenv("PATH", str(tmp_path))  # as on a machine without Slurm
-    words = f"was cut off: squeue cannot be run.*remove {tmp_path / NOTE} and run again"
+    words = f"was cut off: there is no squeue here; .*remove {tmp_path / NOTE} and run again"
     with pytest.raises(DataPrepError, match=words):
         end_earlier(tmp_path)
     (tmp_path / NOTE).write_text('{"cluster": "local", "name": "x", "host": "elsewhere"}')
@@ -102,5 +103,5 @@ def test_jobs_that_cannot_be_found_from_here_are_not_done_again(tmp_path, monkey
 
 
 def test_an_option_that_is_none_of_sbatch_is_refused(tmp_path):
-    with pytest.raises(DataPrepError, match="--sbatch 9: expected an option of sbatch"):
-        list(ClusterArray(1, tmp_path, ClusterOptions(other=("9",))).map(print, [()]))
+    with pytest.raises(SubmitError, match="--sbatch 9: expected an option of sbatch"):
+        ClusterArray(1, tmp_path, ClusterOptions(cluster="local", other=("9",)))

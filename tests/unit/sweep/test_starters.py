@@ -13,10 +13,10 @@ import pytest
 from ofa.cluster.attempts import read_attempts, write_end, write_start
 from ofa.cluster.jobs_file import note_job, noted_jobs
 from ofa.cluster.queue import QueuedJob
-from ofa.cluster.slurm import SlurmError
 from ofa.cluster.verdict import CRASHED, Limits
 from ofa.config import JobConfig
 from ofa.run_folder import RunFolder
+from ofa.slurm.commands import SlurmError
 from ofa.sweep.cells import check
 from ofa.sweep.jobs import JobStarter, Queue
 from ofa.sweep.local import LocalStarter

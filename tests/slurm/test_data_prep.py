@@ -50,9 +50,7 @@ def sums(folder):
 def test_an_array_on_two_nodes_writes_the_bytes_of_a_local_run(cluster, config, tmp_path):
     prepare(cluster, config, tmp_path / "here", "--workers", "2")
     before = (cluster.folder / "slurmctld.log").read_text()
-    done = prepare(
-        cluster, config, tmp_path / "there", "--workers", "4", *OWN
-    )
+    done = prepare(cluster, config, tmp_path / "there", "--workers", "4", *OWN)
     assert "prepared in" in done.stdout and "4 jobs at a time (slurm)" in done.stdout
     assert sums(tmp_path / "there") == sums(tmp_path / "here")
     log = (cluster.folder / "slurmctld.log").read_text().removeprefix(before)

@@ -21,7 +21,8 @@ import submitit
 from ofa.cluster import partitions
 from ofa.cluster.attempt import Command, JobTask
 from ofa.cluster.attempts import attempts_folder, attempts_of
-from ofa.cluster.command import ScriptCall, check
+from ofa.cluster.check import check_all, for_each
+from ofa.cluster.command import ScriptCall
 from ofa.cluster.division import check_division
 from ofa.cluster.follow import FORGOTTEN
 from ofa.cluster.jobs_file import note_job, noted_jobs
@@ -106,11 +107,8 @@ def check_chain(chain: Sequence[Link], *, slurm: bool) -> None:
             folders |= {call.run_dir.absolute()} if call.run_dir else set()
         if slurm:
             partitions.check(link.resources, groups)
-        of_link: list[Path] = []
-        for call in link.calls:
-            check_division(call, link.resources)
-            of_link += check(call, link.resources.rank_counts(), made)
-        made += of_link
+        for_each(link.calls, lambda call, asked=link.resources: check_division(call, asked))
+        made += check_all(link.calls, link.resources.rank_counts(), made)
 
 
 def scripts(chain: Sequence[Link], folder: Path, code: Code) -> list[str]:

@@ -24,8 +24,8 @@ from data_prep.jobs import NOTE, Jobs, largest_array, note
 from data_prep.workers import ResultT
 from ofa.config import CHECKOUT
 from ofa.slurm.commands import WITHOUT, NoSlurm, SlurmError, said
+from ofa.slurm.environment import outside_of_jobs, python_path
 from ofa.slurm.options import option
-from ofa.slurm.python_path import python_path
 from ofa.slurm.snapshot import Code, snapshot
 
 _SLICES = 4
@@ -110,7 +110,8 @@ class ClusterArray:
     def _do(self, slices: list[tuple[Any, list[tuple[Any, ...]]]]) -> None:
         executor = self._executor()
         try:
-            jobs = executor.map_array(_Slice(), [one for one, _ in slices], [calls for _, calls in slices])
+            with outside_of_jobs():
+                jobs = executor.map_array(_Slice(), [one for one, _ in slices], [calls for _, calls in slices])
         except RuntimeError as error:  # submitit's, for whatever sbatch says
             self._forget()
             raise SlurmError(f"the jobs were not submitted: {said('sbatch', str(error))}") from None

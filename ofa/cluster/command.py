@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ofa.config import CHECKOUT, CONFIGS, find, run_folder
 from ofa.sections.base import nearest
+from ofa.slurm.environment import python_path
 from ofa.slurm.errors import SubmitError
-from ofa.slurm.python_path import python_path
 
 TRAINING = ("pretrain", "finetune", "cofi", "qat")
 """Scripts whose processes are ranks."""

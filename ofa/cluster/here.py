@@ -16,8 +16,8 @@ import submitit
 from ofa.cluster.follow import BETWEEN_LOOKS, follow
 from ofa.cluster.submit import Link, Submitted, job_name, note, task
 from ofa.config import CHECKOUT
+from ofa.slurm.environment import python_path
 from ofa.slurm.errors import SubmitError
-from ofa.slurm.python_path import python_path
 
 OF_SLURM = ("partition", "account", "qos", "constraint", "exclude", "cpus_per_task")
 """Of `Resources`: what only Slurm knows, and a run of this machine may do without."""

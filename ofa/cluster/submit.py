@@ -6,13 +6,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from ofa.cluster.queue import among, whoever
 from ofa.cluster.resources import Resources
 from ofa.cluster.verdict import DONE, Limits
 from ofa.slurm.commands import WITHOUT, NoSlurm, SlurmError, ask, said
+from ofa.slurm.environment import outside_of_jobs
 from ofa.slurm.errors import SubmitError
 from ofa.slurm.snapshot import Code
 
@@ -38,11 +37,6 @@ DEAF = shlex.quote('trap "" USR2 TERM; exec "$0" "$@"')
 with it. What comes in these seconds is lost: a job that is preempted then is ended when its grace is over, and queued
 again by Slurm; one whose limit is that near is ended at it, and is not. `Resources.check` leaves time for the start
 also where Slurm signals a minute early."""
-
-OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
-OF_A_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS")
-"""Variables: beginnings of their names, and those of the same beginnings that are no job's."""
-
 
 @dataclass(frozen=True)
 class Link:
@@ -160,7 +154,7 @@ def submit(chain: Sequence[Link], folder: Path, code: Code) -> list[Submitted]:
     before: str | None = None
     for link in chain:
         try:
-            with _outside_of_jobs():
+            with outside_of_jobs():
                 new = _submit_link(link, folder, code, None if before is None else f"afterok:{before}")
             done += new
             for one in new:
@@ -204,18 +198,6 @@ def task(call: ScriptCall, link: Link, folder: Path, code: Path) -> JobTask:
     command = Command(call.program(code), Path.cwd(), call.trains, record)
     asked = link.resources
     return JobTask(command, folder=folder, grace=asked.grace, limits=link.limits, time=60.0 * asked.minutes)
-
-
-@contextlib.contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Hide what Slurm has told this process of a job that it is in itself: the new one would take it for its own."""
-    own = {key: value for key, value in os.environ.items() if key.startswith(OF_A_JOB) and key not in OF_A_CLUSTER}
-    for key in own:
-        del os.environ[key]
-    try:
-        yield
-    finally:
-        os.environ.update(own)
 
 
 def _taken_back(done: Sequence[Submitted]) -> str:

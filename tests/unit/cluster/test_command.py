@@ -9,10 +9,11 @@ import pytest
 from ofa.cluster.check import check_all
 from ofa.cluster.command import expanded, read_call
 from ofa.cluster.division import check_division
-from ofa.cluster.resources import Resources, node_list, node_range
+from ofa.cluster.resources import Resources
 from ofa.cluster.submit import Link, check_chain
 from ofa.cluster.verdict import Limits
 from ofa.config import CHECKOUT, CONFIGS, ConfigError
+from ofa.sections.nodes import node_list, node_range
 from ofa.slurm.errors import SubmitError
 from tests.corpora import write_corpus
 from tests.e2e.conftest import TINY

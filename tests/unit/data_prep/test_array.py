@@ -102,6 +102,27 @@ def test_jobs_that_cannot_be_found_from_here_are_not_done_again(tmp_path, monkey
         end_earlier(tmp_path)
 
 
+def test_a_preparation_that_is_a_job_itself_tells_its_jobs_nothing_of_that(tmp_path, monkeypatch):
+    """sbatch takes such variables for options: memory of its own job beside that of the new one is an error."""
+    (tmp_path / "bin").mkdir()
+    for name, text in (("srun", ""), ("scontrol", ""), ("sbatch", f"env > {tmp_path}/env; echo no >&2; exit 1")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    for name in ("PYTHONPATH", "PYTHONSAFEPATH"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    array = ClusterArray(1, tmp_path / "jobs", ClusterOptions(uncommitted=True))
+    with pytest.raises(SubmitError, match="the jobs were not submitted: sbatch says: no"):
+        list(array.map(print, [(1,)]))
+    told = (tmp_path / "env").read_text()
+    assert "SLURM_CONF=/etc/slurm.conf" in told and "SLURM_MEM_PER_CPU" not in told
+    (code,) = (tmp_path / "jobs" / "code").iterdir()
+    assert f"PYTHONPATH={code}:" in told and "PYTHONSAFEPATH=1" in told and (code / "data_prep" / "array.py").is_file()
+    assert os.environ["SLURM_MEM_PER_CPU"] == "100"
+
+
 def test_an_option_that_is_none_of_sbatch_is_refused(tmp_path):
     with pytest.raises(SubmitError, match="--sbatch 9: expected an option of sbatch"):
         ClusterArray(1, tmp_path, ClusterOptions(cluster="local", other=("9",)))

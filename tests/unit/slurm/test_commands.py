@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from ofa.slurm.commands import NoSlurm, ask_first, said
+from ofa.slurm.environment import python_path
 from ofa.slurm.options import option
-from ofa.slurm.python_path import python_path
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ class ClusterArray:
     def _do(self, slices: list[tuple[Any, list[tuple[Any, ...]]]]) -> None:
         executor = self._executor()
         try:
-            with outside_of_jobs():
+            with outside_of_jobs(**self._variables()):
                 jobs = executor.map_array(_Slice(), [one for one, _ in slices], [calls for _, calls in slices])
         except RuntimeError as error:  # submitit's, for whatever sbatch says
             self._forget()
@@ -146,13 +146,14 @@ class ClusterArray:
         self._jobs = None
         (self._folder / NOTE).unlink(missing_ok=True)
 
+    def _variables(self) -> dict[str, str]:
+        """Of a job; without the second it would import what lies in the working directory, such as the checkout."""
+        return {"PYTHONPATH": python_path(self._code.path), "PYTHONSAFEPATH": "1"}
+
     def _executor(self) -> Any:
         import submitit  # takes a second, and no other run needs it
 
         self._code.make()
-        # Without the latter a job would import what lies in the working directory, such as the checkout.
-        own = {"PYTHONPATH": python_path(self._code.path), "PYTHONSAFEPATH": "1"}
-        os.environ.update(own)
         options, more = self._options, dict(self._more)
         try:
             executor = submitit.AutoExecutor(folder=self._folder, cluster=options.cluster)
@@ -165,7 +166,7 @@ class ClusterArray:
                 cpus_per_task=1,
                 mem_gb=options.memory_gb,
                 slurm_array_parallelism=self._at_a_time,
-                slurm_setup=[f"export {name}={shlex.quote(value)}" for name, value in own.items()],
+                slurm_setup=[f"export {name}={shlex.quote(value)}" for name, value in self._variables().items()],
                 slurm_additional_parameters=more,
                 **({"slurm_partition": options.partition} if options.partition else {}),
             )

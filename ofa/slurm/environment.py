@@ -21,12 +21,20 @@ def python_path(code: Path = CHECKOUT) -> str:
 
 
 @contextlib.contextmanager
-def outside_of_jobs() -> Iterator[None]:
-    """Hide what Slurm has told this process of a job that it is in itself: the new one would take it for its own."""
-    own = {key: value for key, value in os.environ.items() if key.startswith(OF_A_JOB) and key not in OF_A_CLUSTER}
-    for key in own:
-        del os.environ[key]
+def outside_of_jobs(**own: str) -> Iterator[None]:
+    """Hide what Slurm has told this process of a job that it is in itself: the new one would take it for its own.
+
+    Args:
+        own: variables that the new one is told, and that are taken back here too.
+    """
+    foreign = [name for name in os.environ if name.startswith(OF_A_JOB) and name not in OF_A_CLUSTER]
+    before = {name: os.environ.get(name) for name in (*foreign, *own)}
+    for name in foreign:
+        del os.environ[name]
+    os.environ.update(own)
     try:
         yield
     finally:
-        os.environ.update(own)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})

@@ -109,8 +109,6 @@ def test_a_preparation_that_is_a_job_itself_tells_its_jobs_nothing_of_that(tmp_p
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
-    for name in ("PYTHONPATH", "PYTHONSAFEPATH"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
     monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
     array = ClusterArray(1, tmp_path / "jobs", ClusterOptions(uncommitted=True))
@@ -120,7 +118,7 @@ def test_a_preparation_that_is_a_job_itself_tells_its_jobs_nothing_of_that(tmp_p
     assert "SLURM_CONF=/etc/slurm.conf" in told and "SLURM_MEM_PER_CPU" not in told
     (code,) = (tmp_path / "jobs" / "code").iterdir()
     assert f"PYTHONPATH={code}:" in told and "PYTHONSAFEPATH=1" in told and (code / "data_prep" / "array.py").is_file()
-    assert os.environ["SLURM_MEM_PER_CPU"] == "100"
+    assert os.environ["SLURM_MEM_PER_CPU"] == "100" and str(code) not in os.environ.get("PYTHONPATH", "")
 
 
 def test_an_option_that_is_none_of_sbatch_is_refused(tmp_path):

@@ -30,6 +30,7 @@ from data_prep.workers import STOPS
 from ofa.config import ConfigError, DataPrepConfig, find, load
 from ofa.data.shards import SPLITS, ShardError
 from ofa.files import DiskFull, is_disk_full
+from ofa.slurm.errors import SubmitError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         kind = "workers" if options.cluster is None else f"jobs at a time ({options.cluster})"
         print(f"prepared in {time.monotonic() - started:.0f} s with {options.workers} {kind}")
         return 0
-    except (ConfigError, DataPrepError, ShardError) as error:
+    except (ConfigError, DataPrepError, ShardError, SubmitError) as error:
         print(f"error: {error}", file=sys.stderr)
     except DiskFull as error:
         print(f"error: {error}", file=sys.stderr)
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     jobs.add_argument("--mem", type=float, metavar="GB", help="of one job (default: 4)")
     jobs.add_argument("--partition")
     jobs.add_argument("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="any other option of sbatch")
+    jobs.add_argument("--uncommitted", action="store_true", help="slurm: run the checkout's files as they are now")
     parser.add_argument("--output", type=Path, help="default: data/<name of the config>")
     parser.add_argument("--check", action="store_true", help="say what there is, or what is wrong, and stop")
     return parser
@@ -121,7 +123,7 @@ def _cluster(options: argparse.Namespace) -> ClusterOptions | None:
         return None
     given = {"minutes": options.time, "memory_gb": options.mem, "partition": options.partition}
     given = {name: value for name, value in given.items() if value is not None}
-    return ClusterOptions(options.cluster, **given, other=tuple(options.sbatch))
+    return ClusterOptions(options.cluster, **given, other=tuple(options.sbatch), uncommitted=options.uncommitted)
 
 
 def _positive(text: str) -> int:
@@ -133,7 +135,7 @@ def _positive(text: str) -> int:
 def _remove_rest(output: Path) -> None:
     try:
         remove_rest(output)
-    except (DataPrepError, OSError) as error:  # the data are whole all the same
+    except (DataPrepError, SubmitError, OSError) as error:  # the data are whole all the same
         print(f"note: {output / '.work'}, left by a run that was killed, stays: {error}", file=sys.stderr)
 
 

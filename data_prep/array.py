@@ -23,6 +23,10 @@ from data_prep.extract import extract
 from data_prep.jobs import NOTE, Jobs, largest_array, note
 from data_prep.workers import OF_A_TERMINAL, ResultT, stops_wait
 from ofa.config import CHECKOUT
+from ofa.slurm.commands import WITHOUT, NoSlurm, SlurmError, said
+from ofa.slurm.environment import outside_of_jobs, python_path
+from ofa.slurm.options import option
+from ofa.slurm.snapshot import Code, snapshot
 
 _SLICES = 4
 """Jobs for each that runs at a time, so that a slow one holds up less."""
@@ -55,6 +59,9 @@ class ClusterOptions:
     other: tuple[str, ...] = ()
     """Further `KEY=VALUE` of sbatch."""
 
+    uncommitted: bool = False
+    """Jobs of Slurm run the checkout's files as they are now, and not those of its commit."""
+
 
 class ClusterArray:
     """As `data_prep.workers.Workers`: `with ClusterArray(...) as pool: for result in pool.map(function, calls): ...`"""
@@ -65,9 +72,16 @@ class ClusterArray:
             at_a_time: Jobs that run side by side.
             folder: For submitit's files; on the shared disk.
             options: What is asked.
+
+        Raises:
+            SubmitError: Files differ from the commit, or what is asked is no option of sbatch.
         """
         self._at_a_time, self._folder, self._options = at_a_time, folder, options
+        self._more = dict(map(option, options.other))
         self._jobs: Jobs | None = None
+        self._code = Code(CHECKOUT, None)  # other than on Slurm, no job waits while work goes on in it
+        if options.cluster == "slurm":
+            self._code = snapshot(CHECKOUT, folder.absolute() / "code", uncommitted=options.uncommitted)
 
     def __enter__(self) -> ClusterArray:
         return self
@@ -80,14 +94,14 @@ class ClusterArray:
         """Call `function` with each tuple of arguments, in jobs; results come in order when all are done.
 
         Raises:
-            DataPrepError: Slurm refuses the jobs, in its words; one failed, in the words of its error and with its log,
-                or is gone.
+            SlurmError: Slurm refuses the jobs, in its words, or does not answer.
+            DataPrepError: One failed, in the words of its error and with its log, or is gone.
         """
         calls = list(arguments)
         missing = [call for call in calls if not _is_done(function, call)]
         each = _SLICES if self._options.cluster == "slurm" else 1  # without a queue all of them start at once
         number = min(len(missing), each * self._at_a_time)
-        if number > 1 and self._options.cluster == "slurm":
+        if number and self._options.cluster == "slurm":
             number = min(number, largest_array())
         if number:
             self._do([(function, missing[start::number]) for start in range(number)])
@@ -97,11 +111,12 @@ class ClusterArray:
     def _do(self, slices: list[tuple[Any, list[tuple[Any, ...]]]]) -> None:
         executor = self._executor()
         try:
-            with stops_wait(OF_A_TERMINAL):  # local jobs are of the same terminal: this process stops them
+            # Local jobs are of the same terminal: this process stops them.
+            with outside_of_jobs(**self._variables()), stops_wait(OF_A_TERMINAL):
                 jobs = executor.map_array(_Slice(), [one for one, _ in slices], [calls for _, calls in slices])
         except RuntimeError as error:  # submitit's, for whatever sbatch says
             self._forget()
-            raise DataPrepError(f"the jobs were not submitted: {_words_of_sbatch(error)}") from None
+            raise SlurmError(f"the jobs were not submitted: {said('sbatch', str(error))}") from None
         if self._options.cluster == "slurm":
             self._wait(jobs)
         for job in jobs:
@@ -121,7 +136,7 @@ class ClusterArray:
             now = time.monotonic()
             if now - asked >= _BETWEEN_QUESTIONS:
                 asked = now
-                with contextlib.suppress(DataPrepError):  # a controller that is started anew; results come without it
+                with contextlib.suppress(SlurmError):  # a controller that is started anew; results come without it
                     queued = self._jobs.at_work()
                     gone = {number: gone.get(number, now) for number in waiting if number not in queued}
             for number, since in gone.items():
@@ -133,16 +148,19 @@ class ClusterArray:
         self._jobs = None
         (self._folder / NOTE).unlink(missing_ok=True)
 
+    def _variables(self) -> dict[str, str]:
+        """Of a job; without the second it would import what lies in the working directory, such as the checkout."""
+        return {"PYTHONPATH": python_path(self._code.path), "PYTHONSAFEPATH": "1"}
+
     def _executor(self) -> Any:
         import submitit  # takes a second, and no other run needs it
 
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        options = self._options
-        more = dict(_pair(one) for one in options.other)
+        self._code.make()
+        options, more = self._options, dict(self._more)
         try:
             executor = submitit.AutoExecutor(folder=self._folder, cluster=options.cluster)
         except RuntimeError as error:
-            raise DataPrepError(f"--cluster {options.cluster}: {error}; use it on a login node of Slurm") from None
+            raise NoSlurm(f"{error}; {WITHOUT}") from None
         self._jobs = note(self._folder, options.cluster, str(more.pop("job-name", "data_prep")))
         executor.update_parameters(name=self._jobs.name, timeout_min=options.minutes)
         if options.cluster == "slurm":
@@ -150,7 +168,7 @@ class ClusterArray:
                 cpus_per_task=1,
                 mem_gb=options.memory_gb,
                 slurm_array_parallelism=self._at_a_time,
-                slurm_setup=[f"export PYTHONPATH={shlex.quote(os.environ['PYTHONPATH'])}"],
+                slurm_setup=[f"export {name}={shlex.quote(value)}" for name, value in self._variables().items()],
                 slurm_additional_parameters=more,
                 **({"slurm_partition": options.partition} if options.partition else {}),
             )
@@ -179,25 +197,12 @@ def _is_done(function: Any, call: tuple[Any, ...]) -> bool:
     return left is not None and left(*call).is_file()
 
 
-def _pair(text: str) -> tuple[str, Any]:
-    key, equals, value = text.removeprefix("--").partition("=")
-    if not re.fullmatch(r"[a-z][a-z-]*", key):
-        raise DataPrepError(f"--sbatch {text}: expected an option of sbatch, KEY or KEY=VALUE such as qos=long")
-    return key, value if equals else True
-
-
 def _check(job: Any) -> None:
     """Raise DataPrepError unless a job has ended well."""
     try:
         job.result()
     except Exception as error:  # submitit wraps whatever it was
         raise DataPrepError(_words(error, job)) from None
-
-
-def _words_of_sbatch(error: RuntimeError) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith("sbatch: ")]
-    return " ".join(said or lines[:1]) or "no reason given"
 
 
 def _words_of_lost(job: Any) -> str:

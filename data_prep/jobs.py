@@ -13,7 +13,6 @@ import os
 import platform
 import re
 import signal
-import subprocess
 import sys
 import time
 import uuid
@@ -22,12 +21,10 @@ from pathlib import Path
 
 from data_prep.documents import DataPrepError
 from ofa.files import write_bytes
+from ofa.slurm.commands import SlurmError, ask, ask_first
 
 NOTE = "at_work.json"
 """Stands in a folder of jobs from before they are submitted until all of them have done their work."""
-
-_PATIENCE = 60.0
-"""Seconds in which Slurm's commands answer."""
 
 _END = 300.0
 """Seconds in which jobs end that are told to; Slurm gives them 30 by default, and then kills them."""
@@ -53,7 +50,7 @@ class Jobs:
         """Numbers of those that have not ended.
 
         Raises:
-            DataPrepError: Slurm does not answer.
+            SlurmError: Slurm does not answer.
         """
         if self.cluster == "local":
             return {str(pid) for pid in _processes(self.name)}
@@ -67,7 +64,7 @@ class Jobs:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)  # they pass over others
             return
-        with contextlib.suppress(DataPrepError):
+        with contextlib.suppress(SlurmError):
             ask("scancel", f"--user={os.getuid()}", f"--name={self.name}")
 
 
@@ -101,7 +98,7 @@ def end_earlier(folder: Path) -> None:
         raise DataPrepError(f"an earlier run was cut off on {jobs.host}: run there, or {otherwise}")
     try:
         left = jobs.at_work()
-    except DataPrepError as error:
+    except SlurmError as error:
         raise DataPrepError(f"an earlier run on {jobs.host} was cut off: {error}; {otherwise}") from None
     if left:
         print(f"note: an earlier run was cut off; {len(left)} of its jobs are at work and end now", file=sys.stderr)
@@ -116,29 +113,13 @@ def end_earlier(folder: Path) -> None:
 
 
 def largest_array() -> int:
-    """How many jobs Slurm takes as one array."""
-    with contextlib.suppress(DataPrepError):
-        said = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
-        if said is not None:
-            return max(1, int(said[1]))
-    return _ARRAY
-
-
-def ask(*command: str) -> str:
-    """What a command of Slurm prints.
+    """How many jobs Slurm takes as one array.
 
     Raises:
-        DataPrepError: it fails, with its words, or there is none.
+        SlurmError: it does not answer; with what to do.
     """
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
-    except subprocess.TimeoutExpired:
-        raise DataPrepError(f"{command[0]} did not answer within {_PATIENCE:.0f} s") from None
-    except OSError as error:
-        raise DataPrepError(f"{command[0]} cannot be run: {error.strerror}") from None
-    if done.returncode:
-        raise DataPrepError(f"{command[0]} says: {' '.join((done.stderr or done.stdout).split())}")
-    return done.stdout
+    said = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask_first("scontrol", "show", "config"), re.MULTILINE)
+    return _ARRAY if said is None else max(1, int(said[1]))
 
 
 def _processes(folder: str) -> list[int]:

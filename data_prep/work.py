@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +20,17 @@ from data_prep.documents import DataPrepError, Unit
 from data_prep.jobs import NOTE
 from ofa.config import ConfigError, DataPrepConfig, differences, parse
 from ofa.data.shards import SPLITS
-from ofa.files import NoLocks, beside, explained_space, flush_file, flush_folder, try_lock, write_bytes
+from ofa.files import (
+    NoLocks,
+    explained_space,
+    flush_file,
+    flush_folder,
+    own_folder_beside,
+    remove_left,
+    try_lock,
+    write_bytes,
+)
+from ofa.slurm.errors import SubmitError
 
 _CODE_VERSION = 5
 """Raised when the same input and config give other bytes, so that unfinished work of the old code is not mixed in."""
@@ -83,8 +91,7 @@ def new_files(done: Path) -> Iterator[Path]:
 
     Two writers of the same files, where a job was thought to be gone, harm each other in nothing.
     """
-    building = Path(tempfile.mkdtemp(prefix=f"{beside(done).stem}-{platform.node()}-{os.getpid()}-", dir=done.parent))
-    try:
+    with own_folder_beside(done) as building:
         yield building
         files = sorted(path for path in building.iterdir() if path.name != done.name)
         for path in (*files, building / done.name):
@@ -94,15 +101,12 @@ def new_files(done: Path) -> Iterator[Path]:
         flush_folder(done.parent)
         (building / done.name).replace(done)
         flush_folder(done.parent)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def _remove_unfinished(work: Path) -> None:
     """What killed writers of `new_files` have left."""
     for step in _STEPS:
-        for left in (work / step).glob(beside(Path("*")).name):
-            shutil.rmtree(left, ignore_errors=True)
+        remove_left(work / step)
 
 
 def refuse_foreign_folder(output: Path) -> None:
@@ -171,7 +175,7 @@ def exclusive(output: Path) -> Iterator[None]:
         try:
             with explained_space(output, "prepared data", REMEDY):
                 yield
-        except DataPrepError:
+        except (DataPrepError, SubmitError):
             work = output / ".work"
             has_pieces = any((work / "extract").glob("[0-9]*.jsonl.zst"))
             if fresh_work and not has_pieces and not (work / "jobs" / NOTE).exists():  # else an error names a log there

@@ -110,12 +110,9 @@ def to_stock() -> None:
 if __name__ == "__main__":
     OPTIONS = arguments()
     common.only_first_rank()
-    from ofa.models.place import MODEL_FOLDER, check_there
+    from ofa.models.place import MODEL_FOLDER, beside_model, check_there
 
-    MADE = OPTIONS.output
-    if MADE is None:
-        AROUND = OPTIONS.folder.parent if OPTIONS.folder.name == MODEL_FOLDER else OPTIONS.folder
-        MADE = AROUND / (OPTIONS.format or MODEL_FOLDER)
+    MADE = OPTIONS.output or beside_model(OPTIONS.folder, OPTIONS.format or MODEL_FOLDER)
     common.look(
         lambda: None if OPTIONS.folder is None else check_there(OPTIONS.folder),
         folders=[OPTIONS.folder, OPTIONS.from_reference, OPTIONS.checkpoint],

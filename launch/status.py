@@ -6,6 +6,7 @@ job that has no run folder, such as data preparation.
     python launch/status.py --watch                 # drawn anew every 5 seconds, until Ctrl-C
     python launch/status.py --json                  # the rows as JSON, with what the table leaves out
 
+In a terminal the table is as wide as that; what does not fit is in --json, or in a pipe such as `| less -S`.
 It reads files, and Slurm's queue where there is one; a run is not disturbed by being looked at.
 """
 

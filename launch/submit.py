@@ -25,8 +25,10 @@ import common
 
 from ofa import config
 from ofa.cluster.command import SCRIPTS, expanded, read_call
-from ofa.cluster.errors import StepFailed, StillAtWork, SubmitError
-from ofa.cluster.resources import Resources, check_options, minutes, node_list, node_range
+from ofa.cluster.errors import StepFailed, StillAtWork
+from ofa.cluster.resources import Resources, check_options, minutes
+from ofa.sections.nodes import node_list, node_range
+from ofa.slurm.errors import SubmitError
 
 OF_ONE_LINK = ("each", "name", "script", "arguments", "setup", "sbatch")
 """What a link of the chain does not take over from the one before it."""
@@ -102,8 +104,12 @@ def _link(options: argparse.Namespace) -> "Link":
     if options.gpus_per_node and options.tasks_per_node:
         raise SubmitError("--tasks-per-node is for nodes without GPUs: each GPU has one process")
     check_options(options.sbatch)
+    try:
+        nodes = node_range(options.nodes)
+    except ValueError as error:
+        raise SubmitError(f"--nodes {error}") from None
     resources = Resources(
-        nodes=node_range(options.nodes) if call.trains else (1, 1),
+        nodes=nodes if call.trains else (1, 1),
         only=node_list(options.nodes) if call.trains else (),
         gpus_per_node=options.gpus_per_node or 0,
         tasks_per_node=options.tasks_per_node if call.trains else 1,
@@ -226,8 +232,8 @@ if __name__ == "__main__":
     from ofa.cluster import words
     from ofa.cluster.follow import follow  # after the arguments: submitit takes a while to import
     from ofa.cluster.here import check_here, meaningless_here, run_here
-    from ofa.cluster.snapshot import snapshot
     from ofa.cluster.submit import Link, Submitted, ask_slurm, check_chain, scripts, submit
     from ofa.cluster.verdict import Limits
+    from ofa.slurm.snapshot import snapshot
 
     common.main_wrapper(main)

@@ -4,6 +4,7 @@ disk is full, or has no locks. And text that is read through its compression, an
 from __future__ import annotations
 
 import codecs
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -11,7 +12,10 @@ import gzip
 import io
 import lzma
 import os
+import platform
 import shutil
+import time
+import uuid
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +91,31 @@ def empty_folder_beside(path: Path) -> Path:
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     return building
+
+
+@contextmanager
+def own_folder_beside(path: Path) -> Iterator[Path]:
+    """A hidden folder of this writer alone in which `path` is built, and removed with what is left in it; of several
+    writers at once each has its own."""
+    building = beside(path.with_name(f"{path.name}-{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"))
+    building.mkdir(parents=True)
+    try:
+        yield building
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def remove_left(folder: Path, age: float | None = None) -> None:
+    """Remove the hidden folders of writers that were killed.
+
+    Args:
+        folder: in which they have built.
+        age: seconds for which nobody leaves one untouched; None: nobody can be writing there now.
+    """
+    for left in folder.glob(beside(Path("*")).name):
+        with contextlib.suppress(OSError):  # another process has removed it
+            if age is None or time.time() - left.stat().st_mtime > age:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

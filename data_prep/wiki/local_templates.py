@@ -9,15 +9,15 @@ from collections.abc import Callable
 from data_prep.wiki.measures import Arguments
 
 _ADJECTIVES = {
-    "en": "englisch", "fr": "französisch", "la": "lateinisch", "grc": "griechisch", "it": "italienisch",
-    "es": "spanisch", "ru": "russisch", "ar": "arabisch", "he": "hebräisch", "pl": "polnisch", "nl": "niederländisch",
-    "pt": "portugiesisch", "tr": "türkisch", "cs": "tschechisch", "sv": "schwedisch", "da": "dänisch",
+    "en": "englisch", "fr": "franz\u00f6sisch", "la": "lateinisch", "grc": "griechisch", "it": "italienisch",
+    "es": "spanisch", "ru": "russisch", "ar": "arabisch", "he": "hebr\u00e4isch", "pl": "polnisch",
+    "nl": "niederl\u00e4ndisch", "pt": "portugiesisch", "tr": "t\u00fcrkisch", "cs": "tschechisch", "sv": "schwedisch", "da": "d\u00e4nisch",
 }  # fmt: skip
 """Of German templates `enS`: `{{enS|house}}` is `englisch house`."""
 
-_CENTURY = re.compile(r"[ivx]+e(?:r)? siècle(?: av\. j\.-c\.)?")
-_ORDINAL = re.compile(r"(?:[ivx]{2,}|\d+)(?:er|re|e|ère|ème|nd|nde)|ier")
-_SUFFIXES = frozenset(("er", "re", "nd", "nde", "ère"))
+_CENTURY = re.compile(r"[ivx]+e(?:r)? si\u00e8cle(?: av\. j\.-c\.)?")
+_ORDINAL = re.compile(r"(?:[ivx]{2,}|\d+)(?:er|re|e|\u00e8re|\u00e8me|nd|nde)|ier")
+_SUFFIXES = frozenset(("er", "re", "nd", "nde", "\u00e8re"))
 
 
 def _first(given: Arguments) -> str:
@@ -34,7 +34,7 @@ def _spaced(given: Arguments) -> str:
 
 def _century(given: Arguments) -> str:
     number = _first(given)
-    return f"{number}{'er' if number.upper() == 'I' else 'e'} siècle" if number else ""
+    return f"{number}{'er' if number.upper() == 'I' else 'e'} si\u00e8cle" if number else ""
 
 
 def _before(word: str) -> Callable[[Arguments], str]:
@@ -42,24 +42,24 @@ def _before(word: str) -> Callable[[Arguments], str]:
 
 
 RULES: dict[str, Callable[[Arguments], str]] = {
-    **dict.fromkeys(("unité", "nombre", "nb", "date", "date-", "dates", "heure", "unidad"), _spaced),
+    **dict.fromkeys(("unit\u00e9", "nombre", "nb", "date", "date-", "dates", "heure", "unidad"), _spaced),
     **dict.fromkeys(("langue", "langue-", "lien-langue"), _second),
     **dict.fromkeys(
-        ("petit", "exp", "ind", "nobr romains", "abréviation", "abréviation discrète", "abd", "terme défini",
-         "citation étrangère", "citation bloc", "romain", "nombre romain", "m.", "mme", "\""),
+        ("petit", "exp", "ind", "nobr romains", "abr\u00e9viation", "abr\u00e9viation discr\u00e8te", "abd",
+         "terme d\u00e9fini", "citation \u00e9trang\u00e8re", "citation bloc", "romain", "nombre romain", "m.", "mme", "\""),
         _first,
     ),
     **{f"{code}s": _before(word) for code, word in _ADJECTIVES.items()},
     **dict.fromkeys(("s", "s-"), _century),
     "av jc": lambda _: "av. J.-C.",
-    "n°": _before("no"),
-    "höhe": lambda given: f"{_first(given)} m" if _first(given) else "",
+    "n\u00b0": _before("no"),
+    "h\u00f6he": lambda given: f"{_first(given)} m" if _first(given) else "",
 }  # fmt: skip
 """By the template's name in small letters."""
 
 
 def shown_name(name: str) -> str | None:
-    """What a template shows that is called as it: `{{XIXe siècle}}`, `{{1er}}`, `{{er}}`; None for all others.
+    """What a template shows that is called as it: `{{XIXe si\u00e8cle}}`, `{{1er}}`, `{{er}}`; None for all others.
 
     Args:
         name: In small letters.

@@ -26,20 +26,20 @@ _ENGLISH = (
 )  # fmt: skip
 SECTIONS_WITHOUT_TEXT: dict[str, tuple[str, ...]] = {
     "en": _ENGLISH,
-    "de": ("einzelnachweise", "weblinks", "literatur", "siehe auch", "quellen", "anmerkungen", "fußnoten", "belege",
-           "anmerkungen und einzelnachweise", "einzelnachweise und anmerkungen", "nachweise", "galerie", "weblink"),
-    "fr": ("références", "notes et références", "voir aussi", "liens externes", "lien externe", "articles connexes",
+    "de": ("einzelnachweise", "weblinks", "literatur", "siehe auch", "quellen", "anmerkungen", "fu\u00dfnoten",
+           "belege", "anmerkungen und einzelnachweise", "einzelnachweise und anmerkungen", "nachweise", "galerie", "weblink"),
+    "fr": ("r\u00e9f\u00e9rences", "notes et r\u00e9f\u00e9rences", "voir aussi", "liens externes", "lien externe", "articles connexes",
            "bibliographie", "annexes", "notes", "sources", "galerie", "liens internes", "article connexe"),
-    "es": ("referencias", "enlaces externos", "véase también", "bibliografía", "notas", "fuentes", "galería",
+    "es": ("referencias", "enlaces externos", "v\u00e9ase tambi\u00e9n", "bibliograf\u00eda", "notas", "fuentes", "galer\u00eda",
            "notas y referencias", "lecturas adicionales", "enlace externo"),
     "it": ("note", "collegamenti esterni", "voci correlate", "bibliografia", "altri progetti", "fonti",
            "galleria d'immagini"),
     "nl": ("referenties", "externe links", "externe link", "zie ook", "bronnen", "literatuur", "noten", "voetnoten",
            "galerij"),
-    "pt": ("referências", "ligações externas", "ver também", "bibliografia", "notas", "fontes", "galeria",
-           "notas e referências"),
-    "sv": ("referenser", "externa länkar", "se även", "källor", "noter", "fotnoter", "litteratur", "galleri"),
-    "pl": ("przypisy", "linki zewnętrzne", "zobacz też", "bibliografia", "uwagi", "literatura", "galeria"),
+    "pt": ("refer\u00eancias", "liga\u00e7\u00f5es externas", "ver tamb\u00e9m", "bibliografia", "notas", "fontes", "galeria",
+           "notas e refer\u00eancias"),
+    "sv": ("referenser", "externa l\u00e4nkar", "se \u00e4ven", "k\u00e4llor", "noter", "fotnoter", "litteratur", "galleri"),
+    "pl": ("przypisy", "linki zewn\u0119trzne", "zobacz te\u017c", "bibliografia", "uwagi", "literatura", "galeria"),
 }  # fmt: skip
 """Titles of sections that are lists of works and links, by language, in small letters."""
 

@@ -21,13 +21,14 @@ from ofa.cluster import requeue
 from ofa.cluster.attempts import Attempt, attempts_folder, attempts_of, read_attempts, write_end, write_start
 from ofa.cluster.child import Child, signal_name
 from ofa.cluster.command import environment
+from ofa.cluster.log import say
 from ofa.cluster.other_ranks import first_end, patience, say_end
 from ofa.cluster.place import Place, export, own_place
 from ofa.cluster.resources import BEGAN, SLACK
-from ofa.cluster.slurm import SlurmError
 from ofa.cluster.verdict import DONE, KILLED, STOPPED_AND_SAVED, Ended, Limits, Verdict, judge, refusal
 from ofa.code_version import commit
 from ofa.run_files import saved_step
+from ofa.slurm.commands import SlurmError
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 BETWEEN_LOOKS = 0.2
@@ -101,7 +102,7 @@ class JobTask:
         step = saved_step(folder)
         refused = refusal(earlier, step, self._limits)
         if refused is not None:
-            _say(f"error: {refused}; its last error: {_last_error(folder)}")
+            say(f"error: {refused}; its last error: {_last_error(folder)}")
             if earlier[-1].end is None:
                 write_end(folder, earlier[-1].number, status=-signal.SIGKILL, step=step, reason=KILLED, error=refused)
             sys.exit(1)
@@ -125,10 +126,10 @@ class JobTask:
         values |= {"step": step, "commit": commit()}
         number = write_start(folder, **values)
         began = f"attempt {number} of {folder}, job {place.job}, {place.ranks} ranks on {', '.join(place.nodes)}"
-        _say(f"{began}, from step {step}" if step else began)
+        say(f"{began}, from step {step}" if step else began)
         missing = requeue.missing() if place.can_requeue else None
         if missing is not None:
-            _say(f"warning: {missing}")
+            say(f"warning: {missing}")
         return Attempt(number, time="", **values)
 
     def _with_others(self, ended: Ended, place: Place, watch: Signals) -> Ended:
@@ -151,7 +152,7 @@ class JobTask:
         step = saved_step(folder)
         write_end(folder, number, status=status, step=step, reason=verdict.reason, error=verdict.error)
         if verdict.error is not None and aloud:
-            _say(f"{verdict.reason}: {verdict.error}")
+            say(f"{verdict.reason}: {verdict.error}")
 
     def _work(self, watch: Signals, more: Sequence[str]) -> tuple[int, Ended]:
         """Run the process to its end, or until the time is nearly up."""
@@ -190,7 +191,7 @@ class JobTask:
             self._end(folder, number, status, replace(verdict, error="; ".join(filter(None, [verdict.error, why]))))
             return False
         if not queued:
-            _say(f"{verdict.reason}; job {place.job} was taken back")
+            say(f"{verdict.reason}; job {place.job} was taken back")
         return queued
 
     def _enough(self) -> float:
@@ -234,7 +235,3 @@ class Signals:
 def _last_error(folder: Path) -> str:
     errors = [attempt.end.error for attempt in read_attempts(folder) if attempt.end and attempt.end.error]
     return errors[-1] if errors else "none was written, it was killed"
-
-
-def _say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)

@@ -4,11 +4,11 @@ and Slurm gives any of them, perhaps after days."""
 from __future__ import annotations
 
 from ofa.cluster.command import ScriptCall
-from ofa.cluster.errors import SubmitError
 from ofa.cluster.resources import Resources
 from ofa.config import ConfigError, RunConfig, TrainingConfig, kind_of, load
 from ofa.data.plan import PlanError, accumulation
 from ofa.sections.data import BatchConfig
+from ofa.slurm.errors import SubmitError
 
 
 def check_division(call: ScriptCall, asked: Resources) -> None:
@@ -22,8 +22,19 @@ def check_division(call: ScriptCall, asked: Resources) -> None:
         SubmitError: with the first such number, and the numbers of the range that can.
     """
     batch = _batch(call)
-    if batch is None:
-        return
+    if batch is not None:
+        check_batch(call.name, batch, asked)
+
+
+def check_batch(name: str, batch: BatchConfig, asked: Resources, option: str = "--nodes ") -> None:
+    """The same of a config's batch.
+
+    Args:
+        name: whose it is.
+        batch: rows of a step.
+        asked: of Slurm.
+        option: that says how many nodes.
+    """
     wrong: dict[int, str] = {}
     low, high = asked.nodes
     for nodes in asked.node_counts():
@@ -35,9 +46,9 @@ def check_division(call: ScriptCall, asked: Resources) -> None:
         return
     first = next(iter(wrong))
     can = [nodes for nodes in asked.node_counts() if nodes not in wrong]
-    instead = f"; of {low}-{high} nodes {', '.join(map(str, can))} can: --nodes {_typed(can)}" if can else ""
+    instead = f"; of {low}-{high} nodes {', '.join(map(str, can))} can: {option}{_typed(can)}" if can else ""
     where = f"{first * asked.processes} ranks ({first} node{'s' * (first > 1)})"
-    raise SubmitError(f"{call.name} on {where}: {wrong[first]}{instead}")
+    raise SubmitError(f"{name} on {where}: {wrong[first]}{instead}")
 
 
 def _batch(call: ScriptCall) -> BatchConfig | None:

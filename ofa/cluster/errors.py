@@ -1,14 +1,12 @@
-"""What is wrong with a submission, and what has cut a chain off."""
+"""What has cut a chain of this machine off."""
 
 from __future__ import annotations
 
 from typing import Generic, TypeVar
 
+from ofa.slurm.errors import SubmitError
+
 JobT = TypeVar("JobT")
-
-
-class SubmitError(ValueError):
-    """A job that cannot be submitted: what was found, and what to do."""
 
 
 class StepFailed(SubmitError):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ofa.cluster.slurm import SlurmError, job_values
+from ofa.slurm.commands import SlurmError, job_values
 
 BETWEEN_LOOKS = 1.0
 """Seconds between two looks at the log."""

@@ -17,8 +17,7 @@ from pathlib import Path
 import submitit
 
 from ofa.cluster.attempts import End, attempts_of
-from ofa.cluster.command import python_path
-from ofa.cluster.errors import StepFailed, StillAtWork, SubmitError
+from ofa.cluster.errors import StepFailed, StillAtWork
 from ofa.cluster.follow import BETWEEN_LOOKS, follow
 from ofa.cluster.jobs_file import submitting
 from ofa.cluster.local_executor import LocalExecutor
@@ -26,6 +25,8 @@ from ofa.cluster.submit import Link, Submitted, check_free_here, job_name, note,
 from ofa.cluster.tails import last_words
 from ofa.cluster.verdict import DONE, SAVED, STOPPED_AND_SAVED
 from ofa.config import CHECKOUT
+from ofa.slurm.environment import python_path
+from ofa.slurm.errors import SubmitError
 
 OF_SLURM = ("partition", "account", "qos", "constraint", "exclude", "cpus_per_task")
 """Of `Resources`: what only Slurm knows, and a run of this machine may do without."""

@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ofa.cluster.errors import SubmitError
 from ofa.cluster.resources import Resources
-from ofa.cluster.slurm import ask
 from ofa.sections.base import nearest
+from ofa.slurm.commands import ask_first
+from ofa.slurm.errors import SubmitError
 
 COLUMNS = "%P|%a|%D|%c|%m|%G|%l"
 """Of `sinfo --format`: partition, state, nodes, CPUs, megabytes, GPUs and other resources, time limit."""
@@ -38,9 +38,9 @@ def partitions() -> list[NodeGroup]:
     """What there is.
 
     Raises:
-        SlurmError: no Slurm answers.
+        NoSlurm: none answers; with what to do.
     """
-    return parse(ask("sinfo", "--all", "--noheader", f"--format={COLUMNS}"))
+    return parse(ask_first("sinfo", "--all", "--noheader", f"--format={COLUMNS}"))
 
 
 def parse(text: str) -> list[NodeGroup]:

@@ -10,9 +10,9 @@ import socket
 from dataclasses import dataclass
 
 import submitit
-from submitit.slurm.slurm import _parse_node_list
 
-from ofa.cluster.slurm import ask
+from ofa.slurm.commands import ask
+from ofa.slurm.hosts import hosts
 
 PORTS = (20000, 32000)
 """From the first to before the last: below those that systems give to connections, any of which may be taken."""
@@ -49,7 +49,7 @@ def own_place() -> Place:
         cluster=environment.cluster,
         job=environment.job_id,
         restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")) if environment.cluster == "slurm" else 0,
-        nodes=tuple(_parse_node_list(step) if step and environment.cluster == "slurm" else environment.hostnames),
+        nodes=tuple(hosts(step) if step and environment.cluster == "slurm" else environment.hostnames),
         rank=environment.global_rank,
         ranks=environment.num_tasks,
     )

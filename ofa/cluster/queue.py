@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ofa.cluster.jobs_file import NotedJob
-from ofa.cluster.slurm import NO_SUCH_JOB, ask, job_values
+from ofa.slurm.commands import NO_SUCH_JOB, ask, job_values
 
 PATIENCE = 20.0
 """Seconds that the controller is given to answer: somebody waits for a table."""

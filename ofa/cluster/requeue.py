@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 
+from ofa.cluster.log import say
 from ofa.cluster.queue import is_running
-from ofa.cluster.slurm import SlurmError, ask
+from ofa.slurm.commands import SlurmError, ask
 
 PATIENCE = 120.0
 """Seconds for it where nothing ends the job: after a crash."""
@@ -44,17 +44,13 @@ def requeue(job: str, until: float, why: str) -> bool:
             if not is_running(job, patience):
                 return False
             if not failed:
-                _say(f"{why}: queueing job {job} again")
+                say(f"{why}: queueing job {job} again")
             ask("scontrol", "requeue", job, patience=patience)
             return True
         except SlurmError as error:
             if time.monotonic() + BETWEEN > until:
                 raise
             if not failed:
-                _say(f"job {job} is not queued again yet: {error}")
+                say(f"job {job} is not queued again yet: {error}")
             failed = True
         time.sleep(BETWEEN)
-
-
-def _say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ofa.cluster.errors import SubmitError
+from ofa.slurm.errors import SubmitError
+from ofa.slurm.options import option
 
 SIGNAL = "USR2"
 """By which Slurm asks to save (`ofa.cluster.attempt`), whatever SUBMITIT_PREEMPT_SIGNAL says of submitit's own."""
@@ -132,7 +132,7 @@ class Resources:
         """
         srun = [*SRUN, f"--ntasks-per-node={self.processes}"]
         srun += [f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else []  # not inherited
-        pairs = [_pair(one) for one in self.other]
+        pairs = [option(one) for one in self.other]
         jobs = [*filter(None, [dependency]), *(value for key, value in pairs if key == DEPENDENCY)]
         fewer = [_on_most_of(self.only)] if self._has_gaps() else []
         setup = [f"export {BEGAN}=$(date +%s)", *fewer, *self.setup, f"cd {shlex.quote(str(code))}"]
@@ -167,27 +167,6 @@ class Resources:
         return {key: value for key, value in found.items() if value is not None}
 
 
-def node_range(text: str) -> tuple[int, int]:
-    """`4`, `1-4` or `1,2,4` as (fewest, most).
-
-    Raises:
-        SubmitError: none of these.
-    """
-    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
-    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    numbers = node_list(text)
-    if numbers and numbers[0] > 0 and list(numbers) == sorted(set(numbers)):
-        low, high = numbers[0], numbers[-1]
-    if not 1 <= low <= high:
-        raise SubmitError(f"--nodes {text}: expected a number such as 4, a range such as 1-4, or a list such as 1,2,4")
-    return low, high
-
-
-def node_list(text: str) -> tuple[int, ...]:
-    """The numbers of `1,2,4`; none of what is no list."""
-    return tuple(map(int, text.split(","))) if re.fullmatch(r"\d+(,\d+)+", text) else ()
-
-
 def minutes(seconds: float) -> int:
     """Slurm counts limits in minutes, the part of one as a whole one."""
     return math.ceil(seconds / 60)
@@ -200,18 +179,11 @@ def check_options(options: Sequence[str]) -> None:
         SubmitError: it has not the form KEY=VALUE, or would undo what a job is written with; with what to say instead.
     """
     for one in options:
-        key, value = _pair(one)
+        key, value = option(one)
         if key in WRITTEN:
             raise SubmitError(f"--sbatch {one}: {WRITTEN[key]} says that")
         if key == DEPENDENCY and (value is True or "?" in value):  # a chain's own is joined to it
             raise SubmitError(f"--sbatch {one}: expected what must all have happened, as {key}=afterok:1,singleton")
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    key, equals, value = text.removeprefix("--").partition("=")
-    if not re.fullmatch(r"[a-z][a-z-]*", key):
-        raise SubmitError(f"--sbatch {text}: expected an option of sbatch, KEY or KEY=VALUE such as reservation=night")
-    return key, value if equals else True
 
 
 def _or_end(command: str) -> list[str]:

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from ofa.cluster.attempts import BESIDE_LOG
 from ofa.cluster.find import Place, runs_below
 from ofa.cluster.job_rows import job_row, submitted_last
+from ofa.cluster.layout import ELLIPSIS, fitted
 from ofa.cluster.queue import QueuedJob, has_slurm, whoever
 from ofa.cluster.row import Row, State
-from ofa.cluster.slurm import SlurmError
 from ofa.cluster.status import jobs_to_ask_for, row, sweep_row
+from ofa.slurm.commands import SlurmError
 
 COLOURS = {
     State.FINISHED: "green",
@@ -33,15 +33,12 @@ COLOURS = {
     State.UNFINISHED: "yellow",
 }
 
-UNLIMITED = 10_000
-"""Columns of a table that is not for a terminal."""
+CUT = f"{ELLIPSIS} stands for what does not fit here: it is in --json, or in a pipe such as | less -S"
 
 HEADINGS = ("run", "state", "attempts", "step", "sparsity", "loss", "tokens/s", "ETA", "last error")
 
 OF_RUNS = len(HEADINGS) - 4
 """Columns that mean nothing for a job without a run folder: those from `step` to `ETA`."""
-
-TO_THE_LEFT = ("run", "state", "last error")
 
 
 def status_rows(folders: Sequence[Path]) -> tuple[list[Row], str | None]:
@@ -62,24 +59,18 @@ def status_rows(folders: Sequence[Path]) -> tuple[list[Row], str | None]:
     return list({one.run: one for one in rows}.values()), trouble
 
 
-def drawn_table(rows: Sequence[Row], trouble: str | None = None) -> Group:
-    """For a console: the table, and below it how many runs are in which state."""
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in HEADINGS:
-        right = heading not in TO_THE_LEFT
-        drawn.add_column(heading, justify="right" if right else "left", no_wrap=right, overflow="fold")
-    for one in rows:
-        name, state, *others = map(Text, _cells(one))
-        state.stylize(COLOURS.get(one.state, ""))
-        drawn.add_row(name, state, *others)
-    below = [_counts(rows)] + ([trouble] if trouble else [])
-    return Group(drawn, "", *map(Text, below))
+def drawn_table(rows: Sequence[Row], trouble: str | None = None, width: int | None = None) -> Group:
+    """For a console: the table, and below it how many runs are in which state.
 
-
-def console() -> Console:
-    """The terminal, or as wide as a line needs."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=UNLIMITED)
+    Args:
+        rows: of the runs.
+        trouble: with Slurm's queue.
+        width: of a terminal, that the table must fit into.
+    """
+    cells = [_cells(one) for one in rows]
+    lines, is_whole = fitted(HEADINGS, cells, [COLOURS.get(one.state, "") for one in rows], width)
+    below = [_counts(rows), *([] if is_whole else [CUT]), *([trouble] if trouble else [])]
+    return Group(*lines, "", *map(Text, below))
 
 
 def print_once(folders: Sequence[Path], *, as_json: bool) -> None:
@@ -94,13 +85,11 @@ def print_once(folders: Sequence[Path], *, as_json: bool) -> None:
         if trouble:
             print(f"note: {trouble}", file=sys.stderr)
         return
-    to = console()
+    to = Console(highlight=False)
     if to.is_terminal:
-        to.print(drawn_table(rows, trouble))
-        return
-    with to.capture() as plain:
-        to.print(drawn_table(rows, trouble))
-    print("\n".join(line.rstrip() for line in plain.get().splitlines()), flush=True)
+        to.print(drawn_table(rows, trouble, to.width))
+    else:
+        print(*drawn_table(rows, trouble).renderables, sep="\n", flush=True)
 
 
 def watch(folders: Sequence[Path], *, every: float) -> None:
@@ -109,14 +98,14 @@ def watch(folders: Sequence[Path], *, every: float) -> None:
     Raises:
         ValueError: a folder is not there.
     """
-    to = console()
+    to = Console(highlight=False)
     if not to.is_terminal:
         while True:
             print_once(folders, as_json=False)
             time.sleep(every)
     with Live(console=to, auto_refresh=False) as live:
         while True:
-            live.update(drawn_table(*status_rows(folders)), refresh=True)
+            live.update(drawn_table(*status_rows(folders), to.width), refresh=True)
             time.sleep(every)
 
 

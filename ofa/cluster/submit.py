@@ -7,12 +7,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,27 +20,24 @@ import submitit
 from ofa.cluster import partitions
 from ofa.cluster.attempt import Command, JobTask
 from ofa.cluster.attempts import attempts_folder, attempts_of
-from ofa.cluster.command import ScriptCall, check
+from ofa.cluster.check import check_all, for_each
+from ofa.cluster.command import ScriptCall
 from ofa.cluster.division import check_division
-from ofa.cluster.errors import SubmitError
 from ofa.cluster.follow import FORGOTTEN
 from ofa.cluster.jobs_file import live_local_job, note_job, noted_jobs
 from ofa.cluster.queue import among, has_slurm, whoever
 from ofa.cluster.resources import Resources
-from ofa.cluster.slurm import SlurmError, ask
-from ofa.cluster.snapshot import Code
 from ofa.cluster.verdict import DONE, Limits
+from ofa.slurm.commands import WITHOUT, NoSlurm, SlurmError, ask, said
+from ofa.slurm.environment import outside_of_jobs
+from ofa.slurm.errors import SubmitError
+from ofa.slurm.snapshot import Code
 
 DEAF = shlex.quote('trap "" USR2 TERM; exec "$0" "$@"')
 """A task hears nothing of signals until it can answer them, seconds after its start: they would end it, and the job
 with it. What comes in these seconds is lost: a job that is preempted then is ended when its grace is over, and queued
 again by Slurm; one whose limit is that near is ended at it, and is not. `Resources.check` leaves time for the start
 also where Slurm signals a minute early."""
-
-OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
-OF_A_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS")
-"""Variables: beginnings of their names, and those of the same beginnings that are no job's."""
-
 
 @dataclass(frozen=True)
 class Link:
@@ -112,11 +108,8 @@ def check_chain(chain: Sequence[Link], *, slurm: bool) -> None:
             folders |= {call.run_dir.absolute()} if call.run_dir else set()
         if slurm:
             partitions.check(link.resources, groups)
-        of_link: list[Path] = []
-        for call in link.calls:
-            check_division(call, link.resources)
-            of_link += check(call, link.resources.rank_counts(), made)
-        made += of_link
+        for_each(link.calls, lambda call, asked=link.resources: check_division(call, asked))
+        made += check_all(link.calls, link.resources.rank_counts(), made)
 
 
 def scripts(chain: Sequence[Link], folder: Path, code: Code) -> list[str]:
@@ -168,20 +161,25 @@ def submit(chain: Sequence[Link], folder: Path, code: Code) -> list[Submitted]:
     before: str | None = None
     for link in chain:
         try:
-            with _outside_of_jobs():
+            with outside_of_jobs():
                 new = _submit_link(link, folder, code, None if before is None else f"afterok:{before}")
             done += new
             for one in new:
                 note(one, name=job_name(link))
         except (subprocess.SubprocessError, RuntimeError, OSError) as error:  # submitit's are RuntimeErrors
-            what = " ".join(str(error).split())
-            raise SubmitError(f"{link.calls[0].name}: {what}; {_taken_back(done)}") from error
+            raise SubmitError(f"{link.calls[0].name}: {_words(error)}; {_taken_back(done)}") from error
         except KeyboardInterrupt:
             left = f"{_taken_back(done)}, but for what squeue --me may show"
             print(f"{link.calls[0].name}: interrupted; {left}", file=sys.stderr)
             raise
         before = new[0].job.split("_")[0]
     return done
+
+
+def _words(error: Exception) -> str:
+    """Those of sbatch, where submitit has kept them."""
+    is_sbatch = isinstance(error, RuntimeError) and isinstance(error.__cause__, subprocess.CalledProcessError)
+    return said("sbatch", str(error)) if is_sbatch else " ".join(str(error).split())
 
 
 def note(submitted: Submitted, *, name: str, process: int | None = None) -> None:
@@ -207,18 +205,6 @@ def task(call: ScriptCall, link: Link, folder: Path, code: Path) -> JobTask:
     command = Command(call.program(code), Path.cwd(), call.trains, record)
     asked = link.resources
     return JobTask(command, folder=folder, grace=asked.grace, limits=link.limits, time=60.0 * asked.minutes)
-
-
-@contextlib.contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Hide what Slurm has told this process of a job that it is in itself: the new one would take it for its own."""
-    own = {key: value for key, value in os.environ.items() if key.startswith(OF_A_JOB) and key not in OF_A_CLUSTER}
-    for key in own:
-        del os.environ[key]
-    try:
-        yield
-    finally:
-        os.environ.update(own)
 
 
 def _taken_back(done: Sequence[Submitted]) -> str:
@@ -280,7 +266,7 @@ def _executor(link: Link, folder: Path, code: Code, dependency: str | None) -> s
     try:
         executor = submitit.SlurmExecutor(folder=folder, python=f"sh -c {DEAF} {shlex.quote(sys.executable)}")
     except RuntimeError:
-        raise SubmitError("there is no srun here: submit from a login node of a Slurm cluster") from None
+        raise NoSlurm(f"there is no srun here; {WITHOUT}") from None
     parameters = link.resources.parameters(job_name(link), code.path, dependency)
     executor.update_parameters(**parameters, array_parallelism=link.at_a_time)
     return executor

@@ -48,6 +48,11 @@ def check_place(init: str | None, key: str | None = None, *, maker: str | None =
         raise ModelError(f"{place}{init} is the folder of a run, not of a model; {hint}")
 
 
+def beside_model(folder: Path, name: str) -> Path:
+    """Where what is made of a run's model goes: into the run folder, which may be given by the model inside it."""
+    return (folder.parent if folder.name == MODEL_FOLDER else folder) / name
+
+
 def check_there(given: str | Path) -> None:
     """Refuse a path at which nothing is, and a text that means such a path and no model of the hub.
 

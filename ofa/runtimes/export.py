@@ -20,7 +20,6 @@ import numpy as np
 from ofa.export.count import count
 from ofa.export.hf import (
     CONFIG_FILE,
-    MODEL_FOLDER,
     OF_A_COMMAND,
     ExportError,
     check_replaceable,
@@ -31,6 +30,7 @@ from ofa.export.hf import (
 from ofa.export.recipe_file import RECIPE_FILE, fingerprint_of_file
 from ofa.files import ZSTD_LEVEL, check_space, explained_space, new_folder, write_text, zstd_size
 from ofa.models.adapters import scope
+from ofa.models.place import MODEL_FOLDER, beside_model
 from ofa.runtimes.compare import (
     Difference,
     Tolerance,
@@ -68,10 +68,9 @@ def default_output(folder: Path, name: str) -> Path:
     Raises:
         ExportError: the model stands in no run folder.
     """
-    model = find_model_folder(folder)
-    around = model.parent if model.parent.name else model.resolve().parent
-    if model.name == MODEL_FOLDER and is_run(around):
-        return around / name
+    made = beside_model(folder, name)
+    if find_model_folder(folder) == made.with_name(MODEL_FOLDER) and is_run(made.parent):
+        return made
     raise ExportError(f"{folder} is a model that stands in no run folder: say with --output where the export goes")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ofa.sections.base import Section
+from ofa.sections.nodes import node_range
 
 
 class NamedValuesConfig(Section):
@@ -52,8 +53,8 @@ class JobConfig(Section):
     cluster: Literal["slurm", "local"] = "slurm"
     """local: submitit's processes on this machine, to try a sweep without Slurm."""
 
-    nodes: int = Field(default=1, gt=0)
-    """Machines of a run."""
+    nodes: int | str = 1
+    """Machines of a run, or as many as there are: 4, "1-4" or "1,2,4"."""
 
     gpus_per_node: int = Field(default=0, ge=0)
     """Each with a process."""
@@ -102,6 +103,12 @@ class JobConfig(Section):
 
     max_kills: int = Field(default=20, ge=0)
     """The same of ends that Slurm caused: preemption without grace, lost nodes."""
+
+    @field_validator("nodes")
+    @classmethod
+    def _numbers(cls, value: int | str) -> int | str:
+        node_range(str(value))
+        return value
 
     @model_validator(mode="after")
     def _one_process_a_gpu(self) -> JobConfig:

@@ -18,18 +18,18 @@ from pathlib import Path
 
 from ofa.cluster import partitions
 from ofa.cluster.attempts import attempts_of
+from ofa.cluster.division import check_batch
 from ofa.cluster.follow import UNKNOWN
 from ofa.cluster.here import check_here, start_here
 from ofa.cluster.jobs_file import noted_jobs
 from ofa.cluster.queue import QueuedJob, queued, still_queued
 from ofa.cluster.resources import Resources, check_options
-from ofa.cluster.slurm import SlurmError, ask
-from ofa.cluster.snapshot import Code, snapshot
 from ofa.cluster.submit import Link, ask_slurm, submit
 from ofa.cluster.verdict import Limits
 from ofa.config import CHECKOUT, JobConfig, TrainingConfig
-from ofa.data.plan import accumulation
-from ofa.sweep.axes import SweepError
+from ofa.sections.nodes import node_list, node_range
+from ofa.slurm.commands import SlurmError, ask
+from ofa.slurm.snapshot import Code, snapshot
 from ofa.sweep.cells import Cell
 from ofa.sweep.output import failure, why_it_failed
 
@@ -177,8 +177,7 @@ class JobStarter:
             configs: of the cells, by name.
 
         Raises:
-            SweepError: with the first cell that the ranks cannot share.
-            SubmitError: Slurm, or this machine, has not what is asked for.
+            SubmitError: the ranks cannot share a cell's steps; Slurm, or this machine, has not what is asked for.
         """
         link = self._link(cells[0], ())
         self._resources.check()
@@ -187,11 +186,7 @@ class JobStarter:
         else:
             partitions.check(self._resources, partitions.partitions())
         for cell in cells:
-            try:
-                for ranks in self._resources.rank_counts():
-                    accumulation(configs[cell.name].batch, ranks)
-            except ValueError as error:
-                raise SweepError(f"cell {cell.name}: {error}") from None
+            check_batch(f"cell {cell.name}", configs[cell.name].batch, self._resources, "slurm.nodes=")
         if not self._is_local:
             ask_slurm([link], self._folder, self._code)
 
@@ -256,8 +251,10 @@ class JobStarter:
 
 def _resources(asked: JobConfig) -> Resources:
     check_options(asked.sbatch)
+    nodes = str(asked.nodes)
     return Resources(
-        nodes=(asked.nodes, asked.nodes),
+        nodes=node_range(nodes),
+        only=node_list(nodes),
         gpus_per_node=asked.gpus_per_node,
         tasks_per_node=asked.tasks_per_node,
         cpus_per_task=asked.cpus_per_task,

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ofa.cluster.errors import SubmitError
 from ofa.config import TrainingConfig
 from ofa.run_files import is_held
+from ofa.slurm.errors import SubmitError
 from ofa.stop import INTERRUPTED, SIGNALS
 from ofa.sweep.cells import Cell
 

@@ -9,8 +9,11 @@ import sys
 import pytest
 
 from tests.dumps import multistream, page
+from tests.processes import CHECKOUT
 
 pytestmark = pytest.mark.slurm
+
+OWN = ("--cluster", "slurm", "--uncommitted", "--time", "10", "--mem", "1")
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +50,7 @@ def sums(folder):
 def test_an_array_on_two_nodes_writes_the_bytes_of_a_local_run(cluster, config, tmp_path):
     prepare(cluster, config, tmp_path / "here", "--workers", "2")
     before = (cluster.folder / "slurmctld.log").read_text()
-    done = prepare(
-        cluster, config, tmp_path / "there", "--workers", "4", "--cluster", "slurm", "--time", "10", "--mem", "1"
-    )
+    done = prepare(cluster, config, tmp_path / "there", "--workers", "4", *OWN)
     assert "prepared in" in done.stdout and "4 jobs at a time (slurm)" in done.stdout
     assert sums(tmp_path / "there") == sums(tmp_path / "here")
     log = (cluster.folder / "slurmctld.log").read_text().removeprefix(before)
@@ -68,21 +69,17 @@ def test_a_job_that_fails_is_named_and_the_next_run_does_the_rest(cluster, confi
         tmp_path / "out",
         "--workers",
         "2",
-        "--cluster",
-        "slurm",
-        "--time",
-        "10",
-        "--mem",
-        "1",
+        *OWN,
     )
     failed = prepare(cluster, *own, check=False)
     assert failed.returncode == 1 and "b.xml.bz2: lost bytes" in failed.stderr and "run again" in failed.stderr
     assert list((tmp_path / "out" / ".work" / "extract").glob("*.json"))
+    jobs = tmp_path / "out" / ".work" / "jobs"
+    (code,) = (jobs / "code").iterdir()
+    logs = "".join(path.read_text() for path in jobs.glob("*_log.*"))
+    assert f'File "{code}/data_prep/extract.py"' in logs and f'File "{CHECKOUT}/' not in logs
     dump.write_bytes(whole)
     assert "prepared in" in prepare(cluster, *own).stdout
-
-
-OWN = ("--cluster", "slurm", "--time", "10", "--mem", "1")
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +139,7 @@ def test_the_jobs_of_a_run_that_was_killed_are_ended_by_the_next(cluster, config
 def test_what_sbatch_refuses_is_said_in_its_words(cluster, config, tmp_path):
     done = prepare(cluster, config, tmp_path / "out", *OWN, "--partition", "debog", check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "error: the jobs were not submitted: sbatch: error: invalid partition specified: debog" in done.stderr
+    assert "error: the jobs were not submitted: sbatch says: invalid partition specified: debog" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -6,15 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from ofa.cluster.command import check, expanded, read_call
+from ofa.cluster.check import check_all
+from ofa.cluster.command import expanded, read_call
 from ofa.cluster.division import check_division
-from ofa.cluster.errors import SubmitError
-from ofa.cluster.resources import Resources, node_list, node_range
+from ofa.cluster.resources import Resources
 from ofa.cluster.submit import Link, check_chain
 from ofa.cluster.verdict import Limits
 from ofa.config import CHECKOUT, CONFIGS, ConfigError
+from ofa.sections.nodes import node_list, node_range
+from ofa.slurm.errors import SubmitError
 from tests.corpora import write_corpus
 from tests.e2e.conftest import TINY
+
+
+def check(call, ranks, made=()):
+    """Of one call."""
+    return check_all([call], ranks, made)
 
 
 @pytest.fixture

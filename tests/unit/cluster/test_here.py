@@ -8,11 +8,11 @@ import pytest
 
 from ofa.cluster.attempts import read_attempts
 from ofa.cluster.command import ScriptCall
-from ofa.cluster.errors import SubmitError
 from ofa.cluster.here import check_here, meaningless_here, run_here, start_here
 from ofa.cluster.resources import Resources
 from ofa.cluster.submit import Link
 from ofa.cluster.verdict import Limits
+from ofa.slurm.errors import SubmitError
 
 
 def link(*arguments):

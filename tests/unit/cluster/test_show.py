@@ -11,7 +11,7 @@ from ofa.cluster import queue, show
 from ofa.cluster.jobs_file import note_job
 from ofa.cluster.queue import QueuedJob
 from ofa.cluster.row import Row, State
-from ofa.cluster.slurm import SlurmError
+from ofa.slurm.commands import SlurmError
 from tests.commands import command
 
 SAVED = ("ofa.train", "stopped and saved")

@@ -11,15 +11,15 @@ import pytest
 
 from ofa.cluster.attempts import write_end, write_start
 from ofa.cluster.command import ScriptCall
-from ofa.cluster.errors import SubmitError
 from ofa.cluster.follow import FORGOTTEN, UNKNOWN, follow, job_state
 from ofa.cluster.jobs_file import note_job, noted_jobs
 from ofa.cluster.queue import is_running
 from ofa.cluster.resources import Resources
-from ofa.cluster.slurm import SlurmError, ask
-from ofa.cluster.snapshot import Code
 from ofa.cluster.submit import Link, Submitted, check_chain, submit
 from ofa.cluster.verdict import Limits
+from ofa.slurm.commands import SlurmError, ask
+from ofa.slurm.errors import SubmitError
+from ofa.slurm.snapshot import Code
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ SUBMITS = """
 from pathlib import Path
 from ofa.cluster.command import ScriptCall
 from ofa.cluster.resources import Resources
-from ofa.cluster.snapshot import Code
+from ofa.slurm.snapshot import Code
 from ofa.cluster.submit import Link, scripts, submit
 from ofa.cluster.verdict import Limits
 chain = [Link((ScriptCall("pretrain", None, Path("runs/a"), ()),), Resources(), Limits(), 1)]

@@ -14,6 +14,7 @@ from data_prep.array import ClusterArray, ClusterOptions
 from data_prep.documents import DataPrepError
 from data_prep.jobs import NOTE, Jobs, end_earlier, note
 from data_prep.pipeline import prepare
+from ofa.slurm.errors import SubmitError
 from tests.terminal import Terminal
 
 LOCAL = ClusterOptions(cluster="local", minutes=5)
@@ -115,7 +116,7 @@ def test_ctrl_c_stops_jobs_of_this_machine_with_one_line(tools, text, tmp_path):
 def test_jobs_that_cannot_be_found_from_here_are_not_done_again(tmp_path, monkeypatch):
     note(tmp_path, "slurm", "data_prep")
     monkeypatch.setenv("PATH", str(tmp_path))  # as on a machine without Slurm
-    words = f"was cut off: squeue cannot be run.*remove {tmp_path / NOTE} and run again"
+    words = f"was cut off: there is no squeue here; .*remove {tmp_path / NOTE} and run again"
     with pytest.raises(DataPrepError, match=words):
         end_earlier(tmp_path)
     (tmp_path / NOTE).write_text('{"cluster": "local", "name": "x", "host": "elsewhere"}')
@@ -123,6 +124,25 @@ def test_jobs_that_cannot_be_found_from_here_are_not_done_again(tmp_path, monkey
         end_earlier(tmp_path)
 
 
+def test_a_preparation_that_is_a_job_itself_tells_its_jobs_nothing_of_that(tmp_path, monkeypatch):
+    """sbatch takes such variables for options: memory of its own job beside that of the new one is an error."""
+    (tmp_path / "bin").mkdir()
+    for name, text in (("srun", ""), ("scontrol", ""), ("sbatch", f"env > {tmp_path}/env; echo no >&2; exit 1")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    array = ClusterArray(1, tmp_path / "jobs", ClusterOptions(uncommitted=True))
+    with pytest.raises(SubmitError, match="the jobs were not submitted: sbatch says: no"):
+        list(array.map(print, [(1,)]))
+    told = (tmp_path / "env").read_text()
+    assert "SLURM_CONF=/etc/slurm.conf" in told and "SLURM_MEM_PER_CPU" not in told
+    (code,) = (tmp_path / "jobs" / "code").iterdir()
+    assert f"PYTHONPATH={code}:" in told and "PYTHONSAFEPATH=1" in told and (code / "data_prep" / "array.py").is_file()
+    assert os.environ["SLURM_MEM_PER_CPU"] == "100" and str(code) not in os.environ.get("PYTHONPATH", "")
+
+
 def test_an_option_that_is_none_of_sbatch_is_refused(tmp_path):
-    with pytest.raises(DataPrepError, match="--sbatch 9: expected an option of sbatch"):
-        list(ClusterArray(1, tmp_path, ClusterOptions(other=("9",))).map(print, [()]))
+    with pytest.raises(SubmitError, match="--sbatch 9: expected an option of sbatch"):
+        ClusterArray(1, tmp_path, ClusterOptions(cluster="local", other=("9",)))

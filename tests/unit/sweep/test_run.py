@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ofa.cluster.errors import SubmitError
-from ofa.cluster.slurm import SlurmError
+from ofa.slurm.commands import SlurmError
+from ofa.slurm.errors import SubmitError
 from ofa.sweep import run
 from ofa.sweep.output import open_output, output_path, why_it_failed
 from ofa.sweep.run import Sweep

@@ -13,10 +13,10 @@ import pytest
 from ofa.cluster.attempts import read_attempts, write_end, write_start
 from ofa.cluster.jobs_file import note_job, noted_jobs
 from ofa.cluster.queue import QueuedJob
-from ofa.cluster.slurm import SlurmError
 from ofa.cluster.verdict import CRASHED, Limits
 from ofa.config import JobConfig
 from ofa.run_folder import RunFolder
+from ofa.slurm.commands import SlurmError
 from ofa.sweep.cells import check
 from ofa.sweep.jobs import JobStarter, Queue
 from ofa.sweep.local import LocalStarter
@@ -222,7 +222,7 @@ def test_what_slurm_said_last_holds_until_it_answers(tmp_path, monkeypatch, caps
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"tasks_per_node": 3}, "cell seed=1: batch.global_size 8 is not a multiple"),
+        ({"tasks_per_node": 3}, r"cell seed=1 on 3 ranks \(1 node\): batch.global_size 8 is not a multiple"),
         ({"nodes": 2}, "local has one node"),
         ({"minutes": 2}, "a grace of 120 s leaves nothing of 2 minutes"),
     ],
@@ -235,3 +235,29 @@ def test_what_no_job_could_do_is_refused_before_any_is_queued(planned, tmp_path,
     with pytest.raises(ValueError, match="expected an option of sbatch"):
         JobStarter(tmp_path / "jobs", JobConfig(cluster="local", sbatch=["A b"]), 1)
     assert not (tmp_path / "jobs").exists()
+
+
+def test_the_cells_of_a_sweep_may_have_several_numbers_of_nodes(planned, tmp_path, monkeypatch):
+    """As a job of launch/submit.py: refused where one of them cannot share the steps, with those that can."""
+    cells = list(planned(set={"batch": {"global_size": 8, "micro_size": 1}}, grid={"seed": [1]}).values())
+    programs = {"sinfo": "echo 'cpu*|up|4|64|257000|(null)|infinite'", "srun": ""}
+    programs["sbatch"] = f"cat $2 > {tmp_path}/script"
+    (tmp_path / "bin").mkdir()
+    for name, text in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+
+    def check_on(nodes):
+        JobStarter(tmp_path / "jobs", JobConfig(nodes=nodes), 1, uncommitted=True).check(cells, check(cells))
+
+    with pytest.raises(ValueError, match=r"cell seed=1 on 3 ranks \(3 nodes\): .*can: slurm.nodes=1,2,4$"):
+        check_on("1-4")
+    check_on("1,2,4")
+    assert "#SBATCH --nodes=1-4\n" in (tmp_path / "script").read_text()
+
+
+@pytest.mark.parametrize("nodes", [0, -1, "4-2", "two", True, "2,1"])
+def test_what_is_no_number_of_nodes_is_refused_with_the_config(nodes):
+    with pytest.raises(ValueError, match="nodes"):
+        JobConfig(nodes=nodes)

@@ -1,13 +1,15 @@
 """The code that a job runs, from real git repositories."""
 
+import os
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
 
-from ofa.cluster.errors import SubmitError
-from ofa.cluster.snapshot import snapshot
+from ofa.slurm.errors import SubmitError
+from ofa.slurm.snapshot import LEFT, snapshot
 
 
 def git(folder, *arguments):
@@ -107,3 +109,26 @@ def test_without_git_the_checkout_is_the_code(tmp_path):
     code = snapshot(tmp_path, tmp_path / "code")
     code.make()
     assert code.path == tmp_path and code.commit is None and not (tmp_path / "code").exists()
+
+
+def test_a_job_that_submits_others_gives_them_its_own_copy(checkout, tmp_path):
+    """The copy lies in a folder that the repository ignores: git would speak of the checkout around it."""
+    (checkout / ".gitignore").write_text("__pycache__/\nruns/\n")
+    git(checkout, "commit", "-qam", "ignored")
+    code = snapshot(checkout, checkout / "runs" / "code")
+    code.make()
+    (checkout / "ofa" / "a.py").write_text("work goes on")
+    inner = snapshot(code.path, tmp_path / "others")
+    assert (inner.path, inner.commit) == (code.path, code.commit)
+    inner.make()
+    assert not (tmp_path / "others").exists()
+
+
+def test_what_killed_submissions_have_left_goes_when_it_is_surely_dead(checkout, tmp_path):
+    folder = tmp_path / "code"
+    for name, age in ((".writing-old-host-1-abc", 2 * LEFT), (".writing-new-host-2-abc", 60.0), ("whole", 9 * LEFT)):
+        (folder / name / "ofa").mkdir(parents=True)
+        os.utime(folder / name, (time.time() - age,) * 2)
+    code = snapshot(checkout, folder)
+    code.make()
+    assert {path.name for path in folder.iterdir()} == {".writing-new-host-2-abc", "whole", code.path.name}

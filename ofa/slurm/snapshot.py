@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import tarfile
-import uuid
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from ofa.cluster.errors import SubmitError
 from ofa.code_version import COMMIT_FILE
-from ofa.files import flush, flush_folder
+from ofa.files import flush, flush_folder, own_folder_beside, remove_left
+from ofa.slurm.errors import SubmitError
 
 CODE = ("ofa", "launch", "configs", "data_prep")
 """Folders of a checkout that commands run from."""
@@ -29,6 +27,9 @@ NO_CHECKOUT = "not a git repository"
 
 NAMED = 5
 """Changed files that an error names."""
+
+LEFT = 86400.0
+"""Seconds after which a copy that is not whole is nobody's: to make one takes some."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +49,17 @@ class Code:
         """Copy it, unless it is there; of several processes that do so at once, the first one's is kept."""
         if self.commit is None or self.path.is_dir():
             return
-        building = self.path.with_name(f".writing-{self.path.name}-{uuid.uuid4().hex[:12]}")
-        building.mkdir(parents=True)
-        try:
-            with tarfile.open(fileobj=BytesIO(self.packed)) as archive:
-                archive.extractall(building, filter="data")
-            (building / COMMIT_FILE).write_text(self.commit + "\n", encoding="utf-8")
-            flush(building)
-            building.rename(self.path)
-        except OSError:
-            if not self.path.is_dir():
-                raise
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+        with own_folder_beside(self.path) as building:
+            try:
+                with tarfile.open(fileobj=BytesIO(self.packed)) as archive:
+                    archive.extractall(building, filter="data")
+                (building / COMMIT_FILE).write_text(self.commit + "\n", encoding="utf-8")
+                flush(building)
+                building.rename(self.path)
+            except OSError:
+                if not self.path.is_dir():
+                    raise
+        remove_left(self.path.parent, LEFT)
         flush_folder(self.path.parent)
 
 
@@ -75,6 +74,8 @@ def snapshot(checkout: Path, folder: Path, *, uncommitted: bool = False) -> Code
     Raises:
         SubmitError: files differ from the commit, or git refuses to speak of it.
     """
+    if (checkout / COMMIT_FILE).is_file():  # a copy; git would speak of a checkout around it
+        return Code(checkout, (checkout / COMMIT_FILE).read_text(encoding="utf-8").strip())
     commit = _commit(checkout)
     if commit is None:
         return Code(checkout, None)

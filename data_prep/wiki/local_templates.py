@@ -11,7 +11,8 @@ from data_prep.wiki.measures import Arguments
 _ADJECTIVES = {
     "en": "englisch", "fr": "franz\u00f6sisch", "la": "lateinisch", "grc": "griechisch", "it": "italienisch",
     "es": "spanisch", "ru": "russisch", "ar": "arabisch", "he": "hebr\u00e4isch", "pl": "polnisch",
-    "nl": "niederl\u00e4ndisch", "pt": "portugiesisch", "tr": "t\u00fcrkisch", "cs": "tschechisch", "sv": "schwedisch", "da": "d\u00e4nisch",
+    "nl": "niederl\u00e4ndisch", "pt": "portugiesisch", "tr": "t\u00fcrkisch", "cs": "tschechisch",
+    "sv": "schwedisch", "da": "d\u00e4nisch",
 }  # fmt: skip
 """Of German templates `enS`: `{{enS|house}}` is `englisch house`."""
 
@@ -46,7 +47,8 @@ RULES: dict[str, Callable[[Arguments], str]] = {
     **dict.fromkeys(("langue", "langue-", "lien-langue"), _second),
     **dict.fromkeys(
         ("petit", "exp", "ind", "nobr romains", "abr\u00e9viation", "abr\u00e9viation discr\u00e8te", "abd",
-         "terme d\u00e9fini", "citation \u00e9trang\u00e8re", "citation bloc", "romain", "nombre romain", "m.", "mme", "\""),
+         "terme d\u00e9fini", "citation \u00e9trang\u00e8re", "citation bloc", "romain", "nombre romain", "m.",
+         "mme", "\""),
         _first,
     ),
     **{f"{code}s": _before(word) for code, word in _ADJECTIVES.items()},

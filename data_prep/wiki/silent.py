@@ -19,7 +19,8 @@ _NAMES = """
     dead_link webarchive wayback anchor anchors clear - respell ipac-en pron-en audio listen flagicon flagdeco
     legend main main_article see see_also further further_information div_col div_col_end hlist official_website
     youtube refimprove expand_list anker refnec r\u00e9f._n\u00e9cessaire r\u00e9f\u00e9rence_n\u00e9cessaire
-    sources_\u00e0_lier refsou quand qui pourquoi lequel pas_clair v\u00e9rification_n\u00e9cessaire interpr\u00e9tation_personnelle belege
+    sources_\u00e0_lier refsou quand qui pourquoi lequel pas_clair v\u00e9rification_n\u00e9cessaire
+    interpr\u00e9tation_personnelle belege
 """
 """`_` is a space."""
 

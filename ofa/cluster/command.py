@@ -82,6 +82,9 @@ def read_call(words: Sequence[str]) -> ScriptCall:
         raise SubmitError(f"{first} is no script that can be submitted{nearest(script, list(SCRIPTS))}")
     if Path(first).is_file() and Path(first).resolve() != CHECKOUT / "launch" / f"{script}.py":
         raise SubmitError(f"{first}: only scripts of {CHECKOUT / 'launch'} can be submitted")
+    if {"-h", "--help"} & set(arguments):
+        program = "-m data_prep" if script == DATA_PREP else f"launch/{script}.py"
+        raise SubmitError(f"its help is no job: python {program} --help")
     given, rest = _known().parse_known_args(arguments)
     sets = [part for one in given.set for part in ("--set", one)]
     has_config = script in (DATA_PREP, "sweep", *TRAINING)

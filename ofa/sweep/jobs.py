@@ -25,7 +25,7 @@ from ofa.cluster.jobs_file import noted_jobs
 from ofa.cluster.queue import QueuedJob, queued, still_queued
 from ofa.cluster.resources import Resources, check_options
 from ofa.cluster.submit import Link, ask_slurm, submit
-from ofa.cluster.verdict import Limits
+from ofa.cluster.verdict import STOPPED_AND_SAVED, Limits
 from ofa.config import CHECKOUT, JobConfig, TrainingConfig
 from ofa.sections.nodes import node_list, node_range
 from ofa.slurm.commands import SlurmError, ask
@@ -108,7 +108,8 @@ class JobRun:
         self._over_since: float | None = None
 
     def poll(self) -> int | None:
-        """The status of its last attempt, as if it were a process; None while it waits or runs."""
+        """The status of its last attempt, as if it were a process, 1 if it has saved but was given up; None while it
+        waits or runs."""
         if not self._is_over():
             return None
         folder = self._cell.folder.path
@@ -116,7 +117,8 @@ class JobRun:
             os.listdir(folder)  # after which network file systems see what is new in it
         attempts = attempts_of(folder, self._job)
         if attempts and attempts[-1].end is not None:
-            return attempts[-1].end.status
+            end = attempts[-1].end
+            return 1 if end.status == STOPPED_AND_SAVED and end.error else end.status
         self._over_since = self._over_since or time.monotonic()
         if time.monotonic() - self._over_since < self._lag:
             return None

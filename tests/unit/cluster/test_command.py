@@ -60,6 +60,8 @@ def test_a_call_runs_the_code_that_it_is_given(place):
     [
         ([], "no script to run"),
         (["launch/pretrian.py", "--config", "mine.json"], "did you mean pretrain?"),
+        (["launch/verify.py", "--help"], r"its help is no job: python launch/verify.py --help"),
+        (["data_prep", "-h"], "python -m data_prep --help"),
         (["launch/submit.py"], "no script that can be submitted"),
         (["launch/pretrain.py"], "launch/pretrain.py needs --config FILE"),
         (["pretrain.py", "--config", "mine.json"], "only scripts of"),

@@ -18,7 +18,7 @@ from ofa.config import JobConfig
 from ofa.run_folder import RunFolder
 from ofa.slurm.commands import SlurmError
 from ofa.sweep.cells import check
-from ofa.sweep.jobs import JobStarter, Queue
+from ofa.sweep.jobs import JobRun, JobStarter, Queue
 from ofa.sweep.local import LocalStarter
 from ofa.sweep.run import Sweep
 
@@ -192,6 +192,18 @@ def test_a_job_of_a_sweep_that_was_killed_is_looked_after_while_it_runs(planned,
     thread.join()
     job.release()
     assert outcome.stopped == ["seed=1"]
+
+
+@pytest.mark.parametrize(("error", "status"), [(None, 75), ("not queued again: it was 3 times", 1)])
+def test_a_job_that_was_given_up_has_failed_and_says_why(planned, tmp_path, error, status):
+    """It saved and ended with 75, as one does that the sweep has stopped."""
+    cell = planned(grid={"seed": [1]})["seed=1"]
+    attempt = {"restart": 3, "nodes": ["n1"], "ranks": 1, "step": 4, "commit": None}
+    number = write_start(cell.folder.path, job="17", **attempt)
+    write_end(cell.folder.path, number, status=75, step=8, reason="signal", error=error)
+    run = JobRun(cell, "17", tmp_path / "log", is_over=lambda: True, take_back=lambda: False, lag=0.0)
+    assert run.poll() == status
+    assert error is None or error in run.why(status)
 
 
 def test_one_question_is_asked_about_all_jobs_and_not_too_often(tmp_path, monkeypatch):

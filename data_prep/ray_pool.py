@@ -30,7 +30,7 @@ class RayPool:
         try:
             import ray  # pyright: ignore[reportMissingImports], installed where it is wanted
         except ImportError:
-            raise DataPrepError("--cluster ray needs Ray on all nodes: pip install ray") from None
+            raise DataPrepError("--cluster ray needs Ray on all nodes: pip install 'sparse-ofa[ray]'") from None
         self._ray, self._at_a_time = ray, at_a_time
         path = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
         one_thread = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path}

@@ -10,7 +10,8 @@ from data_prep.documents import DataPrepError
 from data_prep.pipeline import prepare
 
 RAY = ClusterOptions(cluster="ray")
-with_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray")
+HAS_RAY = importlib.util.find_spec("ray") is not None
+with_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed: pip install '.[ray]'")
 
 
 def run(config, output):
@@ -18,9 +19,9 @@ def run(config, output):
     return prepare(config, output, 2, lambda *_: None, RAY)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
+@pytest.mark.skipif(HAS_RAY, reason="Ray is installed")
 def test_without_ray_it_is_named(tools, text, tmp_path):
-    with pytest.raises(DataPrepError, match="--cluster ray needs Ray on all nodes: pip install ray"):
+    with pytest.raises(DataPrepError, match=r"--cluster ray needs Ray on all nodes: pip install 'sparse-ofa\[ray\]'"):
         run(tools.config_for(text), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

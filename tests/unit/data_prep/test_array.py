@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -139,7 +140,8 @@ def test_a_preparation_that_is_a_job_itself_tells_its_jobs_nothing_of_that(tmp_p
     told = (tmp_path / "env").read_text()
     assert "SLURM_CONF=/etc/slurm.conf" in told and "SLURM_MEM_PER_CPU" not in told
     (code,) = (tmp_path / "jobs" / "code").iterdir()
-    assert f"PYTHONPATH={code}:" in told and "PYTHONSAFEPATH=1" in told and (code / "data_prep" / "array.py").is_file()
+    assert re.search(rf"^PYTHONPATH={code}(:|$)", told, re.M) and "PYTHONSAFEPATH=1" in told
+    assert (code / "data_prep" / "array.py").is_file()
     assert os.environ["SLURM_MEM_PER_CPU"] == "100" and str(code) not in os.environ.get("PYTHONPATH", "")
 
 

@@ -108,7 +108,8 @@ def _of_a_cluster(options: argparse.Namespace) -> list[str]:
     """Options that were given and change nothing: without Slurm all of its own, but for the limit of local jobs."""
     if options.cluster == "slurm":
         return []
-    names = [name for name in ("time", "mem", "partition", "sbatch") if getattr(options, name) not in (None, [])]
+    asked = ("time", "mem", "partition", "sbatch", "uncommitted")
+    names = [name for name in asked if getattr(options, name) not in (None, [], False)]
     return [name for name in names if name != "time" or options.cluster != "local"]
 
 

@@ -101,14 +101,14 @@ def test_a_check_without_a_network_says_that_the_tokenizer_was_not_tried(folder)
     assert "; note: tokenizer owner/nothing is no folder here and not in the hub's cache, and HF_HUB_OF" in done.stdout
 
 
-@pytest.mark.parametrize("given", [["--time", "5"], ["--mem", "2"], ["--partition", "x"], ["--sbatch", "qos=x"]])
+@pytest.mark.parametrize("given", ["--time=5", "--mem=2", "--partition=x", "--sbatch=qos=x", "--uncommitted"])
 def test_options_of_jobs_are_refused_without_jobs(capsys, folder, given):
     with pytest.raises(SystemExit) as stopped:
-        said(capsys, folder, *given)
-    assert stopped.value.code == 2 and f"{given[0]}: for jobs of a cluster" in capsys.readouterr().err
-    if given[0] == "--time":
-        assert said(capsys, folder, *given, "--cluster", "local")[0] == 0
-    assert said(capsys, folder, *given, "--cluster", "slurm")[0] == 0
+        said(capsys, folder, given)
+    assert stopped.value.code == 2 and f"{given.partition('=')[0]}: for jobs of a cluster" in capsys.readouterr().err
+    if given.startswith("--time"):
+        assert said(capsys, folder, given, "--cluster", "local")[0] == 0
+    assert said(capsys, folder, given, "--cluster", "slurm")[0] == 0
 
 
 def test_a_job_has_as_many_workers_as_it_was_given_cores(monkeypatch):

@@ -13,7 +13,7 @@ from typing import Any
 
 from data_prep.documents import DataPrepError
 from data_prep.workers import ResultT
-from ofa.config import CHECKOUT
+from ofa.slurm.environment import python_path
 
 
 class RayPool:
@@ -32,8 +32,7 @@ class RayPool:
         except ImportError:
             raise DataPrepError("--cluster ray needs Ray on all nodes: pip install 'sparse-ofa[ray]'") from None
         self._ray, self._at_a_time = ray, at_a_time
-        path = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        one_thread = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path}
+        one_thread = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": python_path()}
         here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": at_a_time, "include_dashboard": False}
         try:
             ray.init(runtime_env={"env_vars": one_thread}, log_to_driver=False, logging_level="ERROR", **here)

@@ -7,6 +7,8 @@ import time
 import pytest
 
 from ofa.run_folder import RunFolder
+from tests.corpora import write_corpus
+from tests.e2e.conftest import TINY
 
 TOTAL = 100
 
@@ -86,3 +88,12 @@ def hold():
     yield begin
     for owner in held:
         owner.release()
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working directory with a config and its data."""
+    monkeypatch.chdir(tmp_path)
+    write_corpus(tmp_path / "data", rows=30)
+    (tmp_path / "mine.json").write_text(json.dumps(TINY))
+    return tmp_path

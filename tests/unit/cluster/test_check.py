@@ -1,6 +1,5 @@
 """The points of an array, looked at side by side before any is queued."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,17 +9,6 @@ import pytest
 from ofa.cluster.check import check_all, for_each
 from ofa.cluster.command import ScriptCall, expanded, read_call
 from ofa.slurm.errors import SubmitError
-from tests.corpora import write_corpus
-from tests.e2e.conftest import TINY
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A working directory with a config and its data."""
-    monkeypatch.chdir(tmp_path)
-    write_corpus(tmp_path / "data", rows=30)
-    (tmp_path / "mine.json").write_text(json.dumps(TINY))
-    return tmp_path
 
 
 def array(*each):

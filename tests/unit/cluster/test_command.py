@@ -15,22 +15,12 @@ from ofa.cluster.verdict import Limits
 from ofa.config import CHECKOUT, CONFIGS, ConfigError
 from ofa.sections.nodes import node_list, node_range
 from ofa.slurm.errors import SubmitError
-from tests.corpora import write_corpus
 from tests.e2e.conftest import TINY
 
 
 def check(call, ranks, made=()):
     """Of one call."""
     return check_all([call], ranks, made)
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A working directory with a config and its data."""
-    monkeypatch.chdir(tmp_path)
-    write_corpus(tmp_path / "data", rows=30)
-    (tmp_path / "mine.json").write_text(json.dumps(TINY))
-    return tmp_path
 
 
 TINY_CALL = ("launch/pretrain.py", "--config", "tiny/ofa_90.json")

@@ -8,12 +8,17 @@ and what the norm is made of comes from `get_grads_for_norm`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ofa import dist
 from ofa.engine.process import BF16_Optimizer, deepspeed
+
+PIECE = 2**16
+"""Elements whose squares are added up in one go: a CPU adds in fp32, and over all of BERT-base's that loses 1 %."""
 
 
 def scatter_gradients(engine: Any) -> None:
@@ -23,6 +28,11 @@ def scatter_gradients(engine: Any) -> None:
         scattered = _ScatteredGradients(optimizer, engine.communication_data_type)
         optimizer.reduce_gradients = scattered.reduce
         optimizer.get_grads_for_norm = scattered.for_norm
+
+
+def norm_of(shares: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm of flat fp32 tensors taken together, right to 1e-6 whatever their length."""
+    return torch.nn.utils.get_total_norm([piece for share in shares for piece in share.split(PIECE)])
 
 
 class _ScatteredGradients:
@@ -37,11 +47,14 @@ class _ScatteredGradients:
     def reduce(self, pipeline_parallel: bool = False) -> None:
         """Put the sum over ranks into this rank's share of each flat buffer, and take the norm of all shares (a
         collective call). What other ranks own keeps this rank's part of the sum, which nothing reads."""
+        if dist.world_size() == 1:
+            self._norm = norm_of(self._own)
+            return
         for whole, own in zip(self._whole, self._own, strict=True):
             received = torch.empty_like(own, dtype=self._dtype)
             deepspeed.comm.reduce_scatter_fn(received, whole.to(self._dtype))
             own.copy_(received)
-        square = torch.stack([torch.linalg.vector_norm(own) for own in self._own]).square().sum()
+        square = norm_of(self._own).square()
         deepspeed.comm.all_reduce(square)
         self._norm = square.sqrt()
 

@@ -166,6 +166,7 @@ def test_two_ranks_end_with_the_same_zeros_and_scores(tasks, finetuned):
 def test_two_ranks_score_every_kind_alike(tasks, finetuned, kind):
     two = finetune_on_two(tasks, f"two/{kind}", kind)
     check_zeros(tasks, two)
+    # A correlation near 0 moves by 2e-5 with the last bits of the weights.
     assert scores(two) == pytest.approx(scores(finetuned(kind)), abs=1e-4)
 
 

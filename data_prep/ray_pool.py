@@ -7,12 +7,15 @@ of one that failed only that not all were completed.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from data_prep.documents import DataPrepError
-from data_prep.workers import ResultT
+from data_prep.workers import STOPS, ResultT
 from ofa.slurm.environment import python_path
 
 
@@ -33,9 +36,12 @@ class RayPool:
             raise DataPrepError("--cluster ray needs Ray on all nodes: pip install 'sparse-ofa[ray]'") from None
         self._ray, self._at_a_time = ray, at_a_time
         one_thread = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": python_path()}
-        here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": at_a_time, "include_dashboard": False}
+        address = os.environ.get("RAY_ADDRESS")
+        where = {"address": address} if address else {"address": "local", "num_cpus": at_a_time}
+        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         try:
-            ray.init(runtime_env={"env_vars": one_thread}, log_to_driver=False, logging_level="ERROR", **here)
+            with _own_handlers():
+                ray.init(runtime_env={"env_vars": one_thread}, include_dashboard=False, **quiet, **where)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise DataPrepError(f"--cluster ray: {' '.join(str(error).split())}") from None
 
@@ -46,19 +52,23 @@ class RayPool:
         self._ray.shutdown()  # which ends the tasks of this run, also in a cluster
 
     def map(self, function: Callable[..., ResultT], arguments: Iterable[tuple[Any, ...]]) -> Iterator[ResultT]:
-        """Call `function` with each tuple of arguments; results come in order, few calls wait ahead.
+        """Call `function` with each tuple of arguments; results come in order.
 
         Raises:
             DataPrepError: a task failed, in the words of its error, or its process was killed.
         """
         task = self._ray.remote(function).options(num_cpus=1, max_retries=2)
-        pending: list[Any] = []
+        ordered: list[Any] = []
+        at_work: list[Any] = []
         for one in arguments:
-            pending.append(task.remote(*one))
-            if len(pending) > 2 * self._at_a_time:
-                yield self._result(pending.pop(0))
-        while pending:
-            yield self._result(pending.pop(0))
+            if len(at_work) == self._at_a_time:
+                _, at_work = self._ray.wait(at_work)
+            ordered.append(task.remote(*one))
+            at_work.append(ordered[-1])
+            while ordered[0] not in at_work:
+                yield self._result(ordered.pop(0))
+        for one in ordered:
+            yield self._result(one)
 
     def _result(self, reference: Any) -> Any:
         try:
@@ -71,3 +81,15 @@ class RayPool:
         except self._ray.exceptions.RayError as error:
             said = " ".join(str(error).split())
             raise DataPrepError(f"a task of Ray failed: {said}; run again: finished parts are kept") from None
+
+
+@contextlib.contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Ray puts a handler of its own in place of that by which the main process stops."""
+    before = {one: signal.getsignal(one) for one in STOPS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for one, handler in before.items():
+                signal.signal(one, handler)

@@ -21,7 +21,7 @@ from rich.table import Table
 from data_prep.array import ClusterOptions
 from data_prep.changes import changes_since_plan, compare_source
 from data_prep.check import found
-from data_prep.counts import kept, losses_in_words, read_in_words
+from data_prep.counts import counted, kept, losses_in_words, read_in_words
 from data_prep.documents import DataPrepError
 from data_prep.pipeline import finished, prepare, remove_rest
 from data_prep.progress import visible_progress
@@ -62,8 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
         with visible_progress() as progress:
             manifest = prepare(config, output, options.workers, progress, _cluster(options))
         _print_summary(manifest, output)
-        kind = "workers" if options.cluster is None else f"jobs at a time ({options.cluster})"
-        print(f"prepared in {time.monotonic() - started:.0f} s with {options.workers} {kind}")
+        kind = "worker" if options.cluster is None else "job"
+        also = "" if options.cluster is None else f" at a time ({options.cluster})"
+        print(f"prepared in {time.monotonic() - started:.0f} s with {counted(options.workers, kind)}{also}")
         return 0
     except (ConfigError, DataPrepError, ShardError, SubmitError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from data_prep import sources
+from data_prep.counts import counted
 from data_prep.documents import DataPrepError
 from ofa.config import DataPrepConfig, SourceConfig, differences
 
@@ -69,7 +70,7 @@ def _compare_one(name: str, source: SourceConfig, old: dict[str, Any], output: P
         )
     prepared = (output / "manifest.json").stat().st_mtime_ns
     later = sorted(file for file, time in times.items() if time > prepared)
-    result = f"{which} holds the same {len(times)} files, by name and size; their content was not compared"
+    result = f"{which} holds the same {counted(len(times), 'file')}, by name and size; their content was not compared"
     return Comparison(result, _later_note(later, output) if later else None)
 
 

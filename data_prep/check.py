@@ -21,8 +21,8 @@ def found(config: DataPrepConfig, output: Path) -> str:
     """
     if config.clean.near_duplicates:
         check_installed()
-    said = [f"{name or source.kind}: {sources.found(source)}" for name, source in config.named_sources().items()]
-    return "; ".join([*said, tokenizer.described(config.tokenizer, config.sequence_length), _state(config, output)])
+    said = [*sources.all_found(config), _state(config, output)]
+    return "; ".join([*said, tokenizer.described(config.tokenizer, config.sequence_length)])
 
 
 def _state(config: DataPrepConfig, output: Path) -> str:

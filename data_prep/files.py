@@ -65,7 +65,10 @@ def read(source: SourceConfig, unit: Unit, counts: Tally) -> Iterator[Document]:
                 raise DataPrepError(f"{path}: truncated or damaged ({error}); fetch it again or remove it") from error
             counts.reject("damaged_files", str(path), f"truncated or damaged ({error})")
         except UnicodeDecodeError as error:
-            raise DataPrepError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert it first") from None
+            raise DataPrepError(
+                f"{path}{_first_undecodable(path)}: not UTF-8 ({error.reason}); convert it first, or set "
+                "source.on_damage=skip"
+            ) from None
 
 
 def find_files(source: SourceConfig) -> list[Path]:
@@ -95,6 +98,19 @@ def _nothing_usable(entry: str, matches: list[Path], in_words: str, kind: str) -
     if len(matches) > 1:
         return f"none of the {len(matches)} files and folders that {entry} matches serves; {read}"
     return f"the folder {entry} has no such file; {read}" if matches[0].is_dir() else f"{entry} does not serve; {read}"
+
+
+def _first_undecodable(path: Path) -> str:
+    """The line and the byte of a file where UTF-8 ends; a reader's own error tells its place in a block."""
+    before = 0
+    with open_bytes(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return f", line {number}, byte {before + error.start}"
+            before += len(line)
+    return ""
 
 
 def _below(folder: Path) -> Iterator[Path]:

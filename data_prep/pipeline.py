@@ -334,13 +334,14 @@ def _check_halves(config: DataPrepConfig, splits: Facts, counts: Counter[str]) -
     empty = [split for split in SPLITS if not splits[split]["shards"] and (split == "train" or config.validation_share)]
     if not empty:
         return
-    losses = "".join(f", {loss}" for loss in losses_in_words(counts))
+    losses = losses_in_words(counts)
+    also = f" ({', '.join(losses)})" if losses else ""
     raise DataPrepError(
         f"nothing went to {' and '.join(empty)}: {counted(kept(counts), 'document')} kept, "
         f"{counts['train_documents']:,} for train and {counts['validation_documents']:,} for validation, with "
-        f"validation_share {config.validation_share:g}{losses}; give more documents, another validation_share (0: no "
-        "validation), or another seed, by which they are drawn anew; those of one group (chapters of a book, a "
-        "group_field) stay together"
+        f"validation_share {config.validation_share:g}{also}; give more documents, or in another --output another "
+        "validation_share (0: no validation) or seed, by which they are drawn anew; those of one group (chapters of a "
+        "book, a group_field) stay together"
     )
 
 

@@ -83,7 +83,10 @@ def versions(source: SourceConfig) -> dict[str, Any]:
 
 def all_versions(config: DataPrepConfig) -> dict[str, Any]:
     """`versions` of the source, or `sources` with those of each by name."""
-    found = {name: versions(source) for name, source in config.named_sources().items()}
+    found = {}
+    for name, source in config.named_sources().items():
+        with _named(name):
+            found[name] = versions(source)
     return found[""] if config.source is not None else {"sources": found}
 
 
@@ -106,6 +109,15 @@ def found(source: SourceConfig) -> str:
         mediawiki.check(source)
     sizes = [path.stat().st_size for path in files.find_files(source)]
     return f"{counted(len(sizes), 'file')} of {sum(sizes):,} bytes"
+
+
+def all_found(config: DataPrepConfig) -> list[str]:
+    """`found` of each source behind its name or kind; errors are its own."""
+    said = []
+    for name, source in config.named_sources().items():
+        with _named(name):
+            said.append(f"{name or source.kind}: {found(source)}")
+    return said
 
 
 def described(source: SourceConfig) -> str:

@@ -191,7 +191,7 @@ def load(kind: type[ConfigT], name: str | Path, overrides: list[str] | None = No
     path = find(name)
     values = _read_with_bases(path, seen=())
     for override in overrides or []:
-        apply_override(values, override, kind.DOTTED)
+        apply_override(values, override, kind.DOTTED, kind.NAMED)
     _refuse_another_kind(kind, values, path)
     return parse(kind, values, origin=str(path), overrides=overrides or ())
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from ofa.config_errors import ConfigError
+from ofa.sections.base import nearest
 
 DEEPEST = 20
 """Levels of objects and lists in a config; the sections have five."""
@@ -61,16 +62,19 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def apply_override(values: dict[str, Any], override: str, dotted: Collection[str] = ()) -> None:
+def apply_override(
+    values: dict[str, Any], override: str, dotted: Collection[str] = (), named: Collection[str] = ()
+) -> None:
     """Put one `section.key=value` into values that are already read, in place.
 
     Args:
         values: of the config.
         override: as it is given to --set.
         dotted: sections whose own keys have dots: all that stands behind the section's name is one key.
+        named: sections whose own keys are names that users give: null takes away one that is there.
 
     Raises:
-        ConfigError: it has another form, or leads into what is no section.
+        ConfigError: it has another form, leads into what is no section, or takes away what is not there.
     """
     key, sign, text = override.partition("=")
     if not sign or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
@@ -90,4 +94,6 @@ def apply_override(values: dict[str, Any], override: str, dotted: Collection[str
         values = values[parent]
         if not isinstance(values, dict):
             raise ConfigError(f"--set {override}: {parent} is not a section")
+    if value is None and len(parents) == 1 and parents[0] in named and last not in values:
+        raise ConfigError(f"--set {override}: there is no {last} to take away{nearest(last, list(values))}")
     values[last] = value

@@ -24,6 +24,9 @@ class Section(BaseModel):
     DOTTED: ClassVar[tuple[str, ...]] = ()
     """Fields that are objects whose keys are keys of another config, in dots."""
 
+    NAMED: ClassVar[tuple[str, ...]] = ()
+    """Sections whose own keys are names that users give; null takes one away."""
+
     ELSEWHERE: ClassVar[dict[str, str]] = {}
     """Keys that the section of this name has in configs of another kind, and what means the same here."""
 

@@ -103,12 +103,12 @@ class SourceConfig(Section):
     @model_validator(mode="after")
     def _kind_is_complete(self) -> SourceConfig:
         if self.kind not in ("docstrings", "hub") and not self.paths:
-            raise ValueError(f"source.kind {self.kind} needs source.paths")
+            raise ValueError(f"kind {self.kind} needs paths")
         if self.kind == "hub" and not self.dataset:
             raise ValueError("source.kind hub needs source.dataset")
         for section, kind in (("wiki", "mediawiki"), ("books", "books")):
             if getattr(self, section) is not None and self.kind != kind:
-                raise ValueError(f"source.{section} is for source.kind {kind}, found kind {self.kind}")
+                raise ValueError(f"{section} is for kind {kind}, found kind {self.kind}")
         return self
 
 
@@ -168,6 +168,7 @@ class TokenizerConfig(Section):
 class DataPrepConfig(Section):
     """Text to shards: `python -m data_prep --config FILE`."""
 
+    NAMED: ClassVar[tuple[str, ...]] = ("sources",)
     ELSEWHERE: ClassVar[dict[str, str]] = {
         **{key: f"source.{key} (of several sources: sources.NAME.{key})" for key in SourceConfig.model_fields},
         **{key: place.replace("its ", "source.") for key, place in SourceConfig.ELSEWHERE.items()},

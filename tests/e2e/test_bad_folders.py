@@ -199,7 +199,7 @@ def test_a_flipped_bit_stops_a_real_process_in_one_line(project, damaged):
 PREPARATION = {
     "no such file": ({"paths": ["nowhere"]}, {}, ["source.paths: there is no nowhere (working directory"]),
     "an empty corpus": ({"paths": ["text/empty.txt"]}, {}, ["no document is left after", "dropped empty 1"]),
-    "no UTF-8": ({"paths": ["text/latin.txt"]}, {}, ["latin.txt: not UTF-8", "convert it"]),
+    "no UTF-8": ({"paths": ["text/latin.txt"]}, {}, ["latin.txt, line 1, byte", "not UTF-8", "convert it"]),
     "a broken line": ({"paths": ["text/broken.jsonl"]}, {}, ["broken.jsonl, line 2: not JSON", "repair the line"]),
     "a missing field": ({"paths": ["text/other.jsonl"]}, {}, ["no text in field 'text'", "set source.text_field"]),
     "a truncated archive": ({"paths": ["text/cut.txt.gz"]}, {}, ["cut.txt.gz: truncated or damaged"]),

@@ -281,6 +281,11 @@ def test_a_key_of_a_source_in_a_wrong_place_is_told_its_own(values, words):
         parse(DataPrepConfig, values, origin="x")
 
 
+def test_a_null_for_a_source_that_is_not_there_is_an_error():
+    with pytest.raises(ConfigError, match="no wikipeda to take away; did you mean wikipedia?"):
+        load(DataPrepConfig, "data/wikipedia_books.json", ["sources.wikipeda=null"])
+
+
 def test_a_null_takes_a_source_of_the_base_away():
-    books = load(DataPrepConfig, "data/wikipedia_books.json", ["sources.wikipedia=null", "sources.my-own=null"])
+    books = load(DataPrepConfig, "data/wikipedia_books.json", ["sources.wikipedia=null"])
     assert list(books.sources) == ["books"]

@@ -49,7 +49,7 @@ def test_a_check_says_in_one_line_what_there_is(capsys, folder, tokenizer):
     size = (folder / "a.xml.bz2").stat().st_size
     entries = r"tokenizer \S+small with \d\d entries"
     assert status == 0 and not err
-    assert re.fullmatch(f"mediawiki: 1 file of {size} bytes; {entries}; {folder}/out is to be made\n", out)
+    assert re.fullmatch(f"mediawiki: 1 file of {size} bytes; {folder}/out is to be made; {entries}\n", out)
     assert not (folder / "out").exists()
     assert "a vocabulary of 8,192 to be trained on the documents" in said(capsys, folder)[1]
 

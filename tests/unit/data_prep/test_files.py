@@ -87,7 +87,8 @@ def test_a_truncated_file_is_an_error_that_names_it(tmp_path, suffix):
         (b'{"text": "a"}\n{"txt": "b", "n": 1}\n', r"line 2: no text in field 'text', found only txt, n; set source"),
         (b'{"text": 5}\n', r"line 1: no text in field 'text', found int"),
         (b'["text"]\n', r"line 1: expected a JSON object, found list"),
-        (b'{"text": "\xff"}\n', r"a.jsonl: not UTF-8"),
+        (b'{"text": "\xff"}\n', r"a.jsonl, line 1, byte 10: not UTF-8"),
+        (b'{"text": "a"}\n' * 99_999 + b'{"text": "\xff"}\n', r"line 100000, byte 1399996: not UTF-8.*on_damage=skip"),
     ],
 )
 def test_a_bad_line_is_an_error_with_its_number(tmp_path, data, message):

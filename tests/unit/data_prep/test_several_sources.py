@@ -122,7 +122,7 @@ def test_a_change_of_one_source_names_it(folders, plain, tmp_path):
     config = config_of(folders)
     manifest = Corpus.open(plain).manifest
     said = compare_source(config, manifest, plain)
-    assert "source first holds the same 1 files" in said.result and "source second holds" in said.result
+    assert "source first holds the same 1 file," in said.result and "source second holds" in said.result
     extra = folders / "two" / "b.jsonl"
     extra.write_text('{"text": "x"}\n')
     try:
@@ -149,7 +149,7 @@ def test_the_first_documents_are_for_validation_on_request(tools, folders, tmp_p
         ({"sources": {}}, "give source, or several sources by name: found neither"),
         ({"split": "prefix"}, "split prefix cuts one source whose documents have no groups"),
         ({"sources": {"a/b": {"kind": "docstrings"}}}, "names are letters, digits, - and _; found 'a/b'"),
-        ({"sources": {"a": {"kind": "text", "paths": ["x"], "wiki": {}}}}, "source.wiki is for source.kind mediawiki"),
+        ({"sources": {"a": {"kind": "text", "paths": ["x"], "wiki": {}}}}, "sources.a: wiki is for kind mediawiki"),
     ],
 )
 def test_what_cannot_go_together_is_refused(folders, values, said):

@@ -137,7 +137,7 @@ def _site(path: str) -> Site:
 def _options(wiki: WikiConfig, site: Site) -> TextOptions:
     sections = site.sections_without_text() if wiki.drop_sections is None else map(str.lower, wiki.drop_sections)
     prefixes = TextOptions.dropped_prefixes | site.dropped_prefixes()
-    return TextOptions(wiki.headings, wiki.lists, frozenset(sections), prefixes)
+    return TextOptions(wiki.headings, wiki.lists, frozenset(sections), prefixes, site.language)
 
 
 def _check_installed() -> None:

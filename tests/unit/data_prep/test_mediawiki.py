@@ -154,7 +154,7 @@ def test_a_german_dump_is_read_by_its_own_names(tmp_path):
     (tmp_path / "a.xml").write_bytes(dump(pages))
     counts = Tally(sample=3)
     (found,) = documents(tmp_path, counts)
-    assert found.text == "Musterstadt (englisch sample town) liegt auf 120 m am Fluss."
+    assert found.text == "Musterstadt (englisch sample town) liegt auf 120 m \u00fc. NHN am Fluss."
     assert counts["dropped_redirect"] == counts["dropped_disambiguation"] == counts["dropped_namespace"] == 1
     (kept,) = documents(tmp_path, wiki=WikiConfig(drop_sections=()))
     assert "niemand lesen will" in kept.text

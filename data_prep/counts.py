@@ -13,8 +13,8 @@ TEMPLATES = "templates_not_rendered"
 TEMPLATE = "template "
 """Begins the count of each of them by its name."""
 
-_MOST_TEMPLATES = 200
-"""Names that are kept for a part of the corpus."""
+_MOST_TEMPLATES, _MOST_OF_PART = 200, 10_000
+"""Names that are kept for the corpus, and for a part of it, so that those in the middle are summed whole."""
 
 MEANINGS = {
     "dropped_short": "below min_characters",
@@ -35,6 +35,7 @@ MEANINGS = {
     "decoded_as_latin_1": "books in another encoding, read all the same",
     "damaged_files": "the rest of a file that cannot be read",
     "damaged_lines": "a line that is no JSON, or lacks the text",
+    "damaged_no_dump": "a file that is no dump of a MediaWiki",
     "damaged_lost_bytes": "bytes of a dump that cannot be read",
     "damaged_page_not_xml": "a page that is no XML",
     "damaged_page_without_end": "a page without an end",
@@ -93,7 +94,8 @@ def shown_bytes(data: bytes) -> str:
 def parted(counts: Counts) -> tuple[dict[str, int], dict[str, int]]:
     """Counts proper, and the most frequent templates that were not rendered, by name."""
     found = {name.removeprefix(TEMPLATE): number for name, number in counts.items() if name.startswith(TEMPLATE)}
-    return {name: number for name, number in counts.items() if not name.startswith(TEMPLATE)}, most_frequent(found)
+    numbers = {name: number for name, number in counts.items() if not name.startswith(TEMPLATE)}
+    return numbers, most_frequent(found, _MOST_OF_PART)
 
 
 def most_frequent(found: Counts, most: int = _MOST_TEMPLATES) -> dict[str, int]:

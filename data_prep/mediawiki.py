@@ -1,7 +1,8 @@
 """Source `mediawiki`: XML dumps of a wiki (`pages-articles*.xml`, plain or packed), pages to plain text.
 
 A document is an article; redirects, disambiguations and pages of other namespaces are counted and left out. A damaged
-dump stops the preparation, or by `source.on_damage` is read past the damage with every loss counted.
+dump stops the preparation, or by `source.on_damage` is read past the damage with every loss counted; a file that is no
+dump is then left out and counted.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from ofa.config import SourceConfig, WikiConfig
 
 _PACKED = (b"BZh", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ")
 """What compressed files begin with, where they cannot be decompressed."""
+
+_FIRST_BLOCK = 32
+"""Bits of a bzip2 stream before its first block."""
 
 _DISAMBIGUATION = re.compile(
     r"\{\{\s*(?:[^{}|\n]*disambig(?!uation needed|uation-needed)[^{}|\n]*|dab|hndis|geodis|numberdis|mathdab|schooldis"
@@ -63,6 +67,8 @@ def read(source: SourceConfig, unit: Unit, counts: Tally) -> Iterator[Document]:
     counts["pages"] += 0  # said also of a dump without any
     for entry in unit.inputs:
         part = Part.parse(entry)
+        if source.on_damage == "skip" and _is_left_out(part, counts):
+            continue
         options = _options(wiki, _site(part.path))
         for found in read_pages(read_part(part), wiki.max_page_bytes):
             if isinstance(found, Flaw):
@@ -87,12 +93,30 @@ times = files.times
 
 def _check_beginning(path: Path) -> None:
     """Refuse what is no dump; one that is damaged is when it is read."""
-    head = beginning(path)
-    if b"<mediawiki" not in head and b"<page>" not in head and not head.startswith(_PACKED):
+    said = _no_dump(str(path))
+    if said is not None:
         raise DataPrepError(
-            f"{path}: no dump of a MediaWiki: it begins with {shown_bytes(head)}; fetch pages-articles*.xml.bz2, or "
-            "take it off source.paths"
+            f"{path}: {said}; fetch pages-articles*.xml.bz2, take it off source.paths, or set source.on_damage=skip to "
+            "leave it out and count it"
         )
+
+
+@functools.lru_cache(maxsize=64)
+def _no_dump(path: str) -> str | None:
+    """What a file is that is no dump; None of a dump, also of a damaged one."""
+    head = beginning(Path(path))
+    if b"<mediawiki" in head or b"<page>" in head or head.startswith(_PACKED):
+        return None
+    return f"no dump of a MediaWiki: it begins with {shown_bytes(head)}"
+
+
+def _is_left_out(part: Part, counts: Tally) -> bool:
+    """Whether a part is of a file that is no dump, which is counted with its first part."""
+    said = _no_dump(part.path)
+    is_first = part.start == (_FIRST_BLOCK if part.in_bits else 0)
+    if said is not None and is_first:
+        counts.reject("damaged_no_dump", part.path, said)
+    return said is not None
 
 
 def _is_article(page: Page, wiki: WikiConfig, counts: Tally) -> bool:
@@ -137,7 +161,7 @@ def _site(path: str) -> Site:
 def _options(wiki: WikiConfig, site: Site) -> TextOptions:
     sections = site.sections_without_text() if wiki.drop_sections is None else map(str.lower, wiki.drop_sections)
     prefixes = TextOptions.dropped_prefixes | site.dropped_prefixes()
-    return TextOptions(wiki.headings, wiki.lists, frozenset(sections), prefixes)
+    return TextOptions(wiki.headings, wiki.lists, frozenset(sections), prefixes, site.language)
 
 
 def _check_installed() -> None:

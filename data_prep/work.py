@@ -32,7 +32,7 @@ from ofa.files import (
 )
 from ofa.slurm.errors import SubmitError
 
-_CODE_VERSION = 5
+_CODE_VERSION = 6
 """Raised when the same input and config give other bytes, so that unfinished work of the old code is not mixed in."""
 
 REMEDY = "free space or choose another --output, then run again: finished parts are kept"

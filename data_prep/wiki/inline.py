@@ -11,6 +11,7 @@ from typing import Any
 from data_prep.wiki import templates
 from data_prep.wiki.formulas import WORD, formula
 from data_prep.wiki.prune import HELD, HOLE
+from data_prep.wiki.silent import count_missed
 
 LONGEST = 20_000
 """Characters that are parsed at once: the parser's time may grow with the square of them. Hardly a paragraph of prose
@@ -19,8 +20,16 @@ is as long; one that is, is cut where a word ends outside of brackets."""
 _MARKUP = re.compile(r"[\[<{&]|''|__|://")
 _PIPE_TRICK = re.compile(r"^[^:]*:|\s*\([^()]*\)$|,.*$")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,30});")
-MAGIC_WORD = r"__[A-Z\u00c0-\u00de]{3,}(?:_[A-Z\u00c0-\u00de]+)*__"
-"""Also in other languages: `__KEIN_INHALTSVERZEICHNIS__`."""
+_SWITCHES = """
+    NOTOC FORCETOC TOC NOEDITSECTION NEWSECTIONLINK NONEWSECTIONLINK NOGALLERY HIDDENCAT EXPECTUNUSEDCATEGORY
+    EXPECTUNUSEDTEMPLATE NOCONTENTCONVERT NOCC NOTITLECONVERT NOTC INDEX NOINDEX STATICREDIRECT DISAMBIG ARCHIVEDTALK
+    NOTALK EXPECTED_UNCONNECTED_PAGE NOGLOBAL
+    KEIN_INHALTSVERZEICHNIS INHALTSVERZEICHNIS INHALTSVERZEICHNIS_ERZWINGEN ABSCHNITTE_NICHT_BEARBEITEN KEINE_GALERIE
+    NEUER_ABSCHNITTSLINK VERSTECKTE_KATEGORIE
+    AUCUNSOMMAIRE SOMMAIRE FORCERSOMMAIRE SECTIONNONEDITABLE AUCUNEGALERIE AUCUNINDEX
+"""
+MAGIC_WORD = rf"__(?:{'|'.join(_SWITCHES.split())})__"
+"""MediaWiki's switches, also under their German and French names; `__FILE__` is text."""
 
 _LEFT = re.compile(r"</?[a-zA-Z][^<>]{0,300}>|'{2,}|\[\[|\]\]|\{\{+|\}\}+|\{\||\|\}|" + MAGIC_WORD)
 _BRACKET_OR_SPACE = re.compile(r" |\[\[|\{\{|\]\]|\}\}|\[|\]")
@@ -31,16 +40,18 @@ _TEX_SPACES = ("~", "\\ ", "\\quad")
 """Not the narrow ones, which many put there for another rendering of the formula."""
 
 
-def plain(text: str, counts: Counter[str]) -> str:
+def plain(text: str, language: str, counts: Counter[str]) -> str:
     """The text that a reader sees, without line structure.
 
     Args:
         text: A paragraph of pruned wikitext.
-        counts: `unparsed_paragraphs` and `leftover_markup` are added to.
+        language: Of the wiki, which says what its templates are.
+        counts: `unparsed_paragraphs` and `leftover_markup` are added to, and templates that are known and showed
+            nothing for their values.
     """
     if not _MARKUP.search(text):
         return text
-    found = "".join(_parsed(part, counts) for part in (_parts(text) if len(text) > LONGEST else (text,)))
+    found = "".join(_parsed(part, language, counts) for part in (_parts(text) if len(text) > LONGEST else (text,)))
     found, left = _LEFT.subn("", found)
     counts["leftover_markup"] += left
     return _ENTITY.sub(lambda match: html.unescape(match.group()), found) if "&" in found else found
@@ -62,80 +73,81 @@ def _parts(text: str) -> Iterator[str]:
     yield from (text[begin : begin + LONGEST] for begin in range(start, len(text), LONGEST))
 
 
-def _parsed(text: str, counts: Counter[str]) -> str:
+def _parsed(text: str, language: str, counts: Counter[str]) -> str:
     import mwparserfromhell  # an extra
 
     try:
-        return _render(mwparserfromhell.parse(text, skip_style_tags="''" not in text))
+        return _Reader(language, counts).render(mwparserfromhell.parse(text, skip_style_tags="''" not in text))
     except (mwparserfromhell.parser.ParserError, RecursionError):
         counts["unparsed_paragraphs"] += 1
         return text
 
 
-def _render(code: Any) -> str:
-    return "".join([_NODES.get(type(node).__name__, _nothing)(node) for node in code.nodes])
+class _Reader:
+    """Nodes of the parser -> their text; of a comment, and of what is not known, nothing."""
 
+    def __init__(self, language: str, counts: Counter[str]):
+        self._language, self._counts = language, counts
+        self._nodes: dict[str, Callable[[Any], str]] = {
+            "Text": lambda node: node.value,
+            "Wikilink": self._wikilink,
+            "ExternalLink": self._external_link,
+            "HTMLEntity": lambda node: node.normalize(),
+            "Heading": lambda node: self.render(node.title),
+            "Argument": lambda node: HOLE if node.default is None else self.render(node.default),
+            "Template": self._template,
+            "Tag": self._tag,
+        }
 
-def _text(node: Any) -> str:
-    return node.value
+    def render(self, code: Any) -> str:
+        """The text of all nodes of some wikitext."""
+        return "".join([self._nodes.get(type(node).__name__, _nothing)(node) for node in code.nodes])
+
+    def _wikilink(self, node: Any) -> str:
+        if node.text is None:
+            return self.render(node.title).lstrip(":")
+        shown = self.render(node.text)
+        if shown.strip():
+            return shown
+        return _PIPE_TRICK.sub("", self.render(node.title)).strip()
+
+    def _external_link(self, node: Any) -> str:
+        if not node.brackets:
+            return str(node.url)
+        return HOLE if node.title is None else self.render(node.title).strip()
+
+    def _template(self, node: Any) -> str:
+        positional: list[str] = []
+        named: dict[str, str] = {}
+        for parameter in node.params:
+            value = self.render(parameter.value)
+            name = str(parameter.name).replace(HELD, " ").strip()
+            if not parameter.showkey or (name.isdigit() and int(name) == len(positional) + 1):
+                positional.append(value)
+            else:
+                named[name.lower()] = value
+        name = str(node.name).replace(HELD, " ")
+        found = templates.text_of(name, positional, named, self._language)
+        if found == "" and any(value.strip(f" {HOLE}{HELD}") for value in (*positional, *named.values())):
+            count_missed(name, self._counts)
+        return found or HOLE
+
+    def _tag(self, node: Any) -> str:
+        name = str(node.tag).strip().lower()
+        if name == "br":
+            return "\n"
+        if name in ("math", "ce", "chem"):
+            return _formula(name, str(node.contents))
+        if name == "nowiki":
+            return str(node.contents)
+        if name in ("li", "dd", "dt", "hr", "wbr", "img", "link", "meta") or node.contents is None:
+            return ""
+        inside = self.render(node.contents)
+        return f" {inside} " if name in _CELLS else inside
 
 
 def _nothing(node: Any) -> str:
     return ""
-
-
-def _wikilink(node: Any) -> str:
-    if node.text is None:
-        return _render(node.title).lstrip(":")
-    shown = _render(node.text)
-    if shown.strip():
-        return shown
-    return _PIPE_TRICK.sub("", _render(node.title)).strip()
-
-
-def _external_link(node: Any) -> str:
-    if not node.brackets:
-        return str(node.url)
-    return HOLE if node.title is None else _render(node.title).strip()
-
-
-def _entity(node: Any) -> str:
-    return node.normalize()
-
-
-def _heading(node: Any) -> str:
-    return _render(node.title)
-
-
-def _argument(node: Any) -> str:
-    return HOLE if node.default is None else _render(node.default)
-
-
-def _template(node: Any) -> str:
-    positional: list[str] = []
-    named: dict[str, str] = {}
-    for parameter in node.params:
-        value = _render(parameter.value)
-        name = str(parameter.name).replace(HELD, " ").strip()
-        if not parameter.showkey or (name.isdigit() and int(name) == len(positional) + 1):
-            positional.append(value)
-        else:
-            named[name.lower()] = value
-    return templates.text_of(str(node.name).replace(HELD, " "), positional, named) or HOLE
-
-
-def _tag(node: Any) -> str:
-    name = str(node.tag).strip().lower()
-    if name == "br":
-        return "\n"
-    if name in ("math", "ce", "chem"):
-        return _formula(name, str(node.contents))
-    if name == "nowiki":
-        return str(node.contents)
-    if name in ("li", "dd", "dt", "hr", "wbr", "img", "link", "meta") or node.contents is None:
-        return ""
-    inside = _render(node.contents)
-    return f" {inside} " if name in _CELLS else inside
 
 
 def _formula(name: str, source: str) -> str:
@@ -147,16 +159,3 @@ def _formula(name: str, source: str) -> str:
     before = found == WORD or source.startswith(_TEX_SPACES)
     after = found == WORD or source.endswith(_TEX_SPACES)
     return (HOLE if before else "") + found + (HOLE if after else "")
-
-
-_NODES: dict[str, Callable[[Any], str]] = {
-    "Text": _text,
-    "Wikilink": _wikilink,
-    "ExternalLink": _external_link,
-    "HTMLEntity": _entity,
-    "Heading": _heading,
-    "Argument": _argument,
-    "Template": _template,
-    "Tag": _tag,
-}
-"""By the name of the node's class; a comment leaves nothing."""

@@ -81,11 +81,11 @@ def track_gauge(given: Arguments) -> str:
     return re.sub(r"(?<=\d)(?=[a-z])|(?<=[a-z])(?=\d)", " ", given[0][0].strip() if given[0] else "")
 
 
-def place(given: Arguments) -> str:
-    """`13|19|N|169|9|W` -> degrees and minutes, unless they are for the margin alone."""
+def place(given: Arguments) -> str | None:
+    """`13|19|N|169|9|W` -> degrees and minutes; None if they are for the margin alone."""
     display = given[1].get("display", "inline").strip().lower()
     if "i" not in display.replace("title", "t"):
-        return ""
+        return None
     values = [value.strip() for value in given[0]]
     ends = [index for index, value in enumerate(values) if value.upper() in _SIDES][:2]
     if len(ends) == 2:

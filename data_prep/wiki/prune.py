@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-from data_prep.counts import TEMPLATE
+from data_prep.wiki.silent import count_missed
 
 HOLE, HELD = "\x02", "\x03"
 """Neither is a character of XML, so no dump has them."""
@@ -39,8 +39,6 @@ _NO_WORDS = re.compile(r"\{\{[^{}]*\}\}|<ref\b.*?(?:/>|</ref>)|<!--.*?-->")
 _WORDS = re.compile(r"\w+\W+\w")
 _NEAR = 200
 """Characters of the line, on either side of a template, that are looked at; a page may be one line of templates."""
-_NAME = 60
-"""Characters of a template's name that are counted under."""
 
 Span = tuple[int, int]
 
@@ -55,7 +53,7 @@ def prune(
         keeps_template: Whether a template, by its name, leaves text.
         keeps_link: Whether a link, by its target, leaves text.
         counts: `unclosed_markup` is added to, and `unclosed_comments`, after which the rest of the page is comment; by
-            name the templates that were cut inside of sentences.
+            name the templates that were cut inside of sentences and that these miss.
     """
     text = text.replace(HOLE, "").replace(HELD, "")
     pass_ = _Pass(text, keeps_template, keeps_link)
@@ -109,7 +107,7 @@ class _Pass:
         """Count what was cut, by its name, if it is a template with other words in its line."""
         text = self._text
         is_template = text.startswith("{{", start) and text.endswith("}}", start, stop)
-        if not is_template or text.startswith("{{{", start) or text.find("\n", start, stop) >= 0:
+        if not is_template or text.startswith("{{{", start):
             return
         before = text[max(0, start - _NEAR) : start].rpartition("\n")[2]
         after = text[stop : stop + _NEAR].partition("\n")[0]
@@ -117,10 +115,8 @@ class _Pass:
         if line.lstrip().startswith(("|", "!")) or not _WORDS.search(_NO_WORDS.sub("", line)):
             return
         name = _TEMPLATE_NAME.match(text, start + 2)
-        words = " ".join(name[1].replace("_", " ").split()) if name is not None else ""
-        words = words.partition(":")[0] if words.startswith("#") and not words.startswith("#tag") else words
-        if words:
-            self.counts[f"{TEMPLATE}{words[:1].upper()}{words[1:_NAME]}"] += 1
+        if name is not None:
+            count_missed(name[1], self.counts)
 
     def _with_held_lines(self) -> str:
         parts, done = [], 0

@@ -1,7 +1,8 @@
 """Templates that leave text where they stand, and the text. All others leave none.
 
 Which page a template is, and what it does, is decided by each wiki; these are the English Wikipedia's that stand inside
-of sentences, those of other wikis that share their names, and a few of others (`data_prep.wiki.local_templates`).
+of sentences, those of other wikis that share their names, and a few of the German and the French one, for their dumps
+alone (`data_prep.wiki.local_templates`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from data_prep.wiki import elements, local_templates, measures
+from data_prep.wiki.local_templates import Rule
 from data_prep.wiki.measures import Arguments
+from data_prep.wiki.prune import HELD
 
 _MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
@@ -28,7 +31,7 @@ _FIRST = """
 """
 """Those that show their first value; `_` is a space."""
 
-_QUOTATIONS = "quote blockquote quotation cquote centered_pull_quote bquote poemquote poem_quote rquote zitat"
+_QUOTATIONS = "quote blockquote quotation cquote centered_pull_quote bquote poemquote poem_quote rquote"
 _SECOND = "lang rtl-lang wikt-lang langx font_color colored_text color colour background_color h:title script"
 _JOIN = "chem chem2 gaps linktext digits ord"
 _SHIPS = """
@@ -56,34 +59,42 @@ _SIGNS = {
 }  # fmt: skip
 
 
-def keeps(name: str) -> bool:
+def keeps(name: str, language: str) -> bool:
     """Whether a template leaves text.
 
     Args:
         name: As it is written, `Convert ` or `lang-de`.
+        language: Of the wiki, `en`.
     """
-    return _rule(name) is not None
+    return _rule(name, language) is not None
 
 
-def text_of(name: str, positional: Sequence[str], named: Mapping[str, str]) -> str:
-    """What a template leaves, "" if that is nothing.
+def text_of(name: str, positional: Sequence[str], named: Mapping[str, str], language: str) -> str | None:
+    """What a template leaves; None if that is nothing, "" if it is not known from these values.
 
     Args:
         name: As it is written.
         positional: Values without a name, as plain text, in order; numbered ones are among them.
         named: Values with a name.
+        language: Of the wiki.
     """
-    rule = _rule(name)
+    rule = _rule(name, language)
     if rule is None:
         return ""
     return rule((list(positional), named))
 
 
-def _rule(name: str) -> Callable[[Arguments], str] | None:
-    name = " ".join(name.replace("_", " ").split()).lower()
+def _rule(name: str, language: str) -> Rule | None:
+    name = " ".join(name.replace("_", " ").split())
     function, colon, value = name.partition(":")
-    if colon and function in _NAMESPACES:
-        return _rule(value)
+    if colon and function.lower() in _NAMESPACES:
+        return _rule(value, language)
+    local = local_templates.rule(name, language)
+    return _shared_rule(name.lower()) if local is None else local
+
+
+def _shared_rule(name: str) -> Rule | None:
+    function, colon, value = name.partition(":")
     if colon and function in ("formatnum", "lc", "uc", "lcfirst", "ucfirst", "nowrap"):
         return lambda _: measures.grouped(value.strip()) if function == "formatnum" else value.strip()
     if name in _RULES:
@@ -92,9 +103,6 @@ def _rule(name: str) -> Callable[[Arguments], str] | None:
         return _sounds
     if name in elements.SYMBOLS:
         return lambda given: "" if given[0] or given[1] else elements.SYMBOLS[name]
-    shown = local_templates.shown_name(name)
-    if shown is not None:
-        return lambda _: shown
     return _first if name.startswith("lang-") else None
 
 
@@ -161,9 +169,13 @@ def _class_of_ships(given: Arguments) -> str:
     return f"{_first(given)}-class {_number(2)(given)}" if _number(2)(given) else f"{_first(given)} class"
 
 
-def _sounds(given: Arguments) -> str:
+def _sounds(given: Arguments) -> str | None:
     """`ts|` as a word of the sentence; with a label, or none, it tells how the word before it is spoken, and goes."""
-    return f"[{_first(given)}]" if len(given[0]) > 1 and not given[0][1].strip() else ""
+    return f"[{_first(given)}]" if len(given[0]) > 1 and not given[0][1].strip() else None
+
+
+def _items(given: Arguments) -> str:
+    return ", ".join(filter(None, (value.strip(f" {HELD}") for value in given[0])))
 
 
 def _citation(given: Arguments) -> str:
@@ -214,8 +226,7 @@ def _names(text: str) -> list[str]:
     return [name.replace("_", " ") for name in text.split()]
 
 
-_RULES: dict[str, Callable[[Arguments], str]] = {
-    **local_templates.RULES,
+_RULES: dict[str, Rule] = {
     **dict.fromkeys(_names(_FIRST), _first),
     **dict.fromkeys(_names(_SECOND), _number(2)),
     **dict.fromkeys(_names(_QUOTATIONS), _quotation),
@@ -244,7 +255,8 @@ _RULES: dict[str, Callable[[Arguments], str]] = {
     **dict.fromkeys(("key press", "keypress"), lambda given: "+".join(value.strip() for value in given[0])),
     **dict.fromkeys(("harvtxt", "harvcoltxt"), _citation),
     "val": _value,
-    "e": lambda given: f"\u00d710^{_first(given)}" if _first(given) else "e",  # French without a value
+    "e": _before("\u00d710^"),
+    "hlist": _items,
     "gbp": _before("\u00a3"),
     "euro": _before("\u20ac"),
     "oldstyledate": _old_date,
@@ -253,7 +265,7 @@ _RULES: dict[str, Callable[[Arguments], str]] = {
     "height": measures.height,
     "ordinal": _ordinal,
     "resize": _resized,
-    "sic": lambda given: "" if _first(given) in ("?", "!") else _joined(given),
+    "sic": lambda given: None if _first(given) in ("?", "!") else _joined(given),
     "music": lambda given: {"flat": "\u266d", "sharp": "\u266f", "natural": "\u266e"}.get(_first(given), _first(given)),
     "formatnum": lambda given: measures.grouped(_first(given)),
 }

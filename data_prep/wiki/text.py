@@ -9,11 +9,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from data_prep.counts import TEMPLATE, TEMPLATES
 from data_prep.wiki import elements, templates
 from data_prep.wiki.inline import MAGIC_WORD, plain
 from data_prep.wiki.prune import HOLE, prune
-from data_prep.wiki.silent import is_silent
 from data_prep.wiki.sites import SECTIONS_WITHOUT_TEXT
 from data_prep.wiki.tidy import tidy
 
@@ -53,6 +51,8 @@ class TextOptions:
     """Titles of sections that are left out, in small letters."""
     dropped_prefixes: frozenset[str] = frozenset(("file", "image", "category", "media"))
     """Of link targets that are no text, in small letters: pictures, categories, pages of other wikis."""
+    language: str = "en"
+    """Of the wiki; its own templates are known by it."""
 
 
 @dataclass
@@ -73,10 +73,11 @@ def to_text(wikitext: str, options: TextOptions, counts: Counter[str]) -> str:
             `unclosed_markup`, `unclosed_comments`, `templates_not_rendered`, and each of these by its name.
     """
     lines = _ITEM_TAG.sub("\n* ", _BLOCK_TAG.sub("\n\n", _MAGIC.sub("", elements.ALONE.sub("", wikitext))))
-    found: Counter[str] = Counter()
-    pruned = prune(lines, templates.keeps, lambda target: _keeps_link(target, options), found)
-    _add_found(found, counts)
-    blocks = [_Block(one.kind, _readable(one, counts), one.level) for one in _blocks(pruned, counts)]
+    language = options.language
+    pruned = prune(
+        lines, lambda name: templates.keeps(name, language), lambda target: _keeps_link(target, options), counts
+    )
+    blocks = [_Block(one.kind, _readable(one, language, counts), one.level) for one in _blocks(pruned, counts)]
     blocks = _without_sections(blocks, options)
     if options.lists == "sentences":
         blocks = _with_enumerations(blocks)
@@ -88,16 +89,6 @@ def is_prose(text: str) -> bool:
     """Whether an item of a list is a whole sentence, or several, or begins with one."""
     end = _SENTENCE_END.search(text) or _SENTENCE_BREAK.search(text)
     return end is not None and len(text[: end.end()].split()) >= _SENTENCE_WORDS
-
-
-def _add_found(found: Counter[str], counts: Counter[str]) -> None:
-    """What `prune` has counted, without the templates that a sentence does not miss."""
-    for name, number in found.items():
-        if not name.startswith(TEMPLATE):
-            counts[name] += number
-        elif not is_silent(name.removeprefix(TEMPLATE)):
-            counts[TEMPLATES] += number
-            counts[name] += number
 
 
 def _keeps_link(target: str, options: TextOptions) -> bool:
@@ -148,8 +139,8 @@ def _item(line: str) -> _Block:
     return _Block(kind, text)
 
 
-def _readable(block: _Block, counts: Counter[str]) -> str:
-    text = tidy(plain(block.text, counts))
+def _readable(block: _Block, language: str, counts: Counter[str]) -> str:
+    text = tidy(plain(block.text, language, counts))
     parts = [" ".join(_SPACES.sub(" ", line).strip() for line in part.split("\n")) for part in text.split("\n\n")]
     return "\n\n".join(part.strip() for part in parts if part.strip())
 

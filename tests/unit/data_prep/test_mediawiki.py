@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import sources
-from data_prep.counts import read_in_words
+from data_prep.counts import losses_in_words, read_in_words
 from data_prep.documents import DataPrepError
 from data_prep.tally import Tally
 from ofa.config import SourceConfig, WikiConfig
@@ -154,7 +154,7 @@ def test_a_german_dump_is_read_by_its_own_names(tmp_path):
     (tmp_path / "a.xml").write_bytes(dump(pages))
     counts = Tally(sample=3)
     (found,) = documents(tmp_path, counts)
-    assert found.text == "Musterstadt (englisch sample town) liegt auf 120 m am Fluss."
+    assert found.text == "Musterstadt (englisch sample town) liegt auf 120 m \u00fc. NHN am Fluss."
     assert counts["dropped_redirect"] == counts["dropped_disambiguation"] == counts["dropped_namespace"] == 1
     (kept,) = documents(tmp_path, wiki=WikiConfig(drop_sections=()))
     assert "niemand lesen will" in kept.text
@@ -174,6 +174,7 @@ def test_a_french_dump_is_read_by_its_own_names(tmp_path):
     (found,) = documents(tmp_path, counts)
     assert found.text == "Exemple est une commune du XIXe siècle, à 3 km de la mer et du lac."
     assert counts["dropped_redirect"] == counts["dropped_disambiguation"] == 1
+    assert not any(name in counts for name in ("template R\u00e9f\u00e9rence n\u00e9cessaire", "template S"))
     assert counts["template Inconnu"] == counts["templates_not_rendered"] == 1
 
 
@@ -187,6 +188,21 @@ def test_templates_that_were_not_rendered_are_in_manifest_and_card(tools, tmp_pa
     assert manifest["sources"][""]["templates"] == {"Common": 600, "Name 0": 200, "Name 1": 200, "Name 2": 200}
     assert manifest["statistics"]["templates_not_rendered"] == 1200
     assert "Common 600, Name 0 200" in (tmp_path / "out" / "card.html").read_text()
+
+
+def test_names_in_the_middle_are_summed_whole(tools, tmp_path):
+    """A name that in no part is among the first 200, but is in every one."""
+    pages = []
+    for part in range(12):
+        names = [f"Own {part} {number}" for number in range(210)]
+        text = " and ".join(f"one {{{{{name}}}}} {{{{{name}}}}} is" for name in names)
+        pages.append(page(f"T{part}", f"{text} with {{{{Spread}}}} in {part}.", number=part + 1))
+    data = dump(pages)
+    (tmp_path / "a.xml").write_bytes(data)
+    values = {"source": {"kind": "mediawiki", "paths": [str(tmp_path / "a.xml")], "group_field": None}}
+    config = tools.config_for(tmp_path, **values, shard_characters=len(data) // 24, tokenizer={"vocab_size": 90})
+    found = tools.run(config, tmp_path / "out")["sources"][""]["templates"]
+    assert len(found) == 200 and next(iter(found.items())) == ("Spread", 12)
 
 
 @pytest.mark.parametrize("packed", [bz2.compress, gzip.compress, lzma.compress])
@@ -211,6 +227,22 @@ def test_what_is_no_dump_is_refused_with_its_beginning(tmp_path, name):
     (tmp_path / name).write_bytes(b"<html>Not found</html>")
     with pytest.raises(DataPrepError, match="no dump of a MediaWiki: it begins with '<html>Not found</html>'"):
         documents(tmp_path)
+
+
+@pytest.mark.parametrize("size", [10**6, 40])
+def test_with_skip_what_is_no_dump_is_left_out_counted_and_named(tmp_path, size):
+    said = b"<!DOCTYPE html><title>429 Too Many Requests</title>" + b"x" * 100
+    (tmp_path / "a.xml").write_bytes(dump([page("A", "First.")]))
+    (tmp_path / "b.xml.bz2").write_bytes(said)
+    (tmp_path / "c.xml").write_bytes(said)
+    (tmp_path / "d.xml.bz2").write_bytes(bz2.compress(said))
+    (tmp_path / "e.xml.gz").write_bytes(said)
+    counts = Tally(sample=5)
+    assert [one.text for one in documents(tmp_path, counts, size=size, on_damage="skip")] == ["First."]
+    assert {name: number for name, number in counts.items() if number} == {"pages": 1, "damaged_no_dump": 4}
+    assert sorted(Path(one["id"]).name[0] for one in counts.rejects) == ["b", "c", "d", "e"]
+    assert all("it begins with '<!DOCTYPE html>" in one["text"] for one in counts.rejects)
+    assert losses_in_words(counts) == ["damaged no dump 4"]
 
 
 def test_every_page_is_read_and_kept_or_counted_as_lost(tmp_path):

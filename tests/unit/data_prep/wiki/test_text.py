@@ -27,9 +27,11 @@ def text_of(wikitext, **options):
         ("a [http://b c d] [http://e] http://f.g h", "a c d http://f.g h"),
         ("a &ndash; b&nbsp;c &amp; d &#8364; AT&T", "a – b\u00a0c & d € AT&T"),
         ("formula {{Carbon}}<sub>''n''</sub>{{hydrogen}}<sub>2</sub>, {{Sodium|x}}x\n{{Iron}}", "formula CnH2, x"),
-        ("the {{s|XIX}}, {{XXe siècle}}, le {{1er}} mai, XIX{{e}}", "the XIXe siècle, XXe siècle, le 1er mai, XIXe"),
-        ("({{enS|house}}), {{Höhe|12|DE-NHN}} __KEIN_INHALTSVERZEICHNIS__", "(englisch house), 12 m"),
-        ("{{unité|3|km}} {{langue|en|road}} {{Modèle:Nombre|5|fois}} a {{Template:Lang|fr|b}}", "3 km road 5 fois a b"),
+        ("a {{Template:Lang|fr|b}} {{e|6}} and{{\\}}or", "a b \u00d710^6 and / or"),
+        ("a __KEIN_INHALTSVERZEICHNIS__ __AUCUNSOMMAIRE__ b__HIDDENCAT__ c", "a b c"),
+        ("__STDC_VERSION__ <code>__BYTE_ORDER__</code> __notoc__", "__STDC_VERSION__ __BYTE_ORDER__ __notoc__"),
+        ("<nowiki>__STDC_HOSTED__</nowiki> __END__ __FILE__", "__STDC_HOSTED__ __END__ __FILE__"),
+        ("of {{hlist|a|[[b]]|class=x}} and {{hlist\n| c\n| d\n}}.", "of a, b and c, d."),
         ("H<sub>2</sub>O <small>s</small> <span style='x'>t</span> <u>v</u>", "H2O s t v"),
         ("one\ntwo\n\nthree", "one two\nthree"),
         ("a<br>b", "a b"),
@@ -104,6 +106,82 @@ def text_of(wikitext, **options):
 def test_readers_see(wikitext, expected):
     found = text_of(wikitext)
     assert re.sub(r" +", " ", found) == re.sub(r"[ \u00a0]+", " ", expected) or found == expected
+
+
+@pytest.mark.parametrize(
+    ("language", "wikitext", "expected"),
+    [
+        (
+            "fr",
+            "au {{s|XIX}}, {{s|I|er}}, {{-s|V|e}}, {{XXe si\u00e8cle}}",
+            "au XIXe si\u00e8cle, Ier si\u00e8cle, Ve si\u00e8cle av. J.-C., XXe si\u00e8cle",
+        ),
+        ("fr", "le {{1er}} mai, XIX{{e}}, {{Ier si\u00e8cle}}, {{XXIe}}", "le 1er mai, XIXe, Ier si\u00e8cle, XXIe"),
+        (
+            "fr",
+            "{{date|12|mai|1990|en football}} {{date|1|janvier|1990}} {{Date|mai|1990}}",
+            "12 mai 1990 1er janvier 1990 mai 1990",
+        ),
+        (
+            "fr",
+            "{{date|12 mai 1990|en football}} {{date||5|}} {{date|1|2|950}} {{date|||1990}}",
+            "12 mai 1990 1er f\u00e9vrier 950 1990",
+        ),
+        (
+            "fr",
+            "{{unit\u00e9|100000|km|2}} {{unit\u00e9|300|km||h|-1}} {{unit\u00e9|1234567,5}}",
+            "100 000 km\u00b2 300 km\u22c5h\u207b\u00b9 1 234 567,5",
+        ),
+        (
+            "fr",
+            "{{unit\u00e9|3|km}} {{unit\u00e9|1 500|m||s|-2}} {{Mod\u00e8le:Nombre|5|fois}}",
+            "3 km 1 500 m\u22c5s\u207b\u00b2 5 fois",
+        ),
+        (
+            "fr",
+            "{{heure|12|30}} {{heure|8}} {{langue|en|road}} {{n\u00b0|3}} {{av JC}}",
+            "12 h 30 8 h road no 3 av. J.-C.",
+        ),
+        (
+            "fr",
+            "{{Mme|de Sta\u00ebl}} et {{Mme}}, {{M.|X}} dit {{\"|x}}",
+            "Mme de Sta\u00ebl et Mme, M. X dit \u00ab x \u00bb",
+        ),
+        (
+            "fr",
+            "il {{refnec|est n\u00e9 l\u00e0}}{{quand}}, {{citation|y}}",
+            "il est n\u00e9 l\u00e0, \u00ab y \u00bb",
+        ),
+        (
+            "de",
+            "({{enS|house}}), {{H\u00f6he|12|DE-NHN}} {{H\u00f6he|3}} {{Vorlage:Zitat|a|b}}",
+            "(englisch house), 12 m \u00fc. NHN 3 m a",
+        ),
+    ],
+)
+def test_templates_of_a_language_are_known_in_its_dumps(language, wikitext, expected):
+    assert re.sub(" +", " ", text_of(wikitext, language=language)) == expected
+
+
+@pytest.mark.parametrize(
+    ("language", "names"),
+    [
+        ("en", "VIE RUS|1914 date|4_July_1776|dmy S|2 ND IND"),
+        ("en", "1er XIXe_si\u00e8cle enS|a H\u00f6he|1 heure|1 Mme petit|a citation_bloc|a"),
+        ("fr", "VIE RUS IND ND enS|a H\u00f6he|1 Zitat|a date|hier"),
+        ("fr", "unit\u00e9|dix|km unit\u00e9|3|km|deux heure|1|2|3 s|2 e|3 unidad|3"),
+        ("de", "RUS|1914 date|4|mai|1776 ruS|a|b 1er s|XIX exp|2"),
+    ],
+)
+def test_templates_of_other_languages_leave_nothing_and_are_counted(language, names):
+    names = [name.replace("_", " ") for name in names.split()]
+    counts = Counter()
+    wikitext = " and ".join(f"some {{{{{name}}}}} words" for name in names)
+    found = to_text(wikitext, TextOptions(language=language), counts)
+    assert found == " and ".join("some words" for _ in names)
+    named = parted(counts)[1]
+    assert sum(named.values()) == len(names) == counts[TEMPLATES]
+    assert set(named) == {name[:1].upper() + name[1:] for name in (name.partition("|")[0] for name in names)}
 
 
 LISTS = "Intro.\n* one\n* This item is a whole sentence of more than five words.\n# three\n; term\n"
@@ -265,3 +343,22 @@ def test_templates_that_a_sentence_misses_are_counted_by_name():
     numbers, named = parted(counts)
     assert named == {"Odd one": 2, "#if": 1, "Deep": 1} and numbers[TEMPLATES] == 4
     assert not any(name.startswith(TEMPLATE) for name in numbers)
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "expected"),
+    [
+        ("It is {{odd\n|a\n}} long.", {"Odd": 1}),
+        ("{{Infobox\n|a={{b}}\n}}\n'''It''' is long.\n{{navbox\n|c}}", {}),
+        ("{{Infobox place\n|a=b\n}}'It' is long, {{Taxobox}}too.", {}),
+        ("The colour {{legend|red|lost}} is {{legend|blue|won}} here.", {"Legend": 2}),
+        ("The {{lang|de}} and {{convert|many|km}} and {{lang|de|{{odd}}}}.", {"Lang": 1, "Convert": 1, "Odd": 1}),
+        ("At {{coord|1|N|2|E|display=title}} {{shy}} {{IPA-de|x|lang}} {{sic|?}} {{nowrap|}} it is.", {}),
+        ("At the {{coord|somewhere|else}} it is.", {"Coord": 1}),
+        ("A fact{{sfn|A|p=1}} and{{citation needed\n|date=x}} more.", {}),
+    ],
+)
+def test_what_leaves_nothing_in_a_sentence_is_counted_wherever_its_lines_end(wikitext, expected):
+    counts = Counter()
+    to_text(wikitext, TextOptions(), counts)
+    assert parted(counts)[1] == expected and counts[TEMPLATES] == sum(expected.values())

@@ -21,8 +21,9 @@ _SHOWN = 200
 
 _COUNTED = (
     "Documents that were read, and those in each half; their characters. Tokens are those of the shards, so in the "
-    "training half as often as the weight says, and with random second sentences on top."
+    "training half as often as the weight says{more}."
 )
+_PAIRED = ", and with random second sentences on top"
 
 
 def card(manifest: dict[str, Any], rejects: list[dict[str, Any]]) -> str:
@@ -86,7 +87,8 @@ def _sources(manifest: dict[str, Any]) -> str:
         drawn.append((name or source["kind"], [float(own["tokens"])]))
     head = ["source", "kind", "licence", "weight", "files", "MB", "read", *SPLITS, "characters", "tokens"]
     chart = picture(stacked_bars(drawn, ["tokens"]), "tokens by source") if len(rows) > 1 else ""
-    return rows_table(head, rows, words=("kind", "licence")) + note(_COUNTED) + chart
+    more = _PAIRED if manifest["mode"] == "segment_pair_nsp" else ""
+    return rows_table(head, rows, words=("kind", "licence")) + note(_COUNTED.format(more=more)) + chart
 
 
 def _dropped(manifest: dict[str, Any]) -> str:
@@ -113,7 +115,10 @@ def _templates(sources: dict[str, Any]) -> str:
         for name, own in sources.items()
         if (found := own.get("templates"))
     ]
-    return rows_table(["source", "templates not rendered, the most frequent"], rows, words=["source"]) if rows else ""
+    if not rows:
+        return ""
+    said = note("Templates inside of sentences of which nothing is shown, the most frequent ones:")
+    return said + rows_table(["source", "templates"], rows, words=["source", "templates"])
 
 
 def _lengths(manifest: dict[str, Any]) -> str:
@@ -134,7 +139,7 @@ def _rejects(rejects: list[dict[str, Any]]) -> str:
         [one["reason"].replace("_", " "), one["id"], f"{one['characters']:,}", one["text"][:_SHOWN]] for one in rejects
     ]
     head = ["reason", "document", "characters", "beginning"]
-    return rows_table(head, rows, words=("document", "beginning")) + note("All of them are in rejects.jsonl.")
+    return rows_table(head, rows, words=("document", "beginning")) + note("The whole sample is in rejects.jsonl.")
 
 
 def _config(manifest: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from ofa.cluster.here import check_here, start_here
 from ofa.cluster.jobs_file import noted_jobs
 from ofa.cluster.queue import QueuedJob, queued, still_queued
 from ofa.cluster.resources import Resources, check_options
+from ofa.cluster.shares import fitting, free_place
 from ofa.cluster.submit import Link, ask_slurm, submit
 from ofa.cluster.verdict import STOPPED_AND_SAVED, Limits
 from ofa.config import CHECKOUT, JobConfig, TrainingConfig
@@ -32,6 +33,9 @@ from ofa.slurm.commands import SlurmError, ask
 from ofa.slurm.snapshot import Code, snapshot
 from ofa.sweep.cells import Cell
 from ofa.sweep.output import failure, why_it_failed
+
+ALL_AT_ONCE = 1000
+"""Jobs that are queued at a time, if no number is given."""
 
 BETWEEN_QUESTIONS = 5.0
 """Seconds between two questions to Slurm, each about all jobs."""
@@ -150,22 +154,23 @@ class JobRun:
 class JobStarter:
     """Submits cells."""
 
-    def __init__(self, folder: Path, asked: JobConfig, workers: int, *, uncommitted: bool = False):
+    def __init__(self, folder: Path, asked: JobConfig, workers: int | None, *, uncommitted: bool = False):
         """
         Args:
             folder: of submitit's own files, and of the code that the jobs run.
             asked: `slurm` of the sweep's config.
-            workers: jobs that may wait or run at a time.
+            workers: jobs that may wait or run at a time; None: all of Slurm's, and of local ones what fits here.
             uncommitted: run the checkout's files as they are.
 
         Raises:
             SubmitError: the code is of no commit.
         """
-        self.workers = workers
         self._folder = folder.absolute()
         self._is_local = asked.cluster == "local"
         self._limits = Limits(asked.max_requeues, asked.max_crashes, asked.max_kills)
         self._resources = _resources(asked)
+        self.workers = workers or (fitting(self._resources) if self._is_local else ALL_AT_ONCE)
+        self._places: dict[str, int] = {}
         self._code = Code(CHECKOUT, None)
         if not self._is_local:
             self._code = snapshot(CHECKOUT, self._folder / "code", uncommitted=uncommitted)
@@ -204,7 +209,9 @@ class JobStarter:
         cell.folder.stop.unlink(missing_ok=True)  # of an attempt that ended before it looked
         link = self._link(cell, more)
         if self._is_local:
-            ((submitted, job),) = start_here(link, "local", self._folder)
+            place = free_place({self._places[name] for name in running if name in self._places})
+            ((submitted, job),) = start_here(link, "local", self._folder, place=place, places=self.workers)
+            self._places[cell.name] = place
             return JobRun(cell, submitted.job, submitted.log, is_over=job.done, take_back=lambda: False, lag=0.0)
         left = self.look_after(cell)
         if left is not None:

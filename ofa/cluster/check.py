@@ -124,9 +124,7 @@ def _questions(call: ScriptCall, rank_counts: Sequence[int], made: Sequence[Path
     if call.trains:
         few = rank_counts if len(rank_counts) <= MOST_CHECKS else [rank_counts[0], rank_counts[-1]]
         return [_question(call, ranks, "--check", "all", *own) for ranks in few]
-    if call.script == DATA_PREP:
-        return [_question(call, 1, "--check")]
-    if call.script == "sweep":
+    if call.script in (DATA_PREP, "sweep"):
         return [_question(call, 1, "--check", *own)]
     return [_question(call, 1, OFA_CHECK="arguments")]
 

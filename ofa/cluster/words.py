@@ -16,7 +16,7 @@ RUNS = "runs"
 def how_to_watch(chain: Sequence[Link]) -> str:
     """The command that shows what the jobs do."""
     folders = [call.run_dir for link in chain for call in link.calls if call.run_dir]
-    elsewhere = dict.fromkeys(str(folder) for folder in folders if folder.parts[0] != RUNS)
+    elsewhere = dict.fromkeys(str(folder) for folder in folders if not folder.is_relative_to(RUNS))
     return f"watch: {shlex.join(['python', 'launch/status.py', *([RUNS, *elsewhere] if elsewhere else []), '--watch'])}"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ofa.cluster.exclusive import exclusive
-from ofa.run_files import IN_USE, json_lines
+from ofa.run_files import is_in_use, json_lines
 
 ATTEMPTS_FILE = "attempts.jsonl"
 
@@ -74,7 +74,7 @@ class Attempt:
     @property
     def was_refused(self) -> bool:
         """Whether it found another one at the run, of which its end says nothing."""
-        return self.end is not None and IN_USE in (self.end.error or "")
+        return self.end is not None and is_in_use(self.end.error or "")
 
 
 def read_attempts(folder: Path) -> list[Attempt]:

@@ -21,7 +21,7 @@ from ofa.cluster.command import DATA_PREP, ScriptCall, environment
 from ofa.config import CHECKOUT, find
 from ofa.inputs import is_made
 from ofa.models.place import is_local, not_a_folder
-from ofa.run_files import is_held
+from ofa.run_files import in_use, is_held
 from ofa.slurm.errors import SubmitError
 
 MOST_CHECKS = 8
@@ -111,7 +111,7 @@ def check_folder(folder: Path) -> None:
             f"run folder {folder} cannot be written: {there}: {error.strerror}; choose another --run-dir"
         ) from None
     if is_held(folder):
-        raise SubmitError(f"run folder {folder} is in use by a run; stop that, or choose another --run-dir")
+        raise SubmitError(in_use(folder, "a run"))
 
 
 def _first(names: Sequence[str], most: int) -> str:

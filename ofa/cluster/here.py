@@ -16,7 +16,7 @@ from pathlib import Path
 
 import submitit
 
-from ofa.cluster.attempts import End, attempts_of
+from ofa.cluster.attempts import End, attempts_of, now
 from ofa.cluster.errors import StepFailed, StillAtWork
 from ofa.cluster.follow import BETWEEN_LOOKS, follow
 from ofa.cluster.jobs_file import submitting
@@ -143,8 +143,9 @@ def start_here(
             if call.run_dir is not None:
                 check_free_here(call.run_dir)  # again: another one may have come since the chain was checked
             with _ctrl_c_waits():
+                since = now()
                 job = executor.submit(task(call, link, folder, CHECKOUT))
-                started.append((Submitted(job.job_id, call, folder / f"{job.job_id}_0_log.out"), job))
+                started.append((Submitted(job.job_id, call, folder / f"{job.job_id}_0_log.out", since), job))
                 process = int(job.job_id) if cluster == "local" else os.getpid()
                 note(started[-1][0], name=job_name(link), process=process)
     return started
@@ -215,5 +216,5 @@ def _state(submitted: Submitted, job: submitit.Job[int]) -> tuple[str, str]:
 
 def _end(submitted: Submitted) -> End | None:
     """Of its last attempt, as far as that is on record."""
-    attempts = attempts_of(submitted.attempts, submitted.job)
+    attempts = attempts_of(submitted.attempts, submitted.job, submitted.since)
     return attempts[-1].end if attempts else None

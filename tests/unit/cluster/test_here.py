@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ofa.cluster.attempts import read_attempts
+from ofa.cluster.attempts import ATTEMPTS_FILE, read_attempts, write_end, write_start
 from ofa.cluster.command import ScriptCall
 from ofa.cluster.here import check_here, meaningless_here, run_here, start_here
+from ofa.cluster.jobs_file import live_local_job, note_job
 from ofa.cluster.resources import Resources
 from ofa.cluster.shares import fitting
 from ofa.cluster.submit import Link
@@ -39,6 +40,34 @@ def test_an_array_has_as_many_jobs_side_by_side_as_it_may(tmp_path, monkeypatch)
     ends = [(call.run_dir / "attempts.jsonl").stat().st_mtime_ns for call in calls]
     begins = [(call.run_dir / "jobs.json").stat().st_mtime_ns for call in calls]
     assert all(end <= begin for end, begin in zip(ends, begins[1:], strict=False))
+
+
+def write_old_attempt(folder, job):
+    """One that ended well, years ago, of a job whose process had the number that another one has now."""
+    number = write_start(folder, job=job, restart=0, nodes=["here"], ranks=1, step=0, commit=None)
+    write_end(folder, number, status=0, step=0, reason="done")
+    file = folder / ATTEMPTS_FILE
+    file.write_text(file.read_text().replace('"time": "20', '"time": "19'))
+
+
+def test_a_job_that_could_not_begin_has_not_ended_as_an_older_one_of_its_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ofa").mkdir()
+    (tmp_path / "ofa" / "__init__.py").write_text("raise ImportError('torn')")
+
+    def begun(one):
+        write_old_attempt(one.attempts, one.job)
+
+    with pytest.raises(SubmitError, match="verify failed: .*torn"):
+        run_here([link("--help"), link("--help")], "local", tmp_path / "jobs", watch=False, begun=begun)
+
+
+def test_a_job_that_has_yet_to_begin_lives_though_an_older_one_of_its_number_has_ended(tmp_path):
+    job = str(os.getpid())
+    write_old_attempt(tmp_path, job)
+    note_job(tmp_path, job, command="", log=tmp_path / "log", process=os.getpid())
+    live = live_local_job(tmp_path)
+    assert live is not None and live.job == job
 
 
 def environment_of(submitted):

@@ -40,11 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
     useless = [f"--{name}" for name in _of_a_cluster(options)]
     if useless:
         parser.error(f"{', '.join(useless)}: for jobs of a cluster; add --cluster slurm, or leave it out")
+    if options.made and not options.check:
+        parser.error("--made is for --check")
     try:
         config = load(DataPrepConfig, options.config, options.set)
         output = options.output or Path("data") / find(options.config).stem
         if options.check:
-            print(found(config, output))
+            print(found(config, output, options.made))
             return 0
         manifest = finished(config, output)
         if manifest is not None:
@@ -102,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     jobs.add_argument("--uncommitted", action="store_true", help="slurm: run the checkout's files as they are now")
     parser.add_argument("--output", type=Path, help="default: data/<name of the config>")
     parser.add_argument("--check", action="store_true", help="say what there is, or what is wrong, and stop")
+    help_ = "with --check: a folder that others will have made by then; may be repeated"
+    parser.add_argument("--made", action="append", default=[], metavar="DIR", help=help_)
     return parser
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep import sources, tokenizer
 from data_prep.near_duplicates import check_installed
 from data_prep.pipeline import finished
 from data_prep.work import refuse_foreign_folder
-from ofa.config import DataPrepConfig
+from ofa.config import DataPrepConfig, SourceConfig, TokenizerConfig
+from ofa.inputs import is_made
 
 
-def found(config: DataPrepConfig, output: Path) -> str:
+def found(config: DataPrepConfig, output: Path, made: Sequence[str] = ()) -> str:
     """What there is, in a line.
+
+    Args:
+        config, output: of the preparation.
+        made: folders that others make before it; what lies in them is not looked for.
 
     Raises:
         DataPrepError: what of it cannot be used.
@@ -21,8 +27,26 @@ def found(config: DataPrepConfig, output: Path) -> str:
     """
     if config.clean.near_duplicates:
         check_installed()
-    said = [*sources.all_found(config), _state(config, output)]
-    return "; ".join([*said, tokenizer.described(config.tokenizer, config.sequence_length)])
+    said = []
+    for name, source in config.named_sources().items():
+        with sources.named(name):
+            said.append(f"{name or source.kind}: {_source(source, made)}")
+    return "; ".join([*said, _state(config, output), _tokenizer(config.tokenizer, config.sequence_length, made)])
+
+
+def _source(source: SourceConfig, made: Sequence[str]) -> str:
+    later = [path for path in source.paths if is_made(path, made)]
+    there = [path for path in source.paths if path not in later]
+    if not later:
+        return sources.found(source)
+    to_come = f"{', '.join(later)} to be made"
+    return f"{sources.found(source.model_copy(update={'paths': there}))}, {to_come}" if there else to_come
+
+
+def _tokenizer(config: TokenizerConfig, length: int, made: Sequence[str]) -> str:
+    if config.init is not None and is_made(config.init, made):
+        return f"tokenizer {config.init} to be made"
+    return tokenizer.described(config, length)
 
 
 def _state(config: DataPrepConfig, output: Path) -> str:

@@ -34,7 +34,7 @@ def all_units(config: DataPrepConfig) -> list[Unit]:
     """The input in a fixed order: of the first source, the second, ..."""
     all_: list[Unit] = []
     for name, source in config.named_sources().items():
-        with _named(name):
+        with named(name):
             all_ += [replace(unit, source=name) for unit in units(source, config.shard_characters)]
     return all_
 
@@ -50,7 +50,7 @@ def units(source: SourceConfig, shard_characters: int) -> list[Unit]:
 def read_unit(config: DataPrepConfig, unit: Unit, counts: Tally) -> Iterator[Document]:
     """Documents of one unit in order, under ids of the whole corpus; what is skipped is added to `counts`."""
     source = config.named_sources()[unit.source]
-    with _named(unit.source):
+    with named(unit.source):
         for document in read(source, unit, counts):
             if not unit.source:
                 yield document
@@ -60,7 +60,7 @@ def read_unit(config: DataPrepConfig, unit: Unit, counts: Tally) -> Iterator[Doc
 
 
 @contextlib.contextmanager
-def _named(name: str) -> Iterator[None]:
+def named(name: str) -> Iterator[None]:
     """Keys of the config in errors as those of the source of this name."""
     try:
         yield
@@ -85,7 +85,7 @@ def all_versions(config: DataPrepConfig) -> dict[str, Any]:
     """`versions` of the source, or `sources` with those of each by name."""
     found = {}
     for name, source in config.named_sources().items():
-        with _named(name):
+        with named(name):
             found[name] = versions(source)
     return found[""] if config.source is not None else {"sources": found}
 
@@ -109,15 +109,6 @@ def found(source: SourceConfig) -> str:
         mediawiki.check(source)
     sizes = [path.stat().st_size for path in files.find_files(source)]
     return f"{counted(len(sizes), 'file')} of {sum(sizes):,} bytes"
-
-
-def all_found(config: DataPrepConfig) -> list[str]:
-    """`found` of each source behind its name or kind; errors are its own."""
-    said = []
-    for name, source in config.named_sources().items():
-        with _named(name):
-            said.append(f"{name or source.kind}: {found(source)}")
-    return said
 
 
 def described(source: SourceConfig) -> str:

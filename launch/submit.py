@@ -36,6 +36,9 @@ OF_ONE_LINK = ("each", "name", "script", "arguments", "setup", "sbatch")
 REPEATED = ("setup", "sbatch")
 """Of these, all together: who gives one gives all."""
 
+AT_A_TIME = 100
+"""Jobs of an array in Slurm, if no number is given."""
+
 OF_THE_CHAIN = ("cluster", "jobs", "uncommitted", "dry_run", "follow")
 
 
@@ -83,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument("--sbatch", action="append", metavar="KEY=VALUE", help="any other option of sbatch")
     jobs = parser.add_argument_group("jobs")
     jobs.add_argument("--each", action="append", default=[], metavar="KEY=A,B", help="an array over a key, or config")
-    jobs.add_argument("--at-a-time", type=common.positive, default=100, metavar="N", help="jobs of an array")
+    jobs.add_argument("--at-a-time", type=common.positive, metavar="N", help="jobs of an array (100; local: what fits)")
     jobs.add_argument("--max-requeues", type=common.count, default=100, metavar="N", help="in all (default: 100)")
     jobs.add_argument("--max-crashes", type=common.count, default=2, metavar="N", help="in a row, no step saved (2)")
     jobs.add_argument("--max-kills", type=common.count, default=20, metavar="N", help="the same, of Slurm's kills (20)")
@@ -123,7 +126,8 @@ def _link(options: argparse.Namespace) -> "Link":
     )
     resources.check()
     limits = Limits(options.max_requeues, options.max_crashes, options.max_kills)
-    return Link(calls, resources, limits, options.at_a_time)
+    usual = AT_A_TIME if options.cluster == "slurm" else fitting(resources)
+    return Link(calls, resources, limits, options.at_a_time or usual)
 
 
 def main() -> int:
@@ -232,6 +236,7 @@ if __name__ == "__main__":
     from ofa.cluster import words
     from ofa.cluster.follow import follow  # after the arguments: submitit takes a while to import
     from ofa.cluster.here import check_here, meaningless_here, run_here
+    from ofa.cluster.shares import fitting
     from ofa.cluster.submit import Link, Submitted, ask_slurm, check_chain, scripts, submit
     from ofa.cluster.verdict import Limits
     from ofa.slurm.snapshot import snapshot

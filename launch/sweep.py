@@ -41,7 +41,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("-v", "--verbose", action="store_true", help="with --dry-run: the whole commands")
     parser.add_argument("--only", metavar="PATTERN", help="runs whose name matches, such as 'dense-*'")
     parser.add_argument(
-        "--workers", type=common.positive, metavar="N", help="runs side by side (default: 1; with --slurm all)"
+        "--workers", type=common.positive, metavar="N",
+        help="runs side by side (default: 1; as jobs: all, local: what fits)"
     )
     parser.add_argument("--slurm", action="store_true", help="submit the runs as jobs, with the config's slurm values")
     parser.add_argument(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,8 +19,17 @@ Otherwise = Callable[[Sequence[str]], str]
 """From the keys that differ (none: the data do) to what to do for other values or data than those of a run folder."""
 
 
-IN_USE = "is in use by"
-"""What a start says that finds another one's lock on the run folder."""
+_IN_USE = re.compile(r"(?:error: )?run folder .+ is in use by .+; stop that run or choose another --run-dir")
+
+
+def in_use(folder: Path, holder: str) -> str:
+    """What a start says that finds another one's lock on the run folder."""
+    return f"run folder {folder} is in use by {holder}; stop that run or choose another --run-dir"
+
+
+def is_in_use(error: str) -> bool:
+    """Whether an error begins with what `in_use` gives: a few of its words in another say nothing of the run folder."""
+    return _IN_USE.match(error) is not None
 
 
 def elsewhere(changed: Sequence[str]) -> str:

@@ -28,11 +28,11 @@ from ofa.config import TrainingConfig
 from ofa.cost import Size, checkpoint_bytes, disk_bytes
 from ofa.files import check_space, megabytes
 from ofa.run_files import (
-    IN_USE,
     Otherwise,
     RunFolderError,
     check_config,
     elsewhere,
+    in_use,
     is_finished,
     read_record,
     try_lock,
@@ -92,9 +92,7 @@ class RunFolder:
             lock.seek(0)
             holder = lock.read().strip() or "an unknown process"
             lock.close()
-            raise RunFolderError(
-                f"run folder {self.path} {IN_USE} {holder}; stop that run or choose another --run-dir"
-            )
+            raise RunFolderError(in_use(self.path, holder))
         lock.truncate(0)
         lock.write(f"host {socket.gethostname()}, pid {os.getpid()}\n")
         lock.flush()

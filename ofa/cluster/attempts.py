@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ofa.cluster.exclusive import exclusive
-from ofa.run_files import IN_USE, json_lines
+from ofa.run_files import is_in_use, json_lines
 
 ATTEMPTS_FILE = "attempts.jsonl"
 
@@ -74,7 +74,7 @@ class Attempt:
     @property
     def was_refused(self) -> bool:
         """Whether it found another one at the run, of which its end says nothing."""
-        return self.end is not None and IN_USE in (self.end.error or "")
+        return self.end is not None and is_in_use(self.end.error or "")
 
 
 def read_attempts(folder: Path) -> list[Attempt]:
@@ -88,11 +88,18 @@ def read_attempts(folder: Path) -> list[Attempt]:
         return []
 
 
-def attempts_of(folder: Path, job: str) -> list[Attempt]:
-    """Those of one job; none of an older one that had the same number: each start of a job has a higher count."""
+def attempts_of(folder: Path, job: str, since: str = "") -> list[Attempt]:
+    """Those of one job; none of an older one that had the same number: each start of a job has a higher count.
+
+    Args:
+        folder: in which they are noted.
+        job: its number.
+        since: as `now` gives it: when a job of this machine was submitted, which has no second start; the number of its
+            process comes again.
+    """
     found: list[Attempt] = []
     for attempt in read_attempts(folder):
-        if attempt.job == job:
+        if attempt.job == job and attempt.time >= since:
             found = [*(one for one in found if found[-1].restart < attempt.restart), attempt]
     return found
 
@@ -129,7 +136,7 @@ def write_start(
     with exclusive(folder / ATTEMPTS_FILE) as file:
         file.seek(0)
         number = max((attempt.number for attempt in _parse(file.read())), default=0) + 1
-        _append(file, {"attempt": number, "event": "start", "time": _now(), **values})
+        _append(file, {"attempt": number, "event": "start", "time": now(), **values})
     return number
 
 
@@ -143,7 +150,7 @@ def write_end(folder: Path, number: int, *, status: int, step: int, reason: str,
     """
     values = {"status": status, "step": step, "reason": reason, "error": error}
     with exclusive(folder / ATTEMPTS_FILE) as file:
-        _append(file, {"attempt": number, "event": "end", "time": _now(), **values})
+        _append(file, {"attempt": number, "event": "end", "time": now(), **values})
 
 
 def _parse(text: bytes) -> list[Attempt]:
@@ -192,5 +199,6 @@ def _append(file: BinaryIO, values: dict[str, Any]) -> None:
     os.fsync(file.fileno())
 
 
-def _now() -> str:
+def now() -> str:
+    """The time as attempts have it: later ones are the greater text."""
     return datetime.now(UTC).isoformat(timespec="seconds")

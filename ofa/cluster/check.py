@@ -21,7 +21,7 @@ from ofa.cluster.command import DATA_PREP, ScriptCall, environment
 from ofa.config import CHECKOUT, find
 from ofa.inputs import is_made
 from ofa.models.place import is_local, not_a_folder
-from ofa.run_files import is_held
+from ofa.run_files import in_use, is_held
 from ofa.slurm.errors import SubmitError
 
 MOST_CHECKS = 8
@@ -111,7 +111,7 @@ def check_folder(folder: Path) -> None:
             f"run folder {folder} cannot be written: {there}: {error.strerror}; choose another --run-dir"
         ) from None
     if is_held(folder):
-        raise SubmitError(f"run folder {folder} is in use by a run; stop that, or choose another --run-dir")
+        raise SubmitError(in_use(folder, "a run"))
 
 
 def _first(names: Sequence[str], most: int) -> str:
@@ -124,9 +124,7 @@ def _questions(call: ScriptCall, rank_counts: Sequence[int], made: Sequence[Path
     if call.trains:
         few = rank_counts if len(rank_counts) <= MOST_CHECKS else [rank_counts[0], rank_counts[-1]]
         return [_question(call, ranks, "--check", "all", *own) for ranks in few]
-    if call.script == DATA_PREP:
-        return [_question(call, 1, "--check")]
-    if call.script == "sweep":
+    if call.script in (DATA_PREP, "sweep"):
         return [_question(call, 1, "--check", *own)]
     return [_question(call, 1, OFA_CHECK="arguments")]
 

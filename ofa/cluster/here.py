@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import threading
 import time
@@ -16,11 +17,13 @@ from pathlib import Path
 
 import submitit
 
-from ofa.cluster.attempts import End, attempts_of
+from ofa.cluster.attempts import End, attempts_of, now
 from ofa.cluster.errors import StepFailed, StillAtWork
 from ofa.cluster.follow import BETWEEN_LOOKS, follow
 from ofa.cluster.jobs_file import submitting
 from ofa.cluster.local_executor import LocalExecutor
+from ofa.cluster.resources import Resources
+from ofa.cluster.shares import cores_of, free_place, gpus_of, visible_gpus
 from ofa.cluster.submit import Link, Submitted, check_free_here, job_name, note, task
 from ofa.cluster.tails import last_words
 from ofa.cluster.verdict import DONE, SAVED, STOPPED_AND_SAVED
@@ -28,7 +31,10 @@ from ofa.config import CHECKOUT
 from ofa.slurm.environment import python_path
 from ofa.slurm.errors import SubmitError
 
-OF_SLURM = ("partition", "account", "qos", "constraint", "exclude", "cpus_per_task")
+NO_WORDS = re.compile(r"exit status \d+")
+"""Of an attempt's end of which no more is on record."""
+
+OF_SLURM = ("partition", "account", "qos", "constraint", "exclude")
 """Of `Resources`: what only Slurm knows, and a run of this machine may do without."""
 
 
@@ -36,12 +42,19 @@ def check_here(chain: Sequence[Link], cluster: str) -> None:
     """Refuse what needs more than this machine, or its own shell.
 
     Raises:
-        SubmitError: a link asks for several nodes, for processes where there is one, or for commands of the shell.
+        SubmitError: a link asks for several nodes, for processes where there is one, for more GPUs than there are, or
+            for commands of the shell.
     """
     if cluster == "debug" and any(link.resources.processes > 1 for link in chain):
         raise SubmitError("--cluster debug has one process, this one; --cluster local has as many as are asked for")
     if any(link.resources.nodes != (1, 1) for link in chain):
         raise SubmitError(f"--cluster {cluster} has one node, this one")
+    most = max(link.resources.gpus_per_node for link in chain)
+    if most and most > len(visible_gpus()):
+        raise SubmitError(
+            f"--gpus-per-node {most}: this machine has {len(visible_gpus())} GPUs, as far as CUDA_VISIBLE_DEVICES lets "
+            "them be seen; ask for no more, or for --tasks-per-node processes on its cores"
+        )
     if any(link.resources.setup for link in chain):
         raise SubmitError(
             f"--cluster {cluster} runs in the environment of this shell: give the commands of --setup here before it, "
@@ -81,11 +94,16 @@ def run_here(
     last: list[Submitted] = []
     for step, link in enumerate(chain):
         started: list[tuple[Submitted, submitit.Job[int]]] = []
+        places: list[int] = []
+        side_by_side = min(link.at_a_time, len(link.calls))
         try:
             for call in link.calls:
                 while sum(not job.done() for _, job in started) >= link.at_a_time:
                     time.sleep(BETWEEN_LOOKS)
-                started += start_here(replace(link, calls=(call,)), cluster, folder)
+                taken = {place for place, (_, job) in zip(places, started, strict=True) if not job.done()}
+                one = replace(link, calls=(call,))
+                started += start_here(one, cluster, folder, place=free_place(taken), places=side_by_side)
+                places.append(free_place(taken))
                 begun(started[-1][0])
             last = [one for one, _ in started]
             if link is not chain[-1] or watch or cluster == "debug":
@@ -99,15 +117,23 @@ def run_here(
     return last
 
 
-def start_here(link: Link, cluster: str, folder: Path) -> list[tuple[Submitted, submitit.Job[int]]]:
-    """Start the jobs of a link side by side; arguments as those of `run_here`.
+def start_here(
+    link: Link, cluster: str, folder: Path, *, place: int = 0, places: int = 1
+) -> list[tuple[Submitted, submitit.Job[int]]]:
+    """Start the jobs of a link.
+
+    Args:
+        link, cluster, folder: as those of `run_here`.
+        place: among what runs side by side, by which a local job has its GPUs.
+        places: how many there are, between which cores are shared out.
 
     Raises:
         SubmitError: a run folder has a job of this machine.
     """
     os.environ["PYTHONPATH"] = python_path()
     os.environ.pop("SUBMITIT_PREEMPT_SIGNAL", None)  # a run listens to submitit's own choice
-    executor = LocalExecutor(folder) if cluster == "local" else submitit.DebugExecutor(folder)
+    variables = _share(link.resources, place, places)
+    executor = LocalExecutor(folder, variables) if cluster == "local" else submitit.DebugExecutor(folder)
     executor.update_parameters(
         tasks_per_node=link.resources.processes,
         gpus_per_node=link.resources.gpus_per_node,
@@ -121,11 +147,20 @@ def start_here(link: Link, cluster: str, folder: Path) -> list[tuple[Submitted, 
             if call.run_dir is not None:
                 check_free_here(call.run_dir)  # again: another one may have come since the chain was checked
             with _ctrl_c_waits():
+                since = now()
                 job = executor.submit(task(call, link, folder, CHECKOUT))
-                started.append((Submitted(job.job_id, call, folder / f"{job.job_id}_0_log.out"), job))
+                started.append((Submitted(job.job_id, call, folder / f"{job.job_id}_0_log.out", since), job))
                 process = int(job.job_id) if cluster == "local" else os.getpid()
                 note(started[-1][0], name=job_name(link), process=process)
     return started
+
+
+def _share(asked: Resources, place: int, places: int) -> dict[str, str]:
+    """The variables by which a job keeps to its GPUs, none where it asked for none, and to its cores."""
+    gpus = gpus_of(place, visible_gpus(), asked.gpus_per_node) if asked.gpus_per_node else []
+    own = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+    threads = asked.cpus_per_task or (cores_of(places * asked.processes) if places > 1 else None)
+    return own if threads is None else {**own, "OMP_NUM_THREADS": str(threads)}
 
 
 @contextlib.contextmanager
@@ -165,11 +200,15 @@ def _wait(submitted: Submitted, job: submitit.Job[int], step: int, *, watch: boo
     end = _end(submitted)
     if end is None:  # killed, or it could not begin
         error, last = last_words(submitted.log)
-        raise StepFailed(f"{name} failed: {submitted.log}: {error or last or 'without a word'}", step, 1)
+        if error is None:
+            raise StepFailed(f"{name} was killed: {submitted.log}, which ends with: {last or 'nothing'}", step, 1)
+        raise StepFailed(f"{name} failed: {submitted.log}: {error}", step, 1)
     if end.status == STOPPED_AND_SAVED:
         raise StepFailed(f"{name} was stopped, and has saved: {submitted.log}", step, end.status)
     if end.status != DONE:
         why = (end.error or end.reason).removeprefix("error: ")
+        if NO_WORDS.fullmatch(why):  # its script has said what it found, and none of that is an error's line
+            why = f"{why}; it ends with: {last_words(submitted.log)[1]}"
         raise StepFailed(f"{name} failed: {submitted.log}: {why}", step, 1)
 
 
@@ -185,5 +224,5 @@ def _state(submitted: Submitted, job: submitit.Job[int]) -> tuple[str, str]:
 
 def _end(submitted: Submitted) -> End | None:
     """Of its last attempt, as far as that is on record."""
-    attempts = attempts_of(submitted.attempts, submitted.job)
+    attempts = attempts_of(submitted.attempts, submitted.job, submitted.since)
     return attempts[-1].end if attempts else None

@@ -6,10 +6,10 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from ofa.cluster.attempts import attempts_of
+from ofa.cluster.attempts import attempts_of, now
 from ofa.cluster.exclusive import exclusive
 from ofa.cluster.local_processes import LocalProcess, local_process, process_here
 from ofa.run_files import RunFolderError, read_json, write_json
@@ -44,6 +44,9 @@ class NotedJob:
     is_local: bool = False
     """A process of some machine: its number is not Slurm's."""
 
+    time: str = ""
+    """When it was submitted, as those of `Attempt`; empty as for the log."""
+
     process: LocalProcess | None = None
     """That which lives as long as a local job does; None as for the log."""
 
@@ -67,7 +70,7 @@ def live_local_job(folder: Path) -> NotedJob | None:
         RunFolderError: as `noted_jobs`.
     """
     for one in noted_jobs(folder):
-        if one.process is not None and one.process.lives and not _has_ended(folder, one.job):
+        if one.process is not None and one.process.lives and not _has_ended(folder, one):
             return one
     return None
 
@@ -81,7 +84,14 @@ def submitting(folder: Path) -> Iterator[None]:
 
 
 def note_job(
-    folder: Path, job: str, *, command: str, log: Path, name: str | None = None, process: int | None = None
+    folder: Path,
+    job: str,
+    *,
+    command: str,
+    log: Path,
+    name: str | None = None,
+    process: int | None = None,
+    since: str | None = None,
 ) -> None:
     """Write down that this user has submitted a job for a run, whose folder is made if it is not there.
 
@@ -89,10 +99,11 @@ def note_job(
         folder: of the run.
         job, command, log, name: as those of `NotedJob`.
         process: number of the one of this machine that lives as long as the job does; None: it is Slurm's.
+        since: `time` of `NotedJob`; None: now.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    new = {"job": job, "name": name, "user": os.getuid(), "cluster": SLURM if process is None else LOCAL, "time": when}
+    cluster = SLURM if process is None else LOCAL
+    new: dict[str, Any] = {"job": job, "name": name, "user": os.getuid(), "cluster": cluster, "time": since or now()}
     if process is not None:
         new["process"] = process_here(process).as_json()
     with exclusive(folder / LOCK):
@@ -113,11 +124,12 @@ def _noted(value: object) -> NotedJob:
         user if isinstance(user, int) else None,
         command if isinstance(command, str) else None,
         value.get("cluster") == LOCAL,
+        str(value.get("time", "")),
         local_process(value.get("process")),
     )
 
 
-def _has_ended(folder: Path, job: str) -> bool:
+def _has_ended(folder: Path, noted: NotedJob) -> bool:
     """Whether its attempt has, which a little more of the job's process may outlive."""
-    attempts = attempts_of(folder, job)
+    attempts = attempts_of(folder, noted.job, noted.time)
     return bool(attempts) and attempts[-1].end is not None

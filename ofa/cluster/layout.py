@@ -6,11 +6,10 @@ where too little would be left of that, it has a line of its own.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.text import Text
 
 NAME, STATE, NUMBERS, ERROR = 0, 1, slice(2, -1), -1
@@ -113,9 +112,15 @@ def _lines(row: Sequence[str], widths: Widths, style: str, state_style: str, err
 
 
 def _wrapped(error: str, width: int) -> list[str]:
-    """Lines of an error below its row."""
-    indent = 2 * INDENT
-    return textwrap.wrap(error, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    """Lines of an error below its row; a word that is longer than a line is cut."""
+    room = width - len(2 * INDENT)
+    lines: list[str] = []
+    for word in error.split():
+        if lines and cell_len(f"{lines[-1]} {word}") <= room:
+            lines[-1] += f" {word}"
+        else:
+            lines += chop_cells(word, room)
+    return [2 * INDENT + line for line in lines]
 
 
 def _is_whole(row: Sequence[str], widths: Widths) -> bool:

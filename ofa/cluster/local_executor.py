@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import submitit
@@ -18,6 +20,15 @@ from submitit.local.local import LocalJob
 
 class LocalExecutor(submitit.LocalExecutor):
     """As submitit's. SIGTERM to the process of a job, whose number is the job's, reaches all its tasks."""
+
+    def __init__(self, folder: Path, variables: Mapping[str, str]):
+        """
+        Args:
+            folder: of submitit's files.
+            variables: of the environment, which its jobs have besides this process's.
+        """
+        super().__init__(folder)
+        self._variables = variables
 
     def _submit_command(self, command: str) -> LocalJob[Any]:
         """As `submitit.local.local.start_controller`, but for the session and what was open in the terminal: a pipe
@@ -34,11 +45,10 @@ class LocalExecutor(submitit.LocalExecutor):
             "SUBMITIT_STDERR_TO_STDOUT": "1" if asked.get("stderr_to_stdout") else "",
             "SUBMITIT_EXECUTOR": "local",
             "SUBMITIT_LOCAL_WITH_SHELL": "",
-            "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(asked.get("gpus_per_node", 0)))),
         }
         process = subprocess.Popen(
             [sys.executable, "-m", "submitit.local._local", str(self.folder)],
-            env={**os.environ, **own},
+            env={**os.environ, **self._variables, **own},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -63,6 +63,9 @@ class Submitted:
     log: Path
     """Of rank 0, over all attempts."""
 
+    since: str = ""
+    """When it was submitted, of a job of this machine (`attempts_of`)."""
+
     @property
     def attempts(self) -> Path:
         """The folder in which its attempts are noted."""
@@ -190,7 +193,15 @@ def note(submitted: Submitted, *, name: str, process: int | None = None) -> None
         name, process: as those of `note_job`.
     """
     command = shlex.join(submitted.call.program(Path()))
-    note_job(submitted.attempts, submitted.job, command=command, log=submitted.log, name=name, process=process)
+    note_job(
+        submitted.attempts,
+        submitted.job,
+        command=command,
+        log=submitted.log,
+        name=name,
+        process=process,
+        since=submitted.since or None,
+    )
 
 
 def job_name(link: Link) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from ofa.cluster.errors import StepFailed, StillAtWork
 from ofa.cluster.submit import Link, Submitted
+from ofa.cluster.verdict import STOPPED_AND_SAVED
 
 RUNS = "runs"
 """The folder that `launch/status.py` looks into where it is told none."""
@@ -16,7 +17,7 @@ RUNS = "runs"
 def how_to_watch(chain: Sequence[Link]) -> str:
     """The command that shows what the jobs do."""
     folders = [call.run_dir for link in chain for call in link.calls if call.run_dir]
-    elsewhere = dict.fromkeys(str(folder) for folder in folders if folder.parts[0] != RUNS)
+    elsewhere = dict.fromkeys(str(folder) for folder in folders if not folder.is_relative_to(RUNS))
     return f"watch: {shlex.join(['python', 'launch/status.py', *([RUNS, *elsewhere] if elsewhere else []), '--watch'])}"
 
 
@@ -35,7 +36,8 @@ def after_failure(failed: StepFailed, chain: Sequence[Link], command: Callable[[
         command: gives that which begins with a step.
     """
     left = _names(chain[failed.step + 1 :])
-    return f"{failed}; not begun: {left}; go on with: {command(failed.step)}" if left else str(failed)
+    then = "go on with" if failed.status == STOPPED_AND_SAVED else "mend that, then go on with"
+    return f"{failed}; not begun: {left}; {then}: {command(failed.step)}" if left else str(failed)
 
 
 def after_ctrl_c(left: StillAtWork[Submitted], chain: Sequence[Link], command: Callable[[int], str]) -> str:

@@ -8,7 +8,7 @@ from itertools import product
 
 from ofa.slurm.errors import SubmitError
 
-NODES = re.compile(r"((?:[^,\[\]]|\[[^\[\]]+\])+)(?:,|$)")
+NODES = re.compile(r"((?:[^\s,\[\]]|\[[^\[\]]+\])+)(?:,|$)")
 """Nodes of one pattern, up to the comma that is in no brackets."""
 
 NUMBERS = re.compile(r"(\d+)(?:-(\d+))?")
@@ -41,5 +41,7 @@ def _numbers(text: str, whole: str) -> list[str]:
         if numbers is None:
             raise SubmitError(f"Slurm's list of nodes has no numbers in [{text}]: {whole}")
         first, last = numbers[1], numbers[2] or numbers[1]
+        if int(last) < int(first):
+            raise SubmitError(f"Slurm's list of nodes goes down in [{text}]: {whole}")
         found += [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
     return found

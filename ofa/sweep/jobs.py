@@ -21,9 +21,10 @@ from ofa.cluster.attempts import attempts_of
 from ofa.cluster.division import check_batch
 from ofa.cluster.follow import UNKNOWN
 from ofa.cluster.here import check_here, start_here
-from ofa.cluster.jobs_file import noted_jobs
+from ofa.cluster.jobs_file import live_local_job, noted_jobs
 from ofa.cluster.queue import QueuedJob, queued, still_queued
 from ofa.cluster.resources import Resources, check_options
+from ofa.cluster.shares import fitting, free_place
 from ofa.cluster.submit import Link, ask_slurm, submit
 from ofa.cluster.verdict import STOPPED_AND_SAVED, Limits
 from ofa.config import CHECKOUT, JobConfig, TrainingConfig
@@ -32,6 +33,9 @@ from ofa.slurm.commands import SlurmError, ask
 from ofa.slurm.snapshot import Code, snapshot
 from ofa.sweep.cells import Cell
 from ofa.sweep.output import failure, why_it_failed
+
+ALL_AT_ONCE = 1000
+"""Jobs that are queued at a time, if no number is given."""
 
 BETWEEN_QUESTIONS = 5.0
 """Seconds between two questions to Slurm, each about all jobs."""
@@ -89,6 +93,7 @@ class JobRun:
         is_over: Callable[[], bool],
         take_back: Callable[[], bool],
         lag: float,
+        since: str = "",
     ):
         """
         Args:
@@ -98,6 +103,7 @@ class JobRun:
             is_over: whether it has ended, for good.
             take_back: takes it out of the queue if it waits there; whether it did.
             lag: seconds after its end in which its record is seen here.
+            since: when it was submitted, of a local one (`attempts_of`).
         """
         self.output = output
         self._cell = cell
@@ -105,6 +111,7 @@ class JobRun:
         self._is_over = is_over
         self._take_back = take_back
         self._lag = lag
+        self._since = since
         self._over_since: float | None = None
 
     def poll(self) -> int | None:
@@ -115,7 +122,7 @@ class JobRun:
         folder = self._cell.folder.path
         with contextlib.suppress(OSError):
             os.listdir(folder)  # after which network file systems see what is new in it
-        attempts = attempts_of(folder, self._job)
+        attempts = attempts_of(folder, self._job, self._since)
         if attempts and attempts[-1].end is not None:
             end = attempts[-1].end
             return 1 if end.status == STOPPED_AND_SAVED and end.error else end.status
@@ -128,7 +135,7 @@ class JobRun:
 
     def why(self, status: int) -> str:
         """Why it failed."""
-        attempts = attempts_of(self._cell.folder.path, self._job)
+        attempts = attempts_of(self._cell.folder.path, self._job, self._since)
         if attempts:
             return failure(status, attempts[-1].end.error if attempts[-1].end else None)
         return f"job {self._job}, before it began: {why_it_failed(self.output, status)}"
@@ -150,22 +157,23 @@ class JobRun:
 class JobStarter:
     """Submits cells."""
 
-    def __init__(self, folder: Path, asked: JobConfig, workers: int, *, uncommitted: bool = False):
+    def __init__(self, folder: Path, asked: JobConfig, workers: int | None, *, uncommitted: bool = False):
         """
         Args:
             folder: of submitit's own files, and of the code that the jobs run.
             asked: `slurm` of the sweep's config.
-            workers: jobs that may wait or run at a time.
+            workers: jobs that may wait or run at a time; None: all of Slurm's, and of local ones what fits here.
             uncommitted: run the checkout's files as they are.
 
         Raises:
             SubmitError: the code is of no commit.
         """
-        self.workers = workers
         self._folder = folder.absolute()
         self._is_local = asked.cluster == "local"
         self._limits = Limits(asked.max_requeues, asked.max_crashes, asked.max_kills)
         self._resources = _resources(asked)
+        self.workers = workers or (fitting(self._resources) if self._is_local else ALL_AT_ONCE)
+        self._places: dict[str, int] = {}
         self._code = Code(CHECKOUT, None)
         if not self._is_local:
             self._code = snapshot(CHECKOUT, self._folder / "code", uncommitted=uncommitted)
@@ -203,23 +211,29 @@ class JobStarter:
         """
         cell.folder.stop.unlink(missing_ok=True)  # of an attempt that ended before it looked
         link = self._link(cell, more)
-        if self._is_local:
-            ((submitted, job),) = start_here(link, "local", self._folder)
-            return JobRun(cell, submitted.job, submitted.log, is_over=job.done, take_back=lambda: False, lag=0.0)
         left = self.look_after(cell)
         if left is not None:
             return left
+        if self._is_local:
+            place = free_place({self._places[name] for name in running if name in self._places})
+            ((submitted, job),) = start_here(link, "local", self._folder, place=place, places=self.workers)
+            self._places[cell.name] = place
+            return _local(cell, submitted.job, submitted.log, job.done, submitted.since)
         (submitted,) = submit([link], self._folder, self._code)
         return self._watched(cell, submitted.job, submitted.log)
 
     def look_after(self, cell: Cell) -> JobRun | None:
-        """The job that a sweep that was killed has left in the queue for a cell, where it waits or runs.
+        """The job that a sweep that was killed has left for a cell: in the queue, where it waits or runs, or here.
 
         Raises:
             SlurmError: there is no answer.
         """
         if self._is_local:
-            return None
+            noted = live_local_job(cell.folder.path)
+            if noted is None or noted.process is None or noted.log is None:
+                return None
+            process = noted.process
+            return _local(cell, noted.job, noted.log, lambda: not process.lives, noted.time)
         left = self._left_in_queue(cell)
         return None if left is None else self._watched(cell, *left)
 
@@ -249,6 +263,11 @@ class JobStarter:
         noted = [one for one in noted_jobs(cell.folder.path) if one.log is not None]
         there = still_queued(noted)
         return next(((one.job, one.log) for one in noted if one.job in there and one.log is not None), None)
+
+
+def _local(cell: Cell, job: str, log: Path, is_over: Callable[[], bool], since: str) -> JobRun:
+    """A cell that is a job of this machine, which has no queue."""
+    return JobRun(cell, job, log, is_over=is_over, take_back=lambda: False, lag=0.0, since=since)
 
 
 def _resources(asked: JobConfig) -> Resources:

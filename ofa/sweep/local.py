@@ -6,8 +6,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 
-import torch
-
+from ofa.cluster.shares import cores_of, free_place, gpus_of, visible_gpus
 from ofa.config import TrainingConfig
 from ofa.sweep.cells import Cell
 from ofa.sweep.output import open_output, output_path, why_it_failed
@@ -41,7 +40,7 @@ class LocalStarter:
 
     def __init__(self, workers: int):
         self.workers = workers
-        self._devices = _devices()
+        self._gpus = visible_gpus()
         self._places: dict[str, int] = {}
 
     def start(self, cell: Cell, config: TrainingConfig, more: Sequence[str], running: Sequence[str]) -> LocalRun:
@@ -52,26 +51,16 @@ class LocalStarter:
             more: further arguments of the command line.
             running: names of the cells that run.
         """
-        taken = {self._places[name] for name in running}
-        place = next(number for number in range(self.workers) if number not in taken)
-        self._places[cell.name] = place
+        place = self._places[cell.name] = free_place({self._places[name] for name in running})
         environment = dict(os.environ)
         if self.workers > 1:
-            threads = max(1, len(os.sched_getaffinity(0)) // self.workers)
+            threads = cores_of(self.workers)
             environment["OMP_NUM_THREADS"] = str(threads)
             if config.engine.threads is None:
                 more = ["--set", f"engine.threads={threads}", *more]
-            if len(self._devices) > 1:
-                environment["CUDA_VISIBLE_DEVICES"] = self._devices[place % len(self._devices)]
+            if len(self._gpus) > 1:
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus_of(place, self._gpus))
         return LocalRun(cell, more, environment)
 
     def look_after(self, cell: Cell) -> None:
         """Processes of another sweep are no children of this one."""
-
-
-def _devices() -> list[str]:
-    """The GPUs that a process may see, as CUDA_VISIBLE_DEVICES names them."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [device for device in given.split(",") if device]
-    return [str(number) for number in range(torch.cuda.device_count())]

@@ -22,9 +22,6 @@ from ofa.sweep.plan import plan
 from ofa.sweep.preview import commands, missing_lines, summary
 from ofa.sweep.run import Sweep
 
-ALL_AT_ONCE = 1000
-"""Jobs that are queued at a time, if no number is given."""
-
 
 def sweep(
     config: SweepConfig,
@@ -44,7 +41,7 @@ def sweep(
         folder: the sweep's; run folders are made in it.
         origin: the file of the config, which errors name.
         only: pattern of the shell for the names of the cells that are run; the table has all.
-        workers: cells side by side; None: 1 here, all of them as jobs.
+        workers: cells side by side; None: 1 here, all of them as jobs of Slurm, of local ones what fits.
         slurm: submit them as jobs.
         uncommitted: with `slurm`: of the checkout's files as they are, and not of its commit.
         limit: seconds after which each cell saves and ends, to be continued by another start.
@@ -86,7 +83,7 @@ def _job_starter(
     *,
     uncommitted: bool,
 ) -> JobStarter:
-    starter = JobStarter(folder / "jobs", config.slurm, workers or ALL_AT_ONCE, uncommitted=uncommitted)
+    starter = JobStarter(folder / "jobs", config.slurm, workers, uncommitted=uncommitted)
     starter.check(todo, configs)
     return starter
 

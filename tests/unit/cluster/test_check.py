@@ -1,5 +1,6 @@
 """The points of an array, looked at side by side before any is queued."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -24,6 +25,21 @@ def test_all_points_that_would_not_start_are_named_with_their_mistakes(place):
     both = ("mine-optimizer.lr=-1-model.init=null", "pretrain:mine-optimizer.lr=-1-model.init=runs_none_model")
     assert bad.startswith(f"{', '.join(both)}: ")
     assert "model folder runs/none/model not found" in missing and "optimizer.lr: Input should be greater" in bad
+
+
+def test_data_preparation_may_take_what_an_earlier_job_makes(place):
+    """And nothing else that is not there."""
+    source = {"kind": "text", "paths": ["runs/predicted/*.jsonl"]}
+    (place / "prep.json").write_text(json.dumps({"source": source, "tokenizer": {"init": "runs/predicted/tokenizer"}}))
+    call = read_call(["data_prep", "--config", "prep.json", "--output", "out"])
+    assert check_all([call], [1], [Path("runs", "predicted")]) == [Path("out")]
+    for made in ([], [Path("runs", "other")]):
+        with pytest.raises(SubmitError, match=r"there is no runs/predicted/\*\.jsonl"):
+            check_all([call], [1], made)
+    with pytest.raises(SubmitError, match="there is no nowhere"):
+        paths = '["runs/predicted/*.jsonl", "nowhere"]'
+        both = read_call(["data_prep", "--config", "prep.json", "--set", f"source.paths={paths}"])
+        check_all([both], [1], [Path("runs", "predicted")])
 
 
 def test_one_mistake_of_many_points_is_said_once():

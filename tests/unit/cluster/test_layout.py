@@ -23,7 +23,8 @@ ERROR = "rank 1 of 8 on node17 is gone: its last word was CUDA out of memory, an
 NUMBERS = ["3", "50/12,000", "24.5%", "2.510", "1,000", "3d 05h"]
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z", "M")), min_size=1, max_size=90)
-words = st.lists(st.from_regex(r"[!-~]{1,90}", fullmatch=True), max_size=12).map(" ".join)
+word = st.from_regex(r"[!-~]{1,90}|[\u4e00-\u4eff\uac00-\uacff!-~]{1,60}", fullmatch=True)
+words = st.lists(word, max_size=12).map(" ".join)
 
 
 @given(st.lists(st.tuples(texts, st.sampled_from(["running", "requeued: BeginTime"]), words)), st.integers(72, 250))

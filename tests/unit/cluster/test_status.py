@@ -14,6 +14,8 @@ from ofa.cluster.queue import QueuedJob
 from ofa.cluster.row import State
 from ofa.cluster.status import row, sweep_row
 from ofa.cluster.verdict import UNSAVED
+from ofa.run_files import RunFolderError, is_in_use
+from ofa.run_folder import RunFolder
 
 HERE = socket.gethostname()
 RUNNING = ("ofa.progress", "tiny: step 0 of 100")
@@ -291,6 +293,21 @@ def test_a_start_that_was_refused_says_nothing_of_the_run_that_was_in_its_way(ma
     assert (look(folder).state, look(folder).error) == (State.STOPPED, None)
     hold(folder)
     assert (look(folder).state, look(folder).error) == (State.RUNNING, None)
+
+
+def test_words_of_a_library_hide_no_failure(make):
+    folder = make("a").begun().trained(7).said(RUNNING).given_back()
+    error = "RuntimeError: the address is in use by another process; stop that run or choose another --run-dir"
+    write_end(folder.path, start(folder), status=1, step=0, reason="crashed", error=error)
+    assert (look(folder).state, look(folder).error, look(folder).attempts) == (State.FAILED, error, 1)
+
+
+def test_a_start_is_known_to_be_refused_by_what_it_says(make, hold):
+    folder = make("a")
+    hold(folder)
+    with pytest.raises(RunFolderError) as refused:
+        RunFolder(folder.path).acquire()
+    assert is_in_use(f"error: {refused.value}") and is_in_use(f"{refused.value}; rank 1 was lost")
 
 
 def test_what_saved_and_was_not_queued_again_is_given_up_and_says_why(make):

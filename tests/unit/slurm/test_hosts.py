@@ -26,7 +26,7 @@ def test_a_list_is_read_in_its_order(text, names):
     assert hosts(text) == names
 
 
-@pytest.mark.parametrize("text", ["n[1-", "n[]", "n[a-b]", "n[1]]", "n[1-2-3]", ",n1"])
+@pytest.mark.parametrize("text", ["n[1-", "n[]", "n[a-b]", "n[1]]", "n[1-2-3]", ",n1", "n[3-1]", " n1 , n2", "n1,n2\n"])
 def test_what_is_no_list_is_refused_whole(text):
     with pytest.raises(SubmitError, match="Slurm's list of nodes"):
         hosts(text)

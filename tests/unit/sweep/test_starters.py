@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from functools import partial
@@ -192,6 +193,23 @@ def test_a_job_of_a_sweep_that_was_killed_is_looked_after_while_it_runs(planned,
     thread.join()
     job.release()
     assert outcome.stopped == ["seed=1"]
+
+
+def test_a_local_job_of_a_sweep_that_was_killed_is_looked_after_before_it_has_the_lock(planned, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (cell,) = planned(grid={"seed": [1]}).values()
+    with subprocess.Popen(["sleep", "60"]) as left:
+        job = str(left.pid)
+        note_job(cell.folder.path, job, command="", log=tmp_path / "log.out", process=left.pid)
+        starter = JobStarter(tmp_path / "s" / "jobs", JobConfig(cluster="local"), 1)
+        run = starter.start(cell, check([cell])[cell.name], [], [])
+        assert (run._job, run.output, run.poll()) == (job, tmp_path / "log.out", None)
+        run.stop(signal.SIGTERM)
+        assert cell.folder.stop.exists()
+        number = write_start(cell.folder.path, job=job, restart=0, nodes=["n1"], ranks=1, step=0, commit=None)
+        left.kill()
+    write_end(cell.folder.path, number, status=75, step=3, reason="stopped and saved")
+    assert run.poll() == 75
 
 
 @pytest.mark.parametrize(("error", "status"), [(None, 75), ("not queued again: it was 3 times", 1)])

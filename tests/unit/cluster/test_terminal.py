@@ -109,7 +109,7 @@ def test_a_chain_that_breaks_says_what_was_not_begun_and_how_to_go_on(project):
         assert terminal.status() == 1
     last = terminal.said.splitlines()[-1]
     assert last.startswith("error: verify failed: ") and "empty is neither a run" in last
-    assert "; not begun: pretrain:mine; go on with: python " in last
+    assert "; not begun: pretrain:mine; mend that, then go on with: python " in last
     typed = shlex.split(last.rpartition("go on with: python ")[2])
     own = ["--time", "3600", "--grace", "60", "--cluster", "local", "launch/verify.py", "empty"]
     assert typed[1:] == [*own, "--then", "--time", "7200", *LONG]

@@ -10,7 +10,7 @@ from data_prep.near_duplicates import check_installed
 from data_prep.pipeline import finished
 from data_prep.work import refuse_foreign_folder
 from ofa.config import DataPrepConfig, SourceConfig, TokenizerConfig
-from ofa.inputs import is_made
+from ofa.files import is_within
 
 
 def found(config: DataPrepConfig, output: Path, made: Sequence[str] = ()) -> str:
@@ -35,7 +35,7 @@ def found(config: DataPrepConfig, output: Path, made: Sequence[str] = ()) -> str
 
 
 def _source(source: SourceConfig, made: Sequence[str]) -> str:
-    later = [path for path in source.paths if is_made(path, made)]
+    later = [path for path in source.paths if is_within(path, made)]
     there = [path for path in source.paths if path not in later]
     if not later:
         return sources.found(source)
@@ -44,7 +44,7 @@ def _source(source: SourceConfig, made: Sequence[str]) -> str:
 
 
 def _tokenizer(config: TokenizerConfig, length: int, made: Sequence[str]) -> str:
-    if config.init is not None and is_made(config.init, made):
+    if config.init is not None and is_within(config.init, made):
         return f"tokenizer {config.init} to be made"
     return tokenizer.described(config, length)
 

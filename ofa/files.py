@@ -17,7 +17,7 @@ import shutil
 import time
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -48,6 +48,12 @@ class DiskFull(OSError):
 
 class NoLocks(OSError):
     """A file system on which nobody can be kept out of a folder: where, what to do."""
+
+
+def is_within(place: str | Path, folders: Iterable[str | Path]) -> bool:
+    """Whether a place is one of some folders or lies in one; none of them need be there."""
+    where = Path(place).expanduser().absolute()
+    return any(where.is_relative_to(Path(folder).expanduser().absolute()) for folder in folders)
 
 
 def beside(path: Path) -> Path:

@@ -14,6 +14,7 @@ from ofa.data.plan import accumulation
 from ofa.data.shards import Corpus
 from ofa.data.task_files import check_files
 from ofa.data.tasks import task_for
+from ofa.files import is_within
 from ofa.models.place import check_place
 from ofa.run_files import Otherwise, check_config, check_resume, run_of
 
@@ -48,7 +49,7 @@ def check_later_inputs(config: RunConfig, resume: str, made: Iterable[str | Path
         ValueError: as `check_inputs`.
     """
     _check_start(config, resume)
-    if not is_made(config.data.path, made):
+    if not is_within(config.data.path, made):
         _fitting_corpus(config)
     _check_models(config, made)
 
@@ -59,15 +60,9 @@ def check_task_inputs(config: FinetuneConfig, resume: str, made: Iterable[str | 
     Args and errors as those of `check_later_inputs`.
     """
     _check_start(config, resume)
-    if config.task.path is None or not is_made(config.task.path, made):
+    if config.task.path is None or not is_within(config.task.path, made):
         check_files(task_for(config.task), config.task)
     _check_models(config, made)
-
-
-def is_made(place: str | Path, folders: Iterable[str | Path]) -> bool:
-    """Whether a place is one of some folders or lies in one."""
-    where = Path(place).expanduser().absolute()
-    return any(where.is_relative_to(Path(folder).expanduser().absolute()) for folder in folders)
 
 
 class ModelPlace(NamedTuple):
@@ -118,7 +113,7 @@ def _fitting_corpus(config: RunConfig) -> Corpus:
 
 def _check_models(config: TrainingConfig, made: Iterable[str | Path]) -> None:
     for place in model_places(config):
-        if not is_made(place.init, made):
+        if not is_within(place.init, made):
             place.check()
 
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from ofa.cluster.command import DATA_PREP, ScriptCall, environment
 from ofa.config import CHECKOUT, find
-from ofa.inputs import is_made
+from ofa.files import is_within
 from ofa.models.place import is_local, not_a_folder
 from ofa.run_files import in_use, is_held
 from ofa.slurm.errors import SubmitError
@@ -177,7 +177,7 @@ def _check_there(call: ScriptCall, places: dict[str, list[str]], made: Sequence[
     """Refuse what a script is to read and nobody makes; `places` as `launch/common.py` prints them."""
     read = [*places["folders"], *filter(is_local, places["models"])]
     for place in (Path(one).expanduser() for one in read):
-        if not place.exists() and not is_made(place, made):
+        if not place.exists() and not is_within(place, made):
             expected = "one that is there, or that a job before this one makes"
             raise SubmitError(f"{call.name}: {not_a_folder(place, expected)}")
 

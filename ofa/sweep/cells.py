@@ -29,7 +29,8 @@ from ofa.config import (
 )
 from ofa.data.task_files import check_files
 from ofa.data.tasks import task_for
-from ofa.inputs import is_made, model_places
+from ofa.files import is_within
+from ofa.inputs import model_places
 from ofa.run_files import read_json
 from ofa.run_folder import RunFolder
 from ofa.sweep.axes import SweepError
@@ -158,8 +159,8 @@ def check_places(
 
 
 def _missing(config: TrainingConfig, made: Sequence[str | Path]) -> Iterator[str]:
-    checks = [place.check for place in model_places(config) if not is_made(place.init, made)]
-    if isinstance(config, FinetuneConfig) and not (config.task.path and is_made(config.task.path, made)):
+    checks = [place.check for place in model_places(config) if not is_within(place.init, made)]
+    if isinstance(config, FinetuneConfig) and not (config.task.path and is_within(config.task.path, made)):
         checks.append(partial(check_files, task_for(config.task), config.task))
     for check_one in checks:
         try:

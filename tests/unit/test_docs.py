@@ -3,6 +3,8 @@
 import re
 import shlex
 
+import pytest
+
 from ofa.cluster.row import State
 from ofa.config import FinetuneConfig, RunConfig, load
 from ofa.data.tasks import TASKS
@@ -26,7 +28,13 @@ def test_every_state_is_explained():
     assert explained - {"state"} == {str(state) for state in State}
 
 
-def test_the_chain_of_jobs_is_one(tmp_path):
+@pytest.fixture
+def gpus(monkeypatch):
+    """As many as the page speaks of, for a machine that has none: nothing runs there."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(32))))
+
+
+def test_the_chain_of_jobs_is_one(tmp_path, gpus):
     """Every link is checked as before a submission, but for what those before it make."""
     (typed,) = re.findall(r"^    python launch/(submit\.py .*data_prep (?:.*\\\n)+.*)$", PAGE, re.MULTILINE)
     on_one = re.sub(
@@ -38,7 +46,7 @@ def test_the_chain_of_jobs_is_one(tmp_path):
     assert len(answer.out.splitlines()) == arguments.count("--then") + 1 + 2, "three seeds in one link"
 
 
-def test_the_first_command_has_nothing_to_wait_for(tmp_path):
+def test_the_first_command_has_nothing_to_wait_for(tmp_path, gpus):
     """In a clone without data."""
     (typed,) = re.findall(r"^    python launch/(submit\.py .*--dry-run (?:.*\\\n)*.*?)(?: +#.*)?$", PAGE, re.MULTILINE)
     name, *arguments = shlex.split(typed.replace("\\\n", " "))

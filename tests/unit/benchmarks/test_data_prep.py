@@ -32,7 +32,7 @@ def test_installed_packages_give_text_without_a_file():
 
 def test_a_command_makes_a_folder_that_opens(tmp_path):
     """The command that is timed is the real one."""
-    build(tmp_path / "tokenizer", TokenizerConfig(vocab_size=60), 64, lambda: TEXTS)
+    build(tmp_path / "tokenizer", TokenizerConfig(vocab_size=60), 512, lambda: TEXTS)
     made = bench.Bench(tmp_path, TEXTS, tmp_path / "tokenizer")
     bench.write_files(tmp_path / "text", TEXTS)
     ran = bench.run(made, "sentences", "text", keep="out")

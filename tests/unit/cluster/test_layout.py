@@ -62,7 +62,8 @@ def on_a_terminal(width, *arguments, cwd):
     ours, theirs = pty.openpty()
     ioctl(theirs, TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
     command = [sys.executable, str(CHECKOUT / "launch" / "status.py"), *arguments]
-    with Popen(command, stdin=theirs, stdout=theirs, cwd=cwd, env=environment(TERM="xterm")):
+    own = {name: value for name, value in environment(TERM="xterm").items() if name not in ("COLUMNS", "LINES")}
+    with Popen(command, stdin=theirs, stdout=theirs, cwd=cwd, env=own):
         os.close(theirs)
         written = b""
         while True:

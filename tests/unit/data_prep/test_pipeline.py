@@ -139,7 +139,7 @@ def test_an_empty_half_is_an_error_with_the_remedy(tools, tmp_path):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("One two three four. " * 40)
     config = tools.config_for(tmp_path / "text", source={"group_field": None}, tokenizer={"vocab_size": 40})
-    said = r"nothing went to \w+: 1 document kept, \d for train and \d for validation, with .*another seed"
+    said = r"nothing went to \w+: 1 document kept, \d for train and \d for validation, with .* or seed"
     with pytest.raises(DataPrepError, match=said):
         tools.run(config, tmp_path / "out")
 

@@ -101,9 +101,10 @@ def run_here(
                 while sum(not job.done() for _, job in started) >= link.at_a_time:
                     time.sleep(BETWEEN_LOOKS)
                 taken = {place for place, (_, job) in zip(places, started, strict=True) if not job.done()}
+                place = free_place(taken)
                 one = replace(link, calls=(call,))
-                started += start_here(one, cluster, folder, place=free_place(taken), places=side_by_side)
-                places.append(free_place(taken))
+                started += start_here(one, cluster, folder, place=place, places=side_by_side)
+                places.append(place)
                 begun(started[-1][0])
             last = [one for one, _ in started]
             if link is not chain[-1] or watch or cluster == "debug":

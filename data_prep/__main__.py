@@ -68,9 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         also = "" if options.cluster is None else f" at a time ({options.cluster})"
         print(f"prepared in {time.monotonic() - started:.0f} s with {counted(options.workers, kind)}{also}")
         return 0
-    except (ConfigError, DataPrepError, ShardError, SubmitError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    except DiskFull as error:
+    except (ConfigError, DataPrepError, DiskFull, ShardError, SubmitError) as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         print(f"error: {error}{_advice(error)}", file=sys.stderr)

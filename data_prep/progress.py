@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from data_prep.pipeline import STEPS, Progress
@@ -26,8 +27,9 @@ def visible_progress() -> Iterator[Progress]:
         with progress_lines() as progress:
             yield progress
         return
-    columns = (TextColumn("{task.description:<17}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=console) as bars:
+    counted = (TextColumn("{task.description:<17}"), BarColumn(), MofNCompleteColumn(), TextColumn("parts"))
+    timed = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
+    with Bars(*counted, *timed, console=console) as bars:
         tasks: dict[str, Any] = {}
 
         def advance(step: str, done: int, total: int) -> None:
@@ -42,10 +44,12 @@ def visible_progress() -> Iterator[Progress]:
 def progress_lines(seconds: float = SECONDS_BETWEEN_LINES) -> Iterator[Progress]:
     """A line where a step begins and ends, and one every so many seconds, also while one part of a step takes long."""
     began, ended = time.monotonic(), threading.Event()
-    reached = ""
+    reached, pace = "", Pace("")
 
     def say() -> None:
-        print(f"{reached}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        left = pace.left()
+        until = "" if left is None else f", {timedelta(seconds=round(left))} left"
+        print(f"{reached}, {time.monotonic() - began:.0f} s{until}", file=sys.stderr, flush=True)
 
     def tick() -> None:
         while not ended.wait(seconds):
@@ -53,8 +57,10 @@ def progress_lines(seconds: float = SECONDS_BETWEEN_LINES) -> Iterator[Progress]
                 say()
 
     def progress(step: str, done: int, total: int) -> None:
-        nonlocal reached
-        reached = f"{_numbered(step)}: {done} of {total}"
+        nonlocal reached, pace
+        pace = pace if step == pace.step else Pace(step)
+        pace.note(done, total)
+        reached = f"{_numbered(step)}: {done} of {total} part{'s' * (total != 1)}"
         if not 0 < done < total:
             say()
 
@@ -65,6 +71,29 @@ def progress_lines(seconds: float = SECONDS_BETWEEN_LINES) -> Iterator[Progress]
     finally:
         ended.set()
         ticking.join()
+
+
+class Pace:
+    """Of one step: how long it will still take if its parts go on as they did."""
+
+    def __init__(self, step: str):
+        self.step = step
+        self._points: list[tuple[float, int]] = []
+        self._total = 0
+
+    def note(self, done: int, total: int) -> None:
+        """So much is done now."""
+        self._points = [*self._points[:1], (time.monotonic(), done)]
+        self._total = total
+
+    def left(self) -> float | None:
+        """Seconds; None: nothing tells, or it has taken longer already."""
+        if len(self._points) < 2 or self._points[1][1] in (0, self._total):
+            return None
+        (began, first), (reached, done) = self._points
+        each = (reached - began) / max(1, done - first)
+        left = each * (self._total - done) - (time.monotonic() - reached)
+        return left if left > 0 else None
 
 
 def _numbered(step: str) -> str:

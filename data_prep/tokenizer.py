@@ -8,7 +8,6 @@ entries are plain ones in the tokenizer that is stored.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +18,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from data_prep.documents import DataPrepError
-from ofa.config import TokenizerConfig
+from ofa.config import TokenizerConfig, likely
 from ofa.data.shards import SPECIAL
 from ofa.files import empty_folder_beside, replace_folder
 from ofa.hub import is_local, unreachable
@@ -213,5 +212,5 @@ def _special(tokenizer: Any) -> dict[str, Any]:
 def _beside(place: Path) -> str:
     """The folder that was meant, if one beside it has nearly its name."""
     there = [path.name for path in place.parent.iterdir() if path.is_dir()] if place.parent.is_dir() else []
-    close = difflib.get_close_matches(place.name, there, n=1)
-    return f" (did you mean {place.parent / close[0]}?)" if close else ""
+    meant = likely(place.name, there)
+    return f" (did you mean {place.parent / meant}?)" if meant else ""

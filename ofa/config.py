@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from ofa.config_errors import ConfigError, concerned, explain, shortened
 from ofa.config_values import apply_override, decode, merged, wild_values
-from ofa.sections.base import Section, nearest
+from ofa.sections.base import Section, likely, nearest
 from ofa.sections.cofi import (
     CofiConfig,
     CofiObjectiveConfig,
@@ -117,6 +117,7 @@ __all__ = [
     "find",
     "kind_of",
     "kind_of_values",
+    "likely",
     "load",
     "load_one_of",
     "parse",

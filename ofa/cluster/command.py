@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -105,7 +106,7 @@ def expanded(call: ScriptCall, each: Sequence[str]) -> list[ScriptCall]:
         each: `KEY=A,B,C` with a key of the config, or `config`.
 
     Raises:
-        SubmitError: a key has no values.
+        SubmitError: a key has no values, or a value stands there twice.
         ConfigError: there is no such config.
     """
     axes = []
@@ -115,7 +116,10 @@ def expanded(call: ScriptCall, each: Sequence[str]) -> list[ScriptCall]:
             raise SubmitError(f"--each {one}: expected KEY=VALUE,VALUE such as seed=1,2,3 or config=a.json,b.json")
         if call.run_dir is None:
             raise SubmitError(f"--each {one}: {call.script} has no run folder, each run of an array needs its own")
-        axes.append([(key, value) for value in dict.fromkeys(values.split(","))])
+        twice = [value for value, times in Counter(values.split(",")).items() if times > 1]
+        if twice:
+            raise SubmitError(f"--each {one}: {', '.join(twice)} stands there twice, which would be one run")
+        axes.append([(key, value) for value in values.split(",")])
     return [_with(call, point) for point in product(*axes)]
 
 

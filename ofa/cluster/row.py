@@ -61,6 +61,9 @@ class Row:
     job: str | None = None
     """Slurm's number, while it queues or runs."""
 
+    process: int | None = None
+    """Of a job of this machine, while it runs: the number to stop it by."""
+
     waits_for: str | None = None
     """Slurm's reason."""
 

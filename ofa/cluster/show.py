@@ -158,7 +158,7 @@ def _rows_below(folder: Path, places: dict[Path, Place], there: dict[str, Queued
 
 
 def _cells(one: Row) -> list[str]:
-    state = f"{one.state}: {one.waits_for}" if one.waits_for else str(one.state)
+    state = _state(one)
     attempts = _or_dash(one.attempts, "{}")
     if one.command is not None:
         name = f"job {Path(one.run).name.removesuffix(BESIDE_LOG)}: {one.command}"
@@ -176,6 +176,13 @@ def _cells(one: Row) -> list[str]:
         "-" if one.eta is None else _duration(one.eta),
         one.error or "",
     ]
+
+
+def _state(one: Row) -> str:
+    """`pending (job 17): Priority`, `running (process 4242)`; of a job without a run folder its name has the number."""
+    number = f" (job {one.job})" if one.job and one.command is None else ""
+    number = number or (f" (process {one.process})" if one.process is not None else "")
+    return f"{one.state}{number}" + (f": {one.waits_for}" if one.waits_for else "")
 
 
 def _or_dash(value: float | None, form: str) -> str:

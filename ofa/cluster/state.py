@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ofa.cluster.attempts import Attempt, End
 from ofa.cluster.find import Place
-from ofa.cluster.jobs_file import live_local_job, noted_jobs
+from ofa.cluster.jobs_file import NotedJob, noted_jobs
 from ofa.cluster.queue import QueuedJob
 from ofa.cluster.row import State
 from ofa.cluster.tails import Ending, Progress, last_error_line, last_words
@@ -61,6 +61,7 @@ def state_now(
     owner: Owner,
     said: Progress,
     job: tuple[str, QueuedJob] | None,
+    local: NotedJob | None,
     now: float,
 ) -> State | None:
     """The state of a run that is finished, goes on, or queues; None if it is at rest.
@@ -70,12 +71,13 @@ def state_now(
         attempts: of all its jobs.
         owner: by its lock.
         said: in its metrics.
-        job: that does it or waits to, by number.
+        job: of Slurm, that does it or waits to, by number.
+        local: the job of this machine that does it.
         now: in seconds since 1970.
     """
     if is_finished(place.path):
         return State.FINISHED
-    if owner.held or (job is not None and job[1].has_nodes) or live_local_job(place.path) is not None:
+    if owner.held or local is not None or (job is not None and job[1].has_nodes):
         return State.RUNNING
     if job is not None:
         return State.REQUEUED if any(attempt.job == job[0] for attempt in attempts) else State.PENDING

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ofa.cluster.attempts import Attempt, read_attempts
 from ofa.cluster.find import Place
-from ofa.cluster.jobs_file import NotedJob, noted_jobs
+from ofa.cluster.jobs_file import NotedJob, live_local_job, noted_jobs
 from ofa.cluster.queue import QueuedJob, among
 from ofa.cluster.row import BROKEN, Row, State, unreadable
 from ofa.cluster.state import beginning, early_end, last_noted_error, owner_of, state_at_rest, state_now
@@ -83,6 +83,7 @@ def _sweep_row(place: Place, cells: Sequence[Row], jobs: Mapping[str, QueuedJob]
         step=finished,
         total=total,
         job=job,
+        process=_process(live_local_job(place.path)),
         waits_for=None if job is None else jobs[job].reason or None,
         error=error,
         is_sweep=True,
@@ -100,9 +101,9 @@ def _row(place: Place, jobs: Mapping[str, QueuedJob], now: float) -> Row:
     attempts = [one for one in tries if not one.was_refused]
     said = progress(folder, owner.since if owner.host else 0.0)
     how = ending(folder, beginning(attempts, owner))
-    job = job_in_queue(place, jobs)
+    job, local = job_in_queue(place, jobs), live_local_job(folder)
     total, saved = (place.record or {}).get("total_steps"), saved_step(folder)
-    state = state_now(place, attempts, owner, said, None if job is None else (job, jobs[job]), now)
+    state = state_now(place, attempts, owner, said, None if job is None else (job, jobs[job]), local, now)
     early = None if state else early_end(place, tries, owner, now)
     state = state or (State.FAILED if early else state_at_rest(place, attempts, owner, how))
     error = early or _last_error(place, attempts, how, running=state == State.RUNNING)
@@ -119,9 +120,14 @@ def _row(place: Place, jobs: Mapping[str, QueuedJob], now: float) -> Row:
         tokens_per_second=said.tokens_per_second,
         eta=_seconds_left(said, total, now) if state == State.RUNNING else None,
         job=job,
+        process=_process(local),
         waits_for=None if job is None else jobs[job].reason or None,
         error=None if state == State.FINISHED else error,
     )
+
+
+def _process(local: NotedJob | None) -> int | None:
+    return local.process.pid if local is not None and local.process is not None else None
 
 
 def _seconds_left(said: Progress, total: int | None, now: float) -> float | None:

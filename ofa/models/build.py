@@ -6,7 +6,6 @@ that says what was found, what was expected and what to do, before anything is t
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from ofa.config import ModelConfig, TeacherConfig
 from ofa.models.adapters import AdapterError, adapter_for, scope, shape
 from ofa.models.fetch import WORDS_OF_OTHERS, explained, quiet, where
 from ofa.models.place import ModelError
+from ofa.sections.base import likely
 
 LOG = logging.getLogger(__name__)
 
@@ -67,8 +67,8 @@ def _refuse_unknown_keys(wanted: dict[str, Any]) -> None:
     default = AutoConfig.for_model(wanted["model_type"])
     known = set(default.to_dict()) | set(default.attribute_map)
     for key in sorted(set(wanted) - known):
-        near = difflib.get_close_matches(key, sorted(known), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        meant = likely(key, sorted(known))
+        hint = f"; did you mean {meant}?" if meant else ""
         raise ModelError(f"model.architecture has no key {key} for {wanted['model_type']}{hint}")
 
 

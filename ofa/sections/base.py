@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
@@ -51,5 +51,10 @@ class Section(BaseModel):
 def nearest(word: str, known: list[str], besides: Sequence[str] = ()) -> str:
     """The end of a message about a word that is not known: the one that was meant, else all that are known; `besides`
     are others that may have been meant, which nobody wants to read all of."""
-    close = difflib.get_close_matches(word, [*besides, *known], n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
+    meant = likely(word, [*besides, *known])
+    return f"; did you mean {meant}?" if meant else f"; known: {', '.join(known)}"
+
+
+def likely(word: str, known: Iterable[str]) -> str | None:
+    """Of known words the one that was meant by another; None: none looks like it."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), None)

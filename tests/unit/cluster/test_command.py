@@ -92,6 +92,11 @@ def test_an_array_without_values_is_refused(each):
         expanded(read_call(TINY_CALL), [each])
 
 
+def test_a_value_that_stands_twice_in_an_array_is_refused():
+    with pytest.raises(SubmitError, match=r"--each seed=1,2,1: 1 stands there twice"):
+        expanded(read_call(TINY_CALL), ["seed=1,2,1"])
+
+
 def test_an_array_of_what_has_no_run_folder_is_refused():
     with pytest.raises(SubmitError, match="data_prep has no run folder"):
         expanded(read_call(["data_prep", "--config", "tiny/docstrings.json"]), ["sequence_length=1,2"])

@@ -201,6 +201,14 @@ def test_a_sweep_that_is_a_job_itself_has_its_place_in_the_queue(make, tmp_path,
     squeue(tmp_path / "bin", 'echo "17|PENDING|BeginTime"', monkeypatch)
     (row,), _ = show.status_rows([tmp_path / "runs"])
     assert (row.state, row.waits_for, row.job) == (State.REQUEUED, "BeginTime", "17")
+    assert "  requeued (job 17): BeginTime  " in command("status.py", cwd=tmp_path).out
+
+
+def test_a_job_of_this_machine_has_its_number_while_it_lives(make, tmp_path):
+    note_job(make("mine").begun().path, "17", command="", log=tmp_path / "log", process=os.getpid())
+    assert f"  running (process {os.getpid()})  " in command("status.py", cwd=tmp_path).out
+    (row,) = json.loads(command("status.py", "--json", cwd=tmp_path).out)
+    assert row["process"] == os.getpid() and row["job"] is None
 
 
 def test_jobs_that_slurm_has_forgotten_are_in_no_queue(tmp_path, monkeypatch):

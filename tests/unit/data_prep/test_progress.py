@@ -3,14 +3,13 @@
 import re
 import time
 
-from data_prep.progress import progress_lines, visible_progress
+from data_prep.progress import Pace, progress_lines, visible_progress
 
 
 def lines(capsys):
     """What was said, without the seconds."""
-    said = capsys.readouterr().err.splitlines()
-    assert all(re.fullmatch(r".*, \d+ s", line) for line in said)
-    return [line.rpartition(",")[0] for line in said]
+    said = [re.fullmatch(r"(.*), \d+ s(, \d+:\d\d:\d\d left)?", line) for line in capsys.readouterr().err.splitlines()]
+    return [line[1] if line else "another form" for line in said]
 
 
 def test_a_step_says_where_it_begins_and_ends(capsys):
@@ -19,8 +18,9 @@ def test_a_step_says_where_it_begins_and_ends(capsys):
             progress("extract", done, 100)
         progress("duplicates, near", 0, 17)
         progress("tokenizer", 0, 1)
-    extracted = ["1 of 4, extract: 0 of 100", "1 of 4, extract: 100 of 100"]
-    assert lines(capsys) == [*extracted, "2 of 4, duplicates, near: 0 of 17", "3 of 4, tokenizer: 0 of 1"]
+    extracted = ["1 of 4, extract: 0 of 100 parts", "1 of 4, extract: 100 of 100 parts"]
+    others = ["2 of 4, duplicates, near: 0 of 17 parts", "3 of 4, tokenizer: 0 of 1 part"]
+    assert lines(capsys) == [*extracted, *others]
 
 
 def test_a_part_that_takes_long_says_so_now_and_then(capsys):
@@ -29,6 +29,23 @@ def test_a_part_that_takes_long_says_so_now_and_then(capsys):
         progress("extract", 3, 5)
         time.sleep(0.2)
     first, *others = lines(capsys)
-    assert first == "1 of 4, extract: 0 of 5" and len(others) > 2 and set(others) == {"1 of 4, extract: 3 of 5"}
+    assert first == "1 of 4, extract: 0 of 5 parts"
+    assert len(others) > 2 and set(others) == {"1 of 4, extract: 3 of 5 parts"}
     time.sleep(0.05)
     assert lines(capsys) == []
+
+
+def test_what_is_left_goes_by_the_parts_that_are_done(monkeypatch):
+    pace, clock = Pace("extract"), [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    pace.note(20, 60)  # by an earlier run
+    assert pace.left() is None
+    clock[0] = 130.0
+    pace.note(30, 60)
+    assert pace.left() == 3.0 * 30
+    clock[0] = 200.0
+    assert pace.left() == 90.0 - 70
+    clock[0] = 400.0
+    assert pace.left() is None
+    pace.note(60, 60)
+    assert pace.left() is None

@@ -23,6 +23,10 @@ _COUNTED = (
     "Documents that were read, and those in each half; their characters. Tokens are those of the shards, so in the "
     "training half as often as the weight says{more}."
 )
+_SPLITS = {
+    "hash": "by a hash of each document, or of the group that must stay together (chapters of a book, a group_field)",
+    "prefix": "the first documents",
+}
 _PAIRED = ", and with random second sentences on top"
 
 
@@ -59,7 +63,7 @@ def _facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
         ("tokenizer", f"{config['tokenizer']['init'] or 'trained on this corpus'}, {manifest['vocab_size']:,} entries"),
         ("tokenizer's fingerprint", str(manifest["tokenizer"]["fingerprint"])),
         ("rows are full to", f"{manifest['statistics']['fill']:.2%}"),
-        ("split", f"{config['validation_share']:.1%} for validation, by {config['split']}"),
+        ("split", f"{config['validation_share']:.1%} for validation, {_SPLITS[config['split']]}"),
     ]
 
 

@@ -18,6 +18,7 @@ def folders(tmp_path_factory):
 SMALL = ("--batch", "2", "--length", "8", "--rounds", "2")
 
 
+@pytest.mark.slow
 def test_models_on_runtimes_become_a_table_a_picture_and_figures(folders, tmp_path):
     """PERF-34: by real processes, threads and files. That zeros bring nothing is said by rounds that are known in
     tests/unit/benchmark/test_speed.py."""

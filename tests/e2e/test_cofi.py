@@ -144,8 +144,19 @@ def test_gates_that_cannot_follow_are_warned_of_twice(pruned):
     assert "the target rises within 6 steps, and at structure.lr 0.05 gates need about 240 to follow: set " in log
     assert "set structure.ramp_epochs=20, with a schedule of more than 244 steps; or structure.lr=2\n" in log
     assert "units are cut that were open" in log
-    for values in (["structure.ramp_epochs=20", "schedule.total_steps=245", "structure.lr=0.05"], ["structure.lr=2"]):
-        assert "gates need" not in (pruned(*values, "finetune.epochs=0") / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(
+            ["structure.ramp_epochs=20", "schedule.total_steps=245", "structure.lr=0.05"], marks=pytest.mark.slow
+        ),
+        ["structure.lr=2"],
+    ],
+)
+def test_gates_that_are_helped_as_that_says_are_not_warned_of(pruned, values):
+    assert "gates need" not in (pruned(*values, "finetune.epochs=0") / "log.txt").read_text()
 
 
 def test_a_signal_between_the_stages_stops_the_run_after_the_next_ones_first_step(tasks, pruned, monkeypatch):
@@ -366,7 +377,8 @@ def test_a_locked_model_of_which_nothing_prunable_is_left_is_exported_without_a_
     assert answer.status == 0, answer.out + answer.err
 
 
-@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2, 3])
 def test_two_ranks_end_with_one_structure_and_one_model(tasks, stage):
     """At every stage: the target is met, and the model that is cut out scores what the run says. That gates are alike
     on all ranks is COFI-17's own test."""

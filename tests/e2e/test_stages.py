@@ -8,13 +8,15 @@ import pytest
 from tests import processes
 from tests.run_files import metrics, model_bytes
 
+pytestmark = pytest.mark.slow
+
 CASES = {
     "2": {"engine": {"zero_stage": 2, "precision": "bf16"}, "pruning": {"regrow": True}},
     "3": {"engine": {"zero_stage": 3, "deepspeed": {"zero_optimization": {"stage3_param_persistence_threshold": 0}}}},
 }
 
 
-@pytest.fixture(scope="module", params=[pytest.param("2", marks=pytest.mark.slow), "3"])
+@pytest.fixture(scope="module", params=CASES)
 def run(request, project):
     """A finished run folder on two ranks, with all its checkpoints."""
     name = f"stage_{request.param}"
@@ -24,7 +26,7 @@ def run(request, project):
     return project / "runs" / name
 
 
-@pytest.mark.parametrize("step", [8, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [8, 12])
 def test_it_continues_to_the_same_bytes(project, run, step):
     """OFA-23, OFA-29: step 12 is on the refresh grid, so the state was saved before its masks were chosen; step 8 is
     not, and under ZeRO 3 the loaded live weights are dense until they are masked again."""

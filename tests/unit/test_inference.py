@@ -35,6 +35,10 @@ TYPED = ("bert", "electra", "compact")
 OTHERS = [pytest.param(one, marks=pytest.mark.slow) for one in ARCHITECTURES if one not in ("bert", "roberta")]
 
 
+FLOATS = {name: () if name == "single" else pytest.mark.slow for name in CASES}
+"""Marks of cases in fp32, of which one stands for all."""
+
+
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
     """Cases by name; made once."""
@@ -81,9 +85,10 @@ def test_a_model_trained_in_8_bits_says_it_in_8_bits(name, tmp_path):
     assert found == evaluated(one, tmp_path / "predictions") and found != before
 
 
-@pytest.mark.parametrize("bits", [32, 8])
+@pytest.mark.parametrize(
+    ("name", "bits"), [*((name, 8) for name in CASES), *(pytest.param(name, 32, marks=FLOATS[name]) for name in CASES)]
+)
 @pytest.mark.parametrize("runtime", FORMATS)
-@pytest.mark.parametrize("name", CASES)
 def test_every_runtime_says_what_torch_says(name, runtime, bits, tmp_path):
     """OFA-35: any batch and length, on rows of the task. In 8 bits last bits turn a few roundings over, which moves a
     share by less than a fiftieth, and with it the order of candidates."""

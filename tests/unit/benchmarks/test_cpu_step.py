@@ -2,10 +2,13 @@
 
 import json
 
+import pytest
+
 from benchmarks.cpu_step import VARIANTS
 from tests.processes import CHECKOUT, run
 
 
+@pytest.mark.slow
 def test_its_figures_are_of_the_four_combinations():
     program = CHECKOUT / "benchmarks" / "cpu_step.py"
     done = run(program, "--quick", "--json", "--rows", "2", "--sequence", "4", cwd=CHECKOUT)

@@ -91,15 +91,14 @@ def assert_answers_are_those_of_torch(folder, session):
 
 WAYS = [
     *(("bert", precision, name) for precision in ("fp32", "int8") for name in FORMATS),
-    *(("compact", precision, "onnx") for precision in ("fp32", "int8")),
-    ("compact", "int8", "openvino"),
+    ("compact", "int8", "onnx"),
 ]
 MORE = [
     pytest.param(case, precision, name, marks=pytest.mark.slow)
-    for case in ARCHITECTURES
+    for case in (*ARCHITECTURES, "compact")
     for precision in ("fp32", "int8")
     for name in FORMATS
-    if case != "bert"
+    if (case, precision, name) not in WAYS
 ]
 
 

@@ -17,6 +17,7 @@ KIND = "classification"
 BATCH, _ = batch_of(random_rows(KIND), KIND)
 EVERYTHING = {"embeddings": True, "outputs": True, "attention_matmuls": True}
 WAYS = [{}, {"preset": "published"}, EVERYTHING]
+CASES = [*ARCHITECTURES, "compact"]
 
 
 def model_of(case):
@@ -43,7 +44,7 @@ def measured(model, **settings):
 
 
 @pytest.mark.parametrize("settings", WAYS, ids=str)
-@pytest.mark.parametrize("case", [*ARCHITECTURES, "compact"])
+@pytest.mark.parametrize("case", CASES)
 def test_whole_numbers_give_the_logits_of_training(case, settings):
     """OFA-35: without a runtime; what is quantised is gone from the fp32 weights."""
     model = model_of(case)
@@ -58,9 +59,7 @@ def test_whole_numbers_give_the_logits_of_training(case, settings):
 
 @pytest.mark.filterwarnings("ignore:# The axis name:UserWarning", "ignore:.*LeafSpec:FutureWarning")
 @pytest.mark.parametrize("settings", WAYS, ids=str)
-@pytest.mark.parametrize(
-    "case", ["bert", "compact", *(pytest.param(one, marks=pytest.mark.slow) for one in ARCHITECTURES if one != "bert")]
-)
+@pytest.mark.parametrize("case", [pytest.param(one, marks=() if one == "bert" else pytest.mark.slow) for one in CASES])
 def test_the_runtime_gives_them_too_for_any_batch_and_length(tmp_path, case, settings):
     """OFA-35, and no weight that is quantised stands in the file as a float."""
     model = model_of(case)

@@ -23,7 +23,7 @@ from ofa.cluster.follow import BETWEEN_LOOKS, follow
 from ofa.cluster.jobs_file import submitting
 from ofa.cluster.local_executor import LocalExecutor
 from ofa.cluster.resources import Resources
-from ofa.cluster.shares import cores_of, free_place, gpus_of, visible_gpus
+from ofa.cluster.shares import cores_at, cores_of, free_place, gpus_of, visible_gpus
 from ofa.cluster.submit import Link, Submitted, check_free_here, job_name, note, task
 from ofa.cluster.tails import last_words
 from ofa.cluster.verdict import DONE, SAVED, STOPPED_AND_SAVED
@@ -133,8 +133,8 @@ def start_here(
     """
     os.environ["PYTHONPATH"] = python_path()
     os.environ.pop("SUBMITIT_PREEMPT_SIGNAL", None)  # a run listens to submitit's own choice
-    variables = _share(link.resources, place, places)
-    executor = LocalExecutor(folder, variables) if cluster == "local" else submitit.DebugExecutor(folder)
+    share = _variables(link.resources, place, places), _cores(link.resources, place, places)
+    executor = LocalExecutor(folder, *share) if cluster == "local" else submitit.DebugExecutor(folder)
     executor.update_parameters(
         tasks_per_node=link.resources.processes,
         gpus_per_node=link.resources.gpus_per_node,
@@ -156,12 +156,18 @@ def start_here(
     return started
 
 
-def _share(asked: Resources, place: int, places: int) -> dict[str, str]:
-    """The variables by which a job keeps to its GPUs, none where it asked for none, and to its cores."""
+def _variables(asked: Resources, place: int, places: int) -> dict[str, str]:
+    """Those by which a job keeps to its GPUs, none where it asked for none, and has as many threads as cores."""
     gpus = gpus_of(place, visible_gpus(), asked.gpus_per_node) if asked.gpus_per_node else []
     own = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
     threads = asked.cpus_per_task or (cores_of(places * asked.processes) if places > 1 else None)
     return own if threads is None else {**own, "OMP_NUM_THREADS": str(threads)}
+
+
+def _cores(asked: Resources, place: int, places: int) -> set[int]:
+    """Those of a job: its processes, of whose threads the variables say nothing, share out what they see."""
+    each = asked.processes * asked.cpus_per_task if asked.cpus_per_task else cores_of(places)
+    return cores_at(place, each)
 
 
 @contextlib.contextmanager

@@ -10,25 +10,28 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import submitit
 from submitit.local.local import LocalJob
 
+from ofa.cluster.shares import on_cores
+
 
 class LocalExecutor(submitit.LocalExecutor):
     """As submitit's. SIGTERM to the process of a job, whose number is the job's, reaches all its tasks."""
 
-    def __init__(self, folder: Path, variables: Mapping[str, str]):
+    def __init__(self, folder: Path, variables: Mapping[str, str], cores: Collection[int]):
         """
         Args:
             folder: of submitit's files.
             variables: of the environment, which its jobs have besides this process's.
+            cores: their numbers, on which its jobs run.
         """
         super().__init__(folder)
-        self._variables = variables
+        self._variables, self._cores = variables, cores
 
     def _submit_command(self, command: str) -> LocalJob[Any]:
         """As `submitit.local.local.start_controller`, but for the session and what was open in the terminal: a pipe
@@ -46,12 +49,13 @@ class LocalExecutor(submitit.LocalExecutor):
             "SUBMITIT_EXECUTOR": "local",
             "SUBMITIT_LOCAL_WITH_SHELL": "",
         }
-        process = subprocess.Popen(
-            [sys.executable, "-m", "submitit.local._local", str(self.folder)],
-            env={**os.environ, **self._variables, **own},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with on_cores(self._cores):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "submitit.local._local", str(self.folder)],
+                env={**os.environ, **self._variables, **own},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         return LocalJob(self.folder, str(process.pid), tasks=list(range(tasks)), process=process)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 
 from ofa.cluster.resources import Resources
@@ -38,6 +39,29 @@ def gpus_of(place: int, gpus: Sequence[str], each: int = 1) -> list[str]:
 def cores_of(places: int) -> int:
     """How many cores each of some places has."""
     return max(1, len(os.sched_getaffinity(0)) // places)
+
+
+def cores_at(place: int, each: int) -> set[int]:
+    """The numbers of the cores of a place, of those that this process may use; where there are more places than cores
+    for them, several have the same.
+
+    Args:
+        place: from 0.
+        each: how many a place has.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    return {cores[(place * each + number) % len(cores)] for number in range(each)}
+
+
+@contextmanager
+def on_cores(cores: Collection[int]) -> Iterator[None]:
+    """What this thread starts meanwhile runs on these cores."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
 
 
 def fitting(asked: Resources) -> int:

@@ -12,7 +12,7 @@ from ofa.cluster.command import ScriptCall
 from ofa.cluster.here import check_here, meaningless_here, run_here, start_here
 from ofa.cluster.jobs_file import live_local_job, note_job
 from ofa.cluster.resources import Resources
-from ofa.cluster.shares import fitting
+from ofa.cluster.shares import cores_at, fitting
 from ofa.cluster.submit import Link
 from ofa.cluster.verdict import Limits
 from ofa.slurm.errors import SubmitError
@@ -88,6 +88,28 @@ def test_jobs_side_by_side_share_out_the_gpus_that_this_process_sees(tmp_path, m
     assert seen[:2] == ["3,5", "6,8"] and seen[2] in seen[:2] and seen[3] == ""
     cores = len(os.sched_getaffinity(0))
     assert [one["OMP_NUM_THREADS"] for one in begun[:3]] == [str(max(1, cores // 4))] * 3
+
+
+def test_jobs_side_by_side_share_out_the_cores(tmp_path, monkeypatch):
+    """Those of several processes too, in which OMP_NUM_THREADS says nothing."""
+    monkeypatch.chdir(tmp_path)
+    own, begun = os.sched_getaffinity(0), []
+    calls = tuple(ScriptCall("verify", None, Path("runs", name), ("--help",)) for name in "ab")
+    chain = [Link(calls, Resources(tasks_per_node=2), Limits(), at_a_time=2), link("--help")]
+
+    def note(one):
+        begun.append(os.sched_getaffinity(int(one.job)))
+
+    run_here(chain, "local", tmp_path / "jobs", watch=True, begun=note)
+    each = max(1, len(own) // 2)
+    assert [len(cores) for cores in begun] == [each, each, len(own)] and os.sched_getaffinity(0) == own
+    assert begun[0] | begun[1] <= own and (len(own) == 1 or not begun[0] & begun[1])
+
+
+def test_a_place_has_its_cores_and_shares_them_where_there_are_too_few(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 5, 6, 7, 9})
+    assert [cores_at(place, 2) for place in range(3)] == [{4, 5}, {6, 7}, {9, 4}]
+    assert cores_at(3, 7) == {4, 5, 6, 7, 9}
 
 
 def test_as_many_jobs_run_at_a_time_as_there_are_gpus_or_cores_for(monkeypatch):

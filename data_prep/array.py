@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.documents import DataPrepError
-from data_prep.encode import encode
-from data_prep.extract import extract
+from data_prep.done import is_done
 from data_prep.jobs import NOTE, Jobs, largest_array, note
 from data_prep.workers import OF_A_TERMINAL, ResultT, stops_wait
 from ofa.config import CHECKOUT
@@ -36,12 +35,6 @@ _BETWEEN_QUESTIONS = 10.0
 
 _UNTIL_SEEN = 30.0
 """Seconds that a file may take from a node to this machine, after its job has left the queue."""
-
-_LEFT_BY: dict[Any, Callable[..., Path]] = {
-    extract: lambda config, unit, number, folder: folder / f"{number:05d}.json",
-    encode: lambda job, piece, copy=0: job.output / f"{piece['name']}{f'+{copy}' if copy else ''}.json",
-}
-"""The file that says that a call is done; other functions look themselves."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +91,7 @@ class ClusterArray:
             DataPrepError: One failed, in the words of its error and with its log, or is gone.
         """
         calls = list(arguments)
-        missing = [call for call in calls if not _is_done(function, call)]
+        missing = [call for call in calls if not is_done(function, call)]
         each = _SLICES if self._options.cluster == "slurm" else 1  # without a queue all of them start at once
         number = min(len(missing), each * self._at_a_time)
         if number and self._options.cluster == "slurm":
@@ -190,11 +183,6 @@ class _Slice:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, *arguments)
-
-
-def _is_done(function: Any, call: tuple[Any, ...]) -> bool:
-    left = _LEFT_BY.get(function)
-    return left is not None and left(*call).is_file()
 
 
 def _check(job: Any) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 
 from data_prep.clean import share_of
 from data_prep.documents import Document
+from data_prep.done import leaves
 from data_prep.extract import CompressedLines, read_piece
 from data_prep.pack import pack
 from data_prep.segments import Encoded, Frame, PairBuilder, sentence_segments
@@ -53,6 +54,7 @@ class Job:
     """Of the corpus, before duplicates are dropped."""
 
 
+@leaves(lambda job, piece, copy=0: job.output / f"{_name(piece, copy)}.json")
 def encode(job: Job, piece: dict[str, Any], copy: int = 0) -> dict[str, Any]:
     """Encode and pack one piece; returns what its JSON file says.
 

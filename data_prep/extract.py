@@ -18,6 +18,7 @@ from data_prep import sources
 from data_prep.clean import clean, fingerprint
 from data_prep.counts import parted
 from data_prep.documents import Document, Unit
+from data_prep.done import leaves
 from data_prep.tally import Tally
 from data_prep.work import new_files
 from ofa.config import DataPrepConfig
@@ -26,6 +27,7 @@ from ofa.files import open_text
 _LEVEL = 3
 
 
+@leaves(lambda config, unit, number, folder: folder / f"{number:05d}.json")
 def extract(config: DataPrepConfig, unit: Unit, number: int, folder: Path) -> dict[str, Any]:
     """Read, clean and store unit `number`; returns what its JSON file says.
 

@@ -209,5 +209,5 @@ def _read_parquet(source: SourceConfig, path: Path, name: str) -> Iterator[Docum
                 for record in batch.to_pylist():
                     yield document_of(source, record, f"{path}, row {row}", f"{name}:{row}")
                     row += 1
-    except pyarrow.ArrowInvalid as error:
-        raise DataPrepError(f"{path}: not a readable parquet file ({error})") from error
+    except (pyarrow.ArrowInvalid, OSError) as error:  # of the footer, and of a page
+        raise DataPrepError(f"{path}: not a readable parquet file, after {row} rows ({error})") from error

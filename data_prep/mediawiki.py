@@ -30,8 +30,8 @@ _FIRST_BLOCK = 32
 """Bits of a bzip2 stream before its first block."""
 
 _DISAMBIGUATION = re.compile(
-    r"\{\{\s*(?:[^{}|\n]*disambig(?!uation needed|uation-needed)[^{}|\n]*|dab|hndis|geodis|numberdis|mathdab|schooldis"
-    r"|roaddis|begriffskl\u00e4rung|homonymie|desambigua(?:ci\u00f3n|\u00e7\u00e3o)|(?:namn)?f\u00f6rgrening|disambigua|doorverwijspagina|dp|ujednoznacznienie|\u043d\u0435\u043e\u0434\u043d\u043e\u0437\u043d\u0430\u0447\u043d\u043e\u0441\u0442\u044c)\s*[|}]"
+    r"\{\{\s*(?:[^{}|\n]*disambig(?!(?:uation)?[ _-](?:needed|inline))[^{}|\n]*"
+    r"|dab|hndis|geodis|numberdis|mathdab|schooldis|roaddis|begriffskl\u00e4rung|homonymie|desambigua(?:ci\u00f3n|\u00e7\u00e3o)|(?:namn)?f\u00f6rgrening|disambigua|doorverwijspagina|dp|ujednoznacznienie|\u043d\u0435\u043e\u0434\u043d\u043e\u0437\u043d\u0430\u0447\u043d\u043e\u0441\u0442\u044c)\s*[|}]"
     r"|__DISAMBIG__",
     re.IGNORECASE,
 )

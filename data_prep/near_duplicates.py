@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from data_prep.documents import DataPrepError
+from data_prep.done import Count, leaves
 from data_prep.extract import read_piece
 from ofa.files import empty_folder_beside, replace_folder
 
@@ -72,14 +73,15 @@ def near_duplicates(
     work = folder.with_name("minhash")
     work.mkdir(exist_ok=True)
     allow_open_files(len(units))
-    total = len(units) + BUCKETS + 1
-    done = 0
-    for _ in pool.map(_signatures, ((work, pieces, names, rank, len(units)) for rank, names in enumerate(units))):
-        progress(done := done + 1, total)
-    for _ in pool.map(_matches, ((work, rank, len(units)) for rank in range(BUCKETS))):
-        progress(done := done + 1, total)
-    for _ in pool.map(_clusters, [(work,)]):
-        progress(done := done + 1, total)
+    steps: list[tuple[Callable[..., None], list[tuple[Any, ...]]]] = [
+        (_signatures, [(work, pieces, names, rank, len(units)) for rank, names in enumerate(units)]),
+        (_matches, [(work, rank, len(units)) for rank in range(BUCKETS)]),
+        (_clusters, [(work,)]),
+    ]
+    count = Count([(task, call) for task, calls in steps for call in calls], progress)
+    for task, calls in steps:
+        for _ in pool.map(task, calls):
+            count.one_more()
     partial = empty_folder_beside(folder)
     for number, positions in enumerate(later_of_clusters(work / "clusters", len(units))):
         np.save(partial / f"{number:05d}.npy", positions)
@@ -109,6 +111,12 @@ def later_of_clusters(folder: Path, units: int) -> list[np.ndarray]:
 # ---- tasks; each is marked when it is done ----------------------------------------------------------------------
 
 
+def _mark(work: Path, step: str, rank: int) -> Path:
+    """datatrove's, that a task is done."""
+    return work / "logs" / step / "completions" / f"{rank:05d}"
+
+
+@leaves(lambda work, pieces, names, rank, units: _mark(work, "signatures", rank))
 def _signatures(work: Path, pieces: Path, names: list[str], rank: int, units: int) -> None:
     step = signature_step(work / "signatures")
     _run([_Documents(pieces, names), step], work / "logs" / "signatures", rank, units)
@@ -147,6 +155,7 @@ def allow_open_files(units: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
+@leaves(lambda work, rank, units: _mark(work, "matches", rank))
 def _matches(work: Path, rank: int, units: int) -> None:
     from datatrove.pipeline.dedup import MinhashDedupBuckets
 
@@ -155,6 +164,7 @@ def _matches(work: Path, rank: int, units: int) -> None:
     _run([step], work / "logs" / "matches", rank, BUCKETS)
 
 
+@leaves(lambda work: _mark(work, "clusters", 0))
 def _clusters(work: Path) -> None:
     from datatrove.pipeline.dedup import MinhashDedupCluster
 

@@ -32,6 +32,7 @@ from data_prep.clean import share_of
 from data_prep.counts import counted, kept, losses_in_words, most_frequent, read_in_words
 from data_prep.dedup import duplicates
 from data_prep.documents import DataPrepError, Unit
+from data_prep.done import Count
 from data_prep.encode import Job, calls, encode
 from data_prep.extract import extract, read_piece
 from data_prep.jobs import end_earlier
@@ -155,11 +156,18 @@ def _pool(workers: int, jobs: Path, cluster: ClusterOptions | None) -> Pool:
 def _extract(work: Path, config: DataPrepConfig, units: list[Unit], pool: Pool, progress: Progress) -> list[Facts]:
     folder = work / "extract"
     folder.mkdir(exist_ok=True)
-    results = []
-    progress("extract", 0, len(units))
-    for result in pool.map(extract, ((config, unit, number, folder) for number, unit in enumerate(units))):
+    todo = [(config, unit, number, folder) for number, unit in enumerate(units)]
+    return _results(extract, todo, pool, functools.partial(progress, "extract"))
+
+
+def _results(
+    function: Callable[..., Facts], todo: list[tuple[Any, ...]], pool: Pool, report: Callable[[int, int], None]
+) -> list[Facts]:
+    """Of all calls, in their order."""
+    results, count = [], Count([(function, call) for call in todo], report)
+    for result in pool.map(function, todo):
         results.append(result)
-        progress("extract", len(results), len(units))
+        count.one_more()
     return results
 
 
@@ -213,13 +221,8 @@ def _encode(
         documents=sum(piece["documents"] for piece in pieces),
     )
     job.output.mkdir(exist_ok=True)
-    results = []
-    todo = calls(config, pieces)
-    progress("encode", 0, len(todo))
-    for result in pool.map(encode, ((job, piece, copy) for piece, copy in todo)):
-        results.append(result)
-        progress("encode", len(results), len(todo))
-    return results
+    todo = [(job, piece, copy) for piece, copy in calls(config, pieces)]
+    return _results(encode, todo, pool, functools.partial(progress, "encode"))
 
 
 def _manifest(

@@ -58,10 +58,11 @@ def progress_lines(seconds: float = SECONDS_BETWEEN_LINES) -> Iterator[Progress]
 
     def progress(step: str, done: int, total: int) -> None:
         nonlocal reached, pace
-        pace = pace if step == pace.step else Pace(step)
+        begins = step != pace.step
+        pace = Pace(step) if begins else pace
         pace.note(done, total)
         reached = f"{_numbered(step)}: {done} of {total} part{'s' * (total != 1)}"
-        if not 0 < done < total:
+        if begins or done == total:
             say()
 
     ticking = threading.Thread(target=tick, daemon=True)
@@ -88,10 +89,10 @@ class Pace:
 
     def left(self) -> float | None:
         """Seconds; None: nothing tells, or it has taken longer already."""
-        if len(self._points) < 2 or self._points[1][1] in (0, self._total):
+        if len(self._points) < 2 or self._points[1][1] == self._total:
             return None
         (began, first), (reached, done) = self._points
-        each = (reached - began) / max(1, done - first)
+        each = (reached - began) / (done - first)
         left = each * (self._total - done) - (time.monotonic() - reached)
         return left if left > 0 else None
 

@@ -295,10 +295,8 @@ def command_that_makes(path: str) -> str | None:
         return f"{MAKERS[kind_of(CONFIGS / name)]} --config {name}"
     parts = Path(path).parts
     if parts[:1] == ("data",) and len(parts) > 1:
-        for folder in ("data", "tiny"):
-            name = Path(folder, f"{parts[1]}.json")
-            if (CONFIGS / name).is_file():
-                return f"python -m data_prep --config {name}"
+        name = Path("data", f"{parts[1]}.json")
+        return f"python -m data_prep --config {name}" if (CONFIGS / name).is_file() else None
     return None
 
 

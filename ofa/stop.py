@@ -124,11 +124,17 @@ def _listen(reading: int) -> None:
         if number[0] not in SIGNALS:
             continue
         now = time.monotonic()
-        if first is not None and now - first > ONE_REQUEST:
+        if first is not None and now - first > ONE_REQUEST and _ends_at_once(number[0]):
             os.write(STDERR, AT_ONCE)
             os._exit(INTERRUPTED)
         first = now if first is None else first
     os.close(reading)
+
+
+def _ends_at_once(number: int) -> bool:
+    """Whether a second request does. Slurm sends SIGTERM as a grace begins and again as it ends, some seconds before
+    SIGKILL, in which the run may still have saved; people press Ctrl-C."""
+    return number == signal.SIGINT or "SLURM_JOB_ID" not in os.environ
 
 
 class StopAgreement:

@@ -42,6 +42,16 @@ _NAMESPACES = frozenset(
 )
 """Names of the namespace of templates, which may stand before theirs."""
 
+_OF_A_VALUE: dict[str, Callable[[str], str]] = {
+    "formatnum": measures.grouped,
+    "lc": str.lower,
+    "uc": str.upper,
+    "lcfirst": lambda value: value[:1].lower() + value[1:],
+    "ucfirst": lambda value: value[:1].upper() + value[1:],
+    "nowrap": str,
+}
+"""Functions of MediaWiki that a colon parts from their value."""
+
 _SIGNS = {
     "\\": " / ",
     "nbsp": " ", "space": " ", "spaces": " ", "spaced ndash": " \u2013 ", "snd": " \u2013 ", "snds": " \u2013 ",
@@ -90,13 +100,14 @@ def _rule(name: str, language: str) -> Rule | None:
     if colon and function.lower() in _NAMESPACES:
         return _rule(value, language)
     local = local_templates.rule(name, language)
-    return _shared_rule(name.lower()) if local is None else local
+    if local is not None:
+        return local
+    if colon and function.lower() in _OF_A_VALUE:
+        return lambda _: _OF_A_VALUE[function.lower()](value.strip())
+    return _shared_rule(name.lower())
 
 
 def _shared_rule(name: str) -> Rule | None:
-    function, colon, value = name.partition(":")
-    if colon and function in ("formatnum", "lc", "uc", "lcfirst", "ucfirst", "nowrap"):
-        return lambda _: measures.grouped(value.strip()) if function == "formatnum" else value.strip()
     if name in _RULES:
         return _RULES[name]
     if name.startswith("ipa-"):

@@ -120,6 +120,7 @@ def expanded(call: ScriptCall, each: Sequence[str]) -> list[ScriptCall]:
         if twice:
             raise SubmitError(f"--each {one}: {', '.join(twice)} stands there twice, which would be one run")
         axes.append([(key, value) for value in values.split(",")])
+    axes.sort(key=lambda axis: axis[0][0] != "config")  # whose folder the others' values are written behind
     return [_with(call, point) for point in product(*axes)]
 
 

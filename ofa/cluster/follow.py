@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ofa.cluster.queue import RUNS
 from ofa.slurm.commands import SlurmError, job_values
 
 BETWEEN_LOOKS = 1.0
@@ -21,9 +22,10 @@ UNKNOWN = "UNKNOWN"
 FORGOTTEN = "FORGOTTEN"
 """Of one that ended some minutes ago, of which Slurm knows nothing any more."""
 
-LIVE = frozenset(
-    {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "STOPPED", "SIGNALING", UNKNOWN}
-)
+WAITS = frozenset({"PENDING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
+"""States of Slurm in which a job has no nodes and may yet be given some."""
+
+LIVE = RUNS | WAITS | {UNKNOWN}
 
 
 def follow(

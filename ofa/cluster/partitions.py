@@ -35,12 +35,12 @@ class NodeGroup:
 
 
 def partitions() -> list[NodeGroup]:
-    """What there is.
+    """What there is; each size of node for itself, of which sinfo would else say the least ("64+").
 
     Raises:
         NoSlurm: none answers; with what to do.
     """
-    return parse(ask_first("sinfo", "--all", "--noheader", f"--format={COLUMNS}"))
+    return parse(ask_first("sinfo", "--all", "--noheader", "--exact", f"--format={COLUMNS}"))
 
 
 def parse(text: str) -> list[NodeGroup]:
@@ -108,16 +108,11 @@ def _group(columns: Sequence[str]) -> NodeGroup:
         is_default=partition.endswith("*"),
         is_up=state == "up",
         nodes=int(nodes),
-        cpus=_number(cpus),
-        megabytes=_number(megabytes),
+        cpus=int(cpus),
+        megabytes=int(megabytes),
         gpus=sum(int(count) for count in re.findall(r"(?:^|,)gpu(?::[^:,()]+)?:(\d+)", resources)),
         minutes=_minutes(limit),
     )
-
-
-def _number(text: str) -> int:
-    """`64+` where nodes of several sizes stand on one line."""
-    return int(text.removesuffix("+"))
 
 
 def _minutes(limit: str) -> float:

@@ -15,7 +15,7 @@ from ofa.cluster.jobs_file import NotedJob, noted_jobs
 from ofa.cluster.queue import QueuedJob
 from ofa.cluster.row import State
 from ofa.cluster.tails import Ending, Progress, last_error_line, last_words
-from ofa.cluster.verdict import DONE, INTERRUPTED, STOPPED_AND_SAVED, UNHEARD, UNSAVED
+from ofa.cluster.verdict import DONE, STOPPED_AND_SAVED, UNHEARD, UNSAVED
 from ofa.run_files import is_finished, is_held
 
 RECENT = 120.0
@@ -116,7 +116,7 @@ def state_after(end: End, *, done: State) -> State:
         return done
     if end.status == STOPPED_AND_SAVED:  # an error says why its job did not go back into the queue, as it asked to
         return State.GIVEN_UP if end.error else State.STOPPED
-    unheard = end.reason == UNSAVED and end.status in (*UNHEARD, INTERRUPTED)
+    unheard = end.reason == UNSAVED and end.status in UNHEARD
     return State.UNFINISHED if unheard else State.FAILED
 
 

@@ -30,8 +30,8 @@ COUNTED = (UNABLE, CRASHED, TOO_LONG)
 BY_SLURM = (KILLED, LOST)
 """Those that say nothing of the run."""
 
-UNHEARD = (-signal.SIGUSR2, -signal.SIGTERM, -signal.SIGINT)
-"""Statuses of what had not begun to listen, or never does, when it was asked to save."""
+UNHEARD = (-signal.SIGUSR2, -signal.SIGTERM, -signal.SIGINT, INTERRUPTED)
+"""Statuses of what had not begun to listen, or never does, when it was asked to save; and of what was asked again."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _reason(ended: Ended, *, gained: bool) -> str:
         return LOST
     if ended.asked is None or not ended.in_time:
         return CRASHED
-    if ended.status in UNHEARD or (ended.status, ended.asked) == (INTERRUPTED, "SIGINT"):  # Ctrl-C as it started
+    if ended.status in UNHEARD:
         return TOO_LONG if ended.at_limit and not gained else UNSAVED
     if ended.status < 0:
         return CRASHED

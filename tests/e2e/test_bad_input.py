@@ -146,7 +146,7 @@ def test_data_that_does_not_serve_the_config_is_refused(project, kind):
 
 
 def test_data_that_was_never_prepared_comes_with_the_command_that_makes_it(project):
-    words = ["data/docstrings: no such folder", "python -m data_prep --config tiny/docstrings.json"]
+    words = ["data/docstrings: no such folder", "python -m data_prep --config data/docstrings.json"]
     values = overrides("data.path=data/docstrings")
     refused(project, "--config", "teacher.json", "--run-dir", "new/run", *values, words=words)
 

@@ -65,7 +65,7 @@ VALUES = {
     ),
     "data to be prepared": (
         ["task.path=data/docstrings/documents"],
-        ["task.path", "make it with: python -m data_prep --config tiny/docstrings.json"],
+        ["task.path", "make it with: python -m data_prep --config data/docstrings.json"],
     ),
     "files of a task that the hub has": (
         ["task.name=sst2", "task.path=glue/SST-2"],

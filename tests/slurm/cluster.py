@@ -57,9 +57,9 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
 GresTypes=gpu
-NodeName=DEFAULT CPUs={cpus} RealMemory=4000 Gres=gpu:2 State=UNKNOWN
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]}
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]}
+NodeName=DEFAULT CPUs={cpus} Gres=gpu:2 State=UNKNOWN
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} RealMemory=4000
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} RealMemory=3000
 PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
 PartitionName=graceless Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=high Nodes=n1,n2 MaxTime=60 State=UP PriorityTier=10 PreemptMode=OFF
@@ -100,11 +100,21 @@ class Cluster:
         munged += [f"--pid-file={self.folder}/munged.pid", f"--log-file={self.folder}/munged.log"]
         self._start("munged", *munged, f"--seed-file={self.folder}/munged.seed")
         self.until("munged", (self.folder / "munge.socket").exists)
-        self._start("slurmctld", "slurmctld", "-D")
-        self.until("slurmctld", lambda: self.call("scontrol", "ping", check=False).returncode == 0)
+        self._start_controller()
         for node in NODES:
             self.start_node(node)
-        self.until("the nodes", lambda: self.states() == dict.fromkeys(NODES, "IDLE"))
+        self.until("the nodes", self._is_idle)
+
+    @contextlib.contextmanager
+    def without(self, line):
+        """A controller that is started anew with a configuration that lacks this line, and then as it was."""
+        whole = self.config.read_text()
+        assert line in whole.splitlines()
+        try:
+            self._restart_controller(whole.replace(f"{line}\n", ""))
+            yield
+        finally:
+            self._restart_controller(whole)
 
     def start_node(self, node):
         """Start the daemon of a node."""
@@ -205,6 +215,21 @@ class Cluster:
     def said(self):
         """The last words of its logs."""
         return "\n".join(f"{path.name}: {path.read_text()[-1500:]}" for path in sorted(self.folder.glob("*.log")))
+
+    def _start_controller(self):
+        self._start("slurmctld", "slurmctld", "-D")
+        self.until("slurmctld", lambda: self.call("scontrol", "ping", check=False).returncode == 0)
+
+    def _restart_controller(self, config):
+        controller = self._daemons.pop("slurmctld")
+        controller.terminate()
+        controller.wait()
+        self.config.write_text(config)
+        self._start_controller()
+        self.until("the nodes", self._is_idle)
+
+    def _is_idle(self):
+        return self.states() == dict.fromkeys(NODES, "IDLE")
 
     def _of(self, job, mark):
         """Processes of a job with this in their environment."""

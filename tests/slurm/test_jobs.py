@@ -131,6 +131,7 @@ def test_following_prints_the_log_to_the_end(cluster, project, submit):
         (("--partition", "debog", *ON_ONE), ["--partition debog", "did you mean debug?"]),
         (("--gpus-per-node", "8", *ON_ONE), ["--gpus-per-node 8", "partition debug has at most 2 GPUs"]),
         (("--nodes", "3", *ON_ONE), ["--nodes 3", "partition debug has 2 nodes"]),
+        (("--nodes", "2", "--mem", "3.5", *ON_ONE), ["--nodes 2", "debug has 1 nodes with what is asked for"]),
         (("--partition", "high", "--time", "2h", *ON_ONE), ["120 minutes", "60 of partition high"]),
         (("--constraint", "fast", *ON_ONE), ["sbatch says", "feature"]),
         ((*ON_ONE, "--run-dir", "long.json/x"), ["run folder long.json/x cannot be written"]),
@@ -149,6 +150,12 @@ def test_mistakes_are_refused_before_anything_is_queued(cluster, project, submit
     (error,) = [line for line in done.stderr.splitlines() if line]
     assert error.startswith("error: ") and not [word for word in words if word not in error], error
     assert sorted(path.name for path in (project / "runs").iterdir()) == before
+
+
+def test_what_only_the_larger_node_has_is_granted(submit):
+    """sinfo would say the least of both nodes of the partition."""
+    done, _ = submit("--dry-run", "--mem", "3.5", *ON_ONE)
+    assert "#SBATCH --mem=3" in done.stdout
 
 
 def test_a_job_that_is_submitted_inside_of_another_is_its_own(cluster, project, submit):

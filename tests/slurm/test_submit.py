@@ -117,7 +117,7 @@ def high_job(cluster, seconds=5, nodes=NODES):
 
 
 @contextlib.contextmanager
-def held(cluster, project, job, folder, step):
+def held(cluster, project, job, folder, step, number=signal.SIGUSR2):
     """The ranks of a run, standing still from some step on until Slurm has asked them to save: what a cluster takes
     seconds for must not come after the end."""
     wait_for(cluster, project, job, lambda: last_step(folder) >= step)
@@ -127,15 +127,15 @@ def held(cluster, project, job, folder, step):
         for pid in ranks:
             os.kill(pid, signal.SIGSTOP)
         yield
-        wait_for(cluster, project, job, lambda: all(map(asked, ranks)))
+        wait_for(cluster, project, job, lambda: all(asked(pid, number) for pid in ranks))
     finally:
         for pid in ranks:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
 
-def asked(pid):
-    """Whether SIGUSR2 waits for a process that stands still; Slurm may have let it go on to hear of it."""
+def asked(pid, number):
+    """Whether a signal waits for a process that stands still; Slurm may have let it go on to hear of it."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -143,7 +143,7 @@ def asked(pid):
     if re.search(r"State:\s*T", status) is None:
         return True
     pending = int(re.search(r"ShdPnd:\s*(\w+)", status)[1], 16)
-    return bool(pending >> (signal.SIGUSR2 - 1) & 1)
+    return bool(pending >> (number - 1) & 1)
 
 
 def test_a_run_that_is_preempted_saves_waits_and_ends_as_if_left_alone(cluster, project, submit, undisturbed):
@@ -165,6 +165,19 @@ def test_a_run_that_is_preempted_saves_waits_and_ends_as_if_left_alone(cluster, 
     assert first.job == job and second.restart == 1
     steps = [line["step"] for line in metrics(folder) if "lr" in line]
     assert steps == sorted(set(steps))
+
+
+def test_a_run_that_is_preempted_by_sigterm_saves_too(cluster, project, submit, undisturbed):
+    """As of a Slurm without preempt_send_user_signal, which sends it again at the end of the grace."""
+    folder = project / "runs" / "terminated"
+    with cluster.without("SlurmctldParameters=preempt_send_user_signal"):
+        _, (job,) = submit(*ON_TWO, "--run-dir", "runs/terminated")
+        with held(cluster, project, job, folder, 20, signal.SIGTERM):
+            high = high_job(cluster)
+        wait_for(cluster, project, job, lambda: cluster.job(job)["JobState"] == "PENDING")
+        cluster.wait(high, "COMPLETED")
+        ended(cluster, project, job)
+    check_continued(folder, undisturbed)
 
 
 def test_a_run_that_slurm_takes_back_without_grace_is_queued_by_slurm_and_ends(cluster, project, submit, undisturbed):

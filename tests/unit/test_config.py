@@ -195,7 +195,7 @@ def test_the_run_folder_follows_the_configs_place(tmp_path):
 
 def test_what_is_missing_comes_with_the_command_that_makes_it():
     assert command_that_makes("runs/tiny/teacher/model") == "deepspeed launch/pretrain.py --config tiny/teacher.json"
-    assert command_that_makes("data/docstrings") == "python -m data_prep --config tiny/docstrings.json"
+    assert command_that_makes("data/docstrings") == "python -m data_prep --config data/docstrings.json"
     assert command_that_makes("data/docstrings/documents") == command_that_makes("data/docstrings")
     assert command_that_makes("data") is None and command_that_makes("data/none") is None
     assert command_that_makes("data/wikipedia_20231101").endswith("--config data/wikipedia_20231101.json")

@@ -56,10 +56,11 @@ lock.pthread_mutex_lock(mutex)  # waits for ever outside of Python, as in a coll
 """
 
 
-def busy(tmp_path, *arguments):
+def busy(tmp_path, *arguments, **variables):
     """A process that is stuck outside of Python."""
     command = [sys.executable, "-c", BUSY, *arguments]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=-1, stderr=-1, text=True)
+    own = environment(**variables)
+    process = subprocess.Popen(command, cwd=tmp_path, env=own, stdout=-1, stderr=-1, text=True)
     assert process.stdout.readline() == "busy\n"
     time.sleep(0.2)
     return process
@@ -74,6 +75,17 @@ def test_a_late_second_signal_ends_a_process_that_hears_nothing(tmp_path):
     process.send_signal(signal.SIGUSR2)
     assert process.wait(timeout=30) == 130
     assert process.stderr.read() == "asked to stop again: ending at once, without saving; what was saved before stays\n"
+
+
+def test_the_end_of_slurms_grace_takes_no_time_from_a_run_that_still_saves(tmp_path):
+    """Slurm sends SIGTERM twice, and kills by itself; a user may still want an end at once."""
+    process = busy(tmp_path, "listens", SLURM_JOB_ID="17")
+    for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGTERM):
+        process.send_signal(number)
+        time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
 
 
 def test_signals_that_were_given_back_act_as_before(tmp_path):

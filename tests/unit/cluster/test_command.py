@@ -78,6 +78,14 @@ def test_an_array_has_a_folder_for_every_combination():
     assert [call.run_dir.name for call in paths] == [f"ofa_90-model.init=runs_{name}_model" for name in "ab"]
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_configs_and_values_are_both_in_the_names_of_folders_in_whichever_order(is_first):
+    axes = ["config=tiny/ofa_90.json,tiny/imp_90.json", "seed=1,2"]
+    calls = expanded(read_call(TINY_CALL), axes if is_first else axes[::-1])
+    names = [f"runs/tiny/{config}-seed={seed}" for config in ("ofa_90", "imp_90") for seed in (1, 2)]
+    assert [str(call.run_dir) for call in calls] == names
+
+
 def test_an_array_over_configs_has_their_folders():
     calls = expanded(read_call(TINY_CALL), ["config=tiny/ofa_90.json,tiny/imp_90.json", "seed=1"])
     assert [str(call.run_dir) for call in calls] == ["runs/tiny/ofa_90-seed=1", "runs/tiny/imp_90-seed=1"]

@@ -41,8 +41,8 @@ def later(seconds, action):
 
 def test_words_from_another_node_may_take_longer_than_those_of_this_one(tmp_path, wait):
     words = "rank 1, start 0, ended at 5.0: out of memory\n"
-    timer = later(OF_THIS_NODE + 1, lambda: (tmp_path / "17_1_log.out").write_text(words))
     assert wait("a").lost
+    timer = later(OF_THIS_NODE + 1, lambda: (tmp_path / "17_1_log.out").write_text(words))
     found = wait("a", "b")
     timer.join()
     assert not found.lost and found.error.endswith("rank 1 ended first: out of memory")

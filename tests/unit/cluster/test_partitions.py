@@ -14,7 +14,7 @@ from ofa.slurm.errors import SubmitError
 
 SINFO = """\
 cpu*|up|10|64|257000|(null)|1-00:00:00
-gpu|up|3|96+|1030000+|gpu:a100:4(S:0-1)|12:00:00
+gpu|up|3|96|1030000|gpu:a100:4(S:0-1)|12:00:00
 gpu|up|2|128|2060000|gpu:h100:8(S:0-1),gpu:h100_mig:1|12:00:00
 night|down|2|64|257000|gpu:2|infinite
 """

@@ -31,7 +31,8 @@ NOW = attempt(1, 5)
         (Ended(-12, asked="SIGUSR2"), UNSAVED, True),  # it was still starting
         (Ended(-15, asked="SIGUSR2"), UNSAVED, True),
         (Ended(130, asked="SIGINT"), UNSAVED, True),  # it said so itself, as it still started
-        (Ended(130, asked="SIGTERM"), UNABLE, True),  # asked twice, it ended at once
+        (Ended(130, asked="SIGTERM"), UNSAVED, True),  # asked twice, it ended at once
+        (Ended(130, asked="SIGUSR2", at_limit=True), TOO_LONG, True),
         (Ended(-9, asked="SIGUSR2"), CRASHED, True),  # out of memory while it saved
         (Ended(-11, asked="SIGUSR2"), CRASHED, True),
         (Ended(-12, asked="SIGUSR2", at_limit=True), TOO_LONG, True),

@@ -172,7 +172,7 @@ def test_what_is_no_finished_corpus_is_refused_with_the_command_that_makes_it(tm
     makes = "make it with: python -m data_prep --config"
     with pytest.raises(ShardError) as error:
         Corpus.open("data/docstrings")
-    told = f"no such folder (working directory {tmp_path}); {makes} tiny/docstrings.json"
+    told = f"no such folder (working directory {tmp_path}); {makes} data/docstrings.json"
     assert str(error.value) == f"data/docstrings: {told}"
     with pytest.raises(ShardError) as error:
         Corpus.open(tmp_path / "my data")

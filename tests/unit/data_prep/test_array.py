@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import data_prep.near_duplicates
 from data_prep.array import ClusterArray, ClusterOptions
 from data_prep.documents import DataPrepError
 from data_prep.jobs import NOTE, Jobs, end_earlier, note
@@ -56,6 +57,30 @@ def test_only_what_is_missing_is_submitted(tools, text, tmp_path, monkeypatch):
     is_broken.clear()
     run(config, tmp_path / "out", at_a_time=1)
     assert asked[0] == [1] and sum(asked[1]) == pieces
+
+
+def test_steps_of_near_duplicates_that_are_done_are_not_submitted_again(tools, text, tmp_path, monkeypatch):
+    config = tools.config_for(text, clean={"near_duplicates": True})
+    asked: list[str] = []
+    original = ClusterArray._do
+
+    def watch(self, slices):
+        asked.append(slices[0][0].__name__)
+        original(self, slices)
+
+    def stopped(*_):
+        raise RuntimeError("stopped")
+
+    monkeypatch.setattr(ClusterArray, "_do", watch)
+    monkeypatch.setattr(data_prep.near_duplicates, "later_of_clusters", stopped)
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(config, tmp_path / "out")
+    assert asked == ["extract", "_signatures", "_matches", "_clusters"]
+    asked.clear()
+    monkeypatch.undo()
+    monkeypatch.setattr(ClusterArray, "_do", watch)
+    run(config, tmp_path / "out")
+    assert asked == ["encode"]
 
 
 def test_the_error_of_a_job_is_said_with_its_log(tools, tmp_path):

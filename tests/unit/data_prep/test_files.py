@@ -130,3 +130,14 @@ def test_a_file_that_is_no_parquet_is_an_error(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataPrepError, match="a.parquet: not a readable parquet file"):
         read_all(kind="parquet", paths=[str(tmp_path)])
+
+
+def test_a_page_of_a_parquet_file_that_is_damaged_is_an_error_of_that_file(tmp_path):
+    path = tmp_path / "a.parquet"
+    rows = [{"id": str(number), "text": f"words of row {number} " * 20} for number in range(1000)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, use_dictionary=False)
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + b"\xff" * 200 + whole[middle + 200 :])
+    with pytest.raises(DataPrepError, match=r"a.parquet: not a readable parquet file, after \d+ rows \("):
+        read_all(kind="parquet", paths=[str(tmp_path)])

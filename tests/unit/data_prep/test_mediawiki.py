@@ -56,6 +56,19 @@ def test_articles_are_documents_and_the_rest_is_counted(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("mark", "is_one"),
+    [
+        *((mark, True) for mark in ("disambig", "Disambiguation", "Human name disambiguation", "disambig|geo", "dab")),
+        *((mark, False) for mark in ("disambiguation needed|x", "disambiguation_needed", "Disambig needed|date=x")),
+        *((mark, False) for mark in ("disambig-needed", "Disambiguation-inline")),
+    ],
+)
+def test_a_tag_on_a_link_makes_no_article_a_disambiguation(tmp_path, mark, is_one):
+    (tmp_path / "a.xml").write_bytes(dump([page("Eins", f"A text.{{{{{mark}}}}}", number=1)]))
+    assert documents(tmp_path) == [] if is_one else [one.text for one in documents(tmp_path)] == ["A text."]
+
+
 def test_other_namespaces_and_disambiguations_on_request(tmp_path):
     (tmp_path / "a.xml").write_bytes(dump(PAGES))
     wiki = WikiConfig(namespaces=(0, 1), disambiguations=True, lists="keep")

@@ -3,6 +3,7 @@
 import re
 import time
 
+from data_prep.done import Count, leaves
 from data_prep.progress import Pace, progress_lines, visible_progress
 
 
@@ -49,3 +50,21 @@ def test_what_is_left_goes_by_the_parts_that_are_done(monkeypatch):
     assert pace.left() is None
     pace.note(60, 60)
     assert pace.left() is None
+
+
+def test_what_an_earlier_run_has_done_counts_from_the_beginning(tmp_path):
+    """And is not taken for work of this one; the rest is reported as it comes."""
+
+    @leaves(lambda folder, number: folder / str(number))
+    def work(folder, number):
+        (folder / str(number)).touch()
+
+    calls = [(tmp_path, number) for number in range(4)]
+    for call in calls[:2]:
+        work(*call)
+    reports = []
+    count = Count([(work, call) for call in calls], lambda *report: reports.append(report))
+    for call in calls:
+        work(*call)
+        count.one_more()
+    assert reports == [(2, 4), (3, 4), (4, 4)]

@@ -62,6 +62,8 @@ def text_of(wikitext, **options):
             "{{convert|6|ft|4|in|m}} {{convert|1200|-|10000.5|mi}} {{convert|1|Moilbbl/d}} {{cvt|1969|m|comma=off}}",
             "6 ft 4 in 1,200–10,000.5 miles 1 million barrels per day 1969 m",
         ),
+        ("{{ucfirst:united Nations}} {{uc:nato}} {{LC:Big Ben}}", "United Nations NATO big ben"),
+        ("{{lcfirst:The BBC}} {{Template:uc:nato}}", "the BBC NATO"),
         ("{{height|ft=5|in=11}} {{RailGauge|4ft8.5in}} {{formatnum:3003}}", "5 ft 11 in 4 ft 8.5 in 3,003"),
         ("fell at {{Coord|30|12|N|74|7|W|name=x}}. Or {{coord|-1.5|30}}", "fell at 30°12′N 74°7′W. Or 1.5°S 30°E"),
         ("a {{coord|1|N|2|E|display=title}} b {{coord|1|N|2|E|display=inline,title}}", "a b 1°N 2°E"),

@@ -30,6 +30,9 @@ from ofa.slurm.snapshot import Code, snapshot
 _SLICES = 4
 """Jobs for each that runs at a time, so that a slow one holds up less."""
 
+_BETWEEN_LOOKS = 0.2
+"""Seconds from one look at a process of this machine to the next."""
+
 _BETWEEN_QUESTIONS = 10.0
 """Seconds from one look at Slurm's queue to the next."""
 
@@ -84,7 +87,7 @@ class ClusterArray:
             self._jobs.tell_to_end()  # what is at work still, the next run waits for
 
     def map(self, function: Callable[..., ResultT], arguments: Iterable[tuple[Any, ...]]) -> Iterator[ResultT]:
-        """Call `function` with each tuple of arguments, in jobs; results come in order when all are done.
+        """Call `function` with each tuple of arguments, in jobs; results come in order, as they are there.
 
         Raises:
             SlurmError: Slurm refuses the jobs, in its words, or does not answer.
@@ -96,12 +99,16 @@ class ClusterArray:
         number = min(len(missing), each * self._at_a_time)
         if number and self._options.cluster == "slurm":
             number = min(number, largest_array())
-        if number:
-            self._do([(function, missing[start::number]) for start in range(number)])
+        at_work = self._do([(function, missing[start::number]) for start in range(number)]) if number else iter(())
         for call in calls:
+            while not is_done(function, call) and next(at_work, False):
+                pass
             yield function(*call)
+        for _ in at_work:
+            pass
 
-    def _do(self, slices: list[tuple[Any, list[tuple[Any, ...]]]]) -> None:
+    def _do(self, slices: list[tuple[Any, list[tuple[Any, ...]]]]) -> Iterator[bool]:
+        """Submit the jobs; gives True at each look at them, as long as some are at work."""
         executor = self._executor()
         try:
             # Local jobs are of the same terminal: this process stops them.
@@ -110,15 +117,21 @@ class ClusterArray:
         except RuntimeError as error:  # submitit's, for whatever sbatch says
             self._forget()
             raise SlurmError(f"the jobs were not submitted: {said('sbatch', str(error))}") from None
+        return self._until_ended(jobs)
+
+    def _until_ended(self, jobs: list[Any]) -> Iterator[bool]:
         if self._options.cluster == "slurm":
-            self._wait(jobs)
+            yield from self._until_left(jobs)
         for job in jobs:
+            while not job.done():
+                yield True
+                time.sleep(_BETWEEN_LOOKS)
             _check(job)
         self._forget()
 
-    def _wait(self, jobs: list[Any]) -> None:
-        """Until every job has left a result. Slurm's queue tells of those that never will: there may be no accounting,
-        which is all that submitit asks."""
+    def _until_left(self, jobs: list[Any]) -> Iterator[bool]:
+        """Until every job of Slurm has left a result. The queue tells of those that never will: there may be no
+        accounting, which is all that submitit asks."""
         assert self._jobs is not None
         waiting = {job.job_id: job for job in jobs}
         asked, gone = time.monotonic(), {}
@@ -135,6 +148,7 @@ class ClusterArray:
             for number, since in gone.items():
                 if number in waiting and now - since >= _UNTIL_SEEN:
                     raise DataPrepError(_words_of_lost(waiting[number]))
+            yield True
             time.sleep(1)
 
     def _forget(self) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from data_prep.counts import counted
 from data_prep.pipeline import STEPS, Progress
 
 SECONDS_BETWEEN_LINES = 15.0
@@ -61,7 +62,7 @@ def progress_lines(seconds: float = SECONDS_BETWEEN_LINES) -> Iterator[Progress]
         begins = step != pace.step
         pace = Pace(step) if begins else pace
         pace.note(done, total)
-        reached = f"{_numbered(step)}: {done} of {total} part{'s' * (total != 1)}"
+        reached = f"{_numbered(step)}: {done:,} of {counted(total, 'part')}"
         if begins or done == total:
             say()
 

@@ -77,7 +77,7 @@ def test_a_job_that_fails_is_named_and_the_next_run_does_the_rest(cluster, confi
     jobs = tmp_path / "out" / ".work" / "jobs"
     (code,) = (jobs / "code").iterdir()
     logs = "".join(path.read_text() for path in jobs.glob("*_log.*"))
-    assert f'File "{code}/data_prep/extract.py"' in logs and f'File "{CHECKOUT}/' not in logs
+    assert f'File "{code}/data_prep/extract.py"' in logs and f'File "{CHECKOUT}/data_prep' not in logs
     dump.write_bytes(whole)
     assert "prepared in" in prepare(cluster, *own).stdout
 

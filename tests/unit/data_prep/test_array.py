@@ -14,6 +14,7 @@ import pytest
 import data_prep.near_duplicates
 from data_prep.array import ClusterArray, ClusterOptions
 from data_prep.documents import DataPrepError
+from data_prep.done import leaves
 from data_prep.jobs import NOTE, Jobs, end_earlier, note
 from data_prep.pipeline import prepare
 from ofa.slurm.errors import SubmitError
@@ -44,7 +45,7 @@ def test_only_what_is_missing_is_submitted(tools, text, tmp_path, monkeypatch):
         asked.append([len(calls) for _, calls in slices])
         if len(asked) <= len(is_broken) and is_broken[len(asked) - 1]:
             raise RuntimeError("stopped")
-        original(self, slices)
+        return original(self, slices)
 
     monkeypatch.setattr(ClusterArray, "_do", watch)
     with pytest.raises(RuntimeError, match="stopped"):
@@ -66,7 +67,7 @@ def test_steps_of_near_duplicates_that_are_done_are_not_submitted_again(tools, t
 
     def watch(self, slices):
         asked.append(slices[0][0].__name__)
-        original(self, slices)
+        return original(self, slices)
 
     def stopped(*_):
         raise RuntimeError("stopped")
@@ -81,6 +82,24 @@ def test_steps_of_near_duplicates_that_are_done_are_not_submitted_again(tools, t
     monkeypatch.setattr(ClusterArray, "_do", watch)
     run(config, tmp_path / "out")
     assert asked == ["encode"]
+
+
+def test_results_come_while_their_job_is_at_work(tmp_path):
+    """So that the progress of hours is seen."""
+
+    @leaves(lambda folder, number: folder / str(number))
+    def work(folder, number):
+        while number and not (folder / "go").exists():
+            time.sleep(0.05)
+        (folder / str(number)).touch()
+        return number
+
+    with ClusterArray(1, tmp_path / "jobs", LOCAL) as pool:
+        results = pool.map(work, [(tmp_path, 0), (tmp_path, 1)])
+        assert next(results) == 0 and not (tmp_path / "1").exists()
+        (tmp_path / "go").touch()
+        assert list(results) == [1]
+    assert not (tmp_path / "jobs" / NOTE).exists()
 
 
 def test_the_error_of_a_job_is_said_with_its_log(tools, tmp_path):

@@ -61,7 +61,7 @@ def sweep(
         running = Sweep(
             todo,
             configs,
-            starter or LocalStarter(workers or 1),
+            starter or LocalStarter(min(workers or 1, len(todo))),
             arguments=arguments,
             after=lambda outcome: write_findings(config, cells, folder, outcome),
             stop=own.stop,
@@ -85,6 +85,7 @@ def _job_starter(
 ) -> JobStarter:
     starter = JobStarter(folder / "jobs", config.slurm, workers, uncommitted=uncommitted)
     starter.check(todo, configs)
+    starter.workers = min(starter.workers, len(todo))  # the cores of this machine are shared out between as many
     return starter
 
 

@@ -15,13 +15,14 @@ from ofa.cluster.attempts import read_attempts, write_end, write_start
 from ofa.cluster.jobs_file import note_job, noted_jobs
 from ofa.cluster.queue import QueuedJob
 from ofa.cluster.verdict import CRASHED, Limits
-from ofa.config import JobConfig
+from ofa.config import JobConfig, SweepConfig
 from ofa.run_folder import RunFolder
 from ofa.slurm.commands import SlurmError
 from ofa.sweep.cells import check
 from ofa.sweep.jobs import JobRun, JobStarter, Queue
 from ofa.sweep.local import LocalStarter
 from ofa.sweep.run import Sweep
+from ofa.sweep.start import _job_starter
 
 
 def held(run):
@@ -265,6 +266,14 @@ def test_what_no_job_could_do_is_refused_before_any_is_queued(planned, tmp_path,
     with pytest.raises(ValueError, match="expected an option of sbatch"):
         JobStarter(tmp_path / "jobs", JobConfig(cluster="local", sbatch=["A b"]), 1)
     assert not (tmp_path / "jobs").exists()
+
+
+def test_cores_are_shared_out_between_the_cells_that_there_are(planned, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    cells = list(planned(grid={"seed": [1, 2]}).values())
+    config = SweepConfig(script="pretrain", config="tiny/teacher.json", slurm=JobConfig(cluster="local"))
+    make = partial(_job_starter, config, tmp_path, cells, check(cells), uncommitted=False)
+    assert [make(workers).workers for workers in (None, 1, 9)] == [2, 1, 2]
 
 
 def test_the_cells_of_a_sweep_may_have_several_numbers_of_nodes(planned, tmp_path, monkeypatch):

@@ -81,11 +81,12 @@ def _sources(manifest: dict[str, Any]) -> str:
         source = source["sources"][name] if name else source
         config = manifest["config"]["sources"][name] if name else manifest["config"]["source"]
         kept = [f"{counts.get(f'{split}_documents', 0):,}" for split in SPLITS]
-        size = sum(source.get("files", {}).values())
+        files = source.get("files", {})
+        sizes = [f"{len(files):,}", f"{sum(files.values()) / 1e6:,.1f}"] if files else ["-", "-"]
         read = f"{counts.get('pages', counts.get('documents_read', 0)):,}"
         rows.append(
             [name or source["kind"], source["kind"], source.get("licence", "not said"), f"{config['weight']:g}"]
-            + [f"{len(source.get('files', {})):,}", f"{size / 1e6:,.1f}", read, *kept]
+            + [*sizes, read, *kept]
             + [f"{counts.get('characters', 0):,}", f"{own['tokens']:,}"]
         )
         drawn.append((name or source["kind"], [float(own["tokens"])]))

@@ -115,6 +115,9 @@ def refuse_foreign_folder(output: Path) -> None:
     Raises:
         DataPrepError: what it holds, and what to do.
     """
+    in_the_way = next((path for path in (output, *output.parents) if path.exists() and not path.is_dir()), None)
+    if in_the_way is not None:
+        raise DataPrepError(f"{output} cannot be made: {in_the_way} is a file; choose another --output")
     if not output.is_dir() or read_plan(output / ".work") is not None:
         return
     foreign = sorted(path for path in output.iterdir() if path.name != ".lock" and not _is_rest_of_work(path))

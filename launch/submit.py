@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument("--tasks-per-node", type=common.positive, metavar="N", help="processes, where there are no GPUs")
     asked.add_argument("--cpus-per-task", type=common.positive, metavar="N")
     asked.add_argument("--mem", type=float, metavar="GB", help="of a node; 0: all")
-    asked.add_argument("--time", type=common.duration, metavar="TIME", help="of one attempt: 12h, 1d12h, HH:MM:SS")
+    asked.add_argument("--time", type=_limit, metavar="TIME", help="of one attempt: 90m, 12h, 1d12h, HH:MM:SS")
     asked.add_argument("--grace", type=common.duration, default=120.0, metavar="TIME", help="to save in (default: 2m)")
     for name in ("partition", "account", "qos", "constraint", "exclude"):
         asked.add_argument(f"--{name}", metavar=name.upper())
@@ -100,9 +100,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _limit(text: str) -> float:
+    """Seconds of `common.duration`, with a unit: a bare number is minutes to sbatch."""
+    if text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text} of what? say {text}m for minutes, {text}h or {text}s")
+    return common.duration(text)
+
+
 def _link(options: argparse.Namespace) -> "Link":
     """One link of the chain."""
-    call = read_call([options.script, *options.arguments])
+    call = read_call([options.script, *_first_config(options.each, options.arguments), *options.arguments])
     calls = tuple(expanded(call, options.each)) if options.each else (call,)
     if options.gpus_per_node and options.tasks_per_node:
         raise SubmitError("--tasks-per-node is for nodes without GPUs: each GPU has one process")
@@ -130,11 +137,20 @@ def _link(options: argparse.Namespace) -> "Link":
     return Link(calls, resources, limits, options.at_a_time or usual)
 
 
+def _first_config(each: list[str], arguments: list[str]) -> list[str]:
+    """What stands for `--config` where an array over configs is all that is given."""
+    configs = [values.split(",")[0] for key, _, values in (one.partition("=") for one in each) if key == "config"]
+    is_given = any(word == "--config" or word.startswith("--config=") for word in arguments)
+    return [] if is_given or not configs else ["--config", configs[0]]
+
+
 def main() -> int:
     """Check, then print or submit."""
     first, folder = LINKS[0], LINKS[0].jobs.absolute()
     slurm = first.cluster == "slurm"
     chain = [_link(options) for options in LINKS]
+    if not slurm:
+        check_here(chain, first.cluster)
     check_chain(chain, slurm=slurm)
     if not slurm:
         return _here(chain, folder, first)
@@ -154,7 +170,6 @@ def main() -> int:
 
 
 def _here(chain: "list[Link]", folder: Path, options: argparse.Namespace) -> int:
-    check_here(chain, options.cluster)
     unused = meaningless_here(chain)
     if unused:
         print(f"note: without Slurm these change nothing: {', '.join(unused)}", file=sys.stderr)
@@ -163,6 +178,8 @@ def _here(chain: "list[Link]", folder: Path, options: argparse.Namespace) -> int
             for call in link.calls:
                 print("python", *call.program(config.CHECKOUT))
         return common.DONE
+    if options.cluster == "local" and len(chain) > 1:
+        print(words.how_a_chain_goes_on(chain), flush=True)
     try:
         last = run_here(chain, options.cluster, folder, watch=options.follow, begun=_say_begun)
     except StepFailed as failed:
@@ -202,7 +219,8 @@ def _option(key: str, value: object) -> list[str]:
         return [word for one in value for word in (flag, str(one))]
     if value is True:
         return [flag]
-    return [flag, f"{value:.12g}" if isinstance(value, float) else str(value)]
+    unit = "s" if key == "time" else ""
+    return [flag, f"{value:.12g}{unit}" if isinstance(value, float) else str(value)]
 
 
 def _show_script(link: "Link", script: str, code: Path) -> None:

@@ -17,7 +17,7 @@ p.lead { margin: 4px 0 16px; color: #4b5563; }
 .state.open { background: #fef3c7; color: #92400e; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 10px; border-bottom: 1px solid #e5e7eb; text-align: right; } th { color: #4b5563; }
-th:first-child, td:first-child, .text { text-align: left; }
+th:first-child, td:first-child, .text { text-align: left; } .text { overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; margin: 8px 0; }
 dt { color: #6b7280; } dd { margin: 0; overflow-wrap: anywhere; }
 img { width: 100%; height: auto; display: block; } .none { color: #6b7280; font-style: italic; }

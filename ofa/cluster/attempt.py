@@ -25,7 +25,7 @@ from ofa.cluster.log import say
 from ofa.cluster.other_ranks import first_end, patience, say_end
 from ofa.cluster.place import Place, export, own_place
 from ofa.cluster.resources import BEGAN, SLACK
-from ofa.cluster.verdict import DONE, KILLED, STOPPED_AND_SAVED, Ended, Limits, Verdict, judge, refusal
+from ofa.cluster.verdict import DONE, KILLED, SAVED, STOPPED_AND_SAVED, UNHEARD, Ended, Limits, Verdict, judge, refusal
 from ofa.code_version import commit
 from ofa.run_files import saved_step
 from ofa.slurm.commands import SlurmError
@@ -169,6 +169,8 @@ class JobTask:
                 error = f"not saved within {self._enough():.0f} s of {watch.asked}: choose a longer --grace"
                 return -signal.SIGKILL, Ended(-signal.SIGKILL, watch.asked, in_time=False, error=error)
             time.sleep(BETWEEN_LOOKS)
+        if status in UNHEARD and child.has_said(SAVED):  # it was asked again on its way out
+            status = STOPPED_AND_SAVED
         error = None if status == DONE else child.error(status)
         return status, Ended(status, watch.asked, by_file, saves=command.trains, error=error)
 

@@ -50,6 +50,10 @@ class Child:
         """Pass a signal on."""
         self._process.send_signal(number)
 
+    def has_said(self, words: str) -> bool:
+        """Whether a line of its last ones begins so."""
+        return any(line.startswith(words) for line in self._lines)
+
     def error(self, status: int) -> str:
         """Why it ended, on one line: its last error line, else its last exception, else its last words, else the
         signal."""

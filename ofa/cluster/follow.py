@@ -28,31 +28,72 @@ WAITS = frozenset({"PENDING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_
 LIVE = RUNS | WAITS | {UNKNOWN}
 
 
+class Follower:
+    """The log of one job, and what Slurm says of it, printed as they grow."""
+
+    def __init__(
+        self,
+        job: str,
+        log: Path,
+        state: Callable[[str], tuple[str, str]] | None = None,
+        *,
+        every: float = BETWEEN_QUESTIONS,
+        label: str = "",
+    ):
+        """
+        Args:
+            job: its number.
+            log: of rank 0; may not be there yet.
+            state: asked for state and reason of the job; None: Slurm is.
+            every: seconds between two questions.
+            label: stands before each line, where several logs are followed.
+        """
+        self._job, self._log, self._state, self._every = job, log, state or job_state, every
+        self._start = f"{label}: " if label else ""
+        self._place, self._ask_at = 0, 0.0
+        self._told: tuple[str, str] | None = None
+
+    def look(self) -> str | None:
+        """Print what is new; the state in which the job has ended, None while it has not."""
+        found = self._told
+        if found is not None and found[0] not in LIVE:
+            return found[0]
+        if time.monotonic() >= self._ask_at:
+            found, self._ask_at = self._state(self._job), time.monotonic() + self._every
+        ended = found is not None and found[0] not in LIVE
+        self._print_more(to_the_end=ended)  # after the question: all that an ended job has written is there
+        if found != self._told and found is not None:
+            self._told = found
+            why = f" ({found[1]})" if found[1] else ""
+            print(f"{self._start}job {self._job}: {found[0]}{why}", file=sys.stderr, flush=True)
+        return found[0] if found is not None and ended else None
+
+    def _print_more(self, *, to_the_end: bool) -> None:
+        try:
+            with self._log.open("rb") as file:
+                file.seek(self._place)
+                more = file.read()
+        except FileNotFoundError:
+            return
+        if self._start and not to_the_end:
+            more = more[: more.rfind(b"\n") + 1]  # whole lines, between which another log's may stand
+        self._place += len(more)
+        text = more.decode(errors="replace")
+        if self._start:
+            text = "".join(f"{self._start}{line}\n" for line in text.splitlines())
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
 def follow(
     job: str, log: Path, state: Callable[[str], tuple[str, str]] | None = None, *, every: float = BETWEEN_QUESTIONS
 ) -> str:
-    """Print what is and will be in a job's log until the job ends; the state in which it then is.
-
-    Args:
-        job: its number.
-        log: of rank 0; may not be there yet.
-        state: asked for state and reason of the job; None: Slurm is.
-        every: seconds between two questions.
-    """
-    state = state or job_state
-    place, told, ask_at = 0, None, 0.0
-    while True:
-        found = told
-        if time.monotonic() >= ask_at:
-            found, ask_at = state(job), time.monotonic() + every
-        place = _print_more(log, place)  # after the question: all that an ended job has written is there
-        if found != told and found is not None:
-            told = found
-            why = f" ({told[1]})" if told[1] else ""
-            print(f"job {job}: {told[0]}{why}", file=sys.stderr, flush=True)
-        if told is not None and told[0] not in LIVE:
-            return told[0]
+    """Print what is and will be in a job's log until the job ends; the state in which it then is. Arguments as those of
+    `Follower`."""
+    one = Follower(job, log, state, every=every)
+    while (ended := one.look()) is None:
         time.sleep(BETWEEN_LOOKS)
+    return ended
 
 
 def job_state(job: str) -> tuple[str, str]:
@@ -63,16 +104,3 @@ def job_state(job: str) -> tuple[str, str]:
         return UNKNOWN, str(error)
     reason = values.get("Reason", "None")
     return values.get("JobState", FORGOTTEN), "" if reason == "None" else reason
-
-
-def _print_more(log: Path, place: int) -> int:
-    try:
-        with log.open("rb") as file:
-            file.seek(place)
-            more = file.read()
-    except FileNotFoundError:
-        return place
-    if more:
-        sys.stdout.write(more.decode(errors="replace"))
-        sys.stdout.flush()
-    return place + len(more)

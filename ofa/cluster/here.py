@@ -19,7 +19,7 @@ import submitit
 
 from ofa.cluster.attempts import End, attempts_of, now
 from ofa.cluster.errors import StepFailed, StillAtWork
-from ofa.cluster.follow import BETWEEN_LOOKS, follow
+from ofa.cluster.follow import BETWEEN_LOOKS, Follower
 from ofa.cluster.jobs_file import submitting
 from ofa.cluster.local_executor import LocalExecutor
 from ofa.cluster.resources import Resources
@@ -95,21 +95,23 @@ def run_here(
     for step, link in enumerate(chain):
         started: list[tuple[Submitted, submitit.Job[int]]] = []
         places: list[int] = []
+        logs = Logs(several=len(link.calls) > 1) if watch and cluster == "local" else None
         side_by_side = min(link.at_a_time, len(link.calls))
         try:
             for call in link.calls:
                 while sum(not job.done() for _, job in started) >= link.at_a_time:
-                    time.sleep(BETWEEN_LOOKS)
+                    _pause(logs)
                 taken = {place for place, (_, job) in zip(places, started, strict=True) if not job.done()}
                 place = free_place(taken)
                 one = replace(link, calls=(call,))
                 started += start_here(one, cluster, folder, place=place, places=side_by_side)
                 places.append(place)
                 begun(started[-1][0])
+                if logs is not None:
+                    logs.add(*started[-1])
             last = [one for one, _ in started]
             if link is not chain[-1] or watch or cluster == "debug":
-                for one, job in started:
-                    _wait(one, job, step, watch=watch and cluster == "local")
+                _wait_for_all(started, step, logs)
         except SubmitError as error:
             raise error if isinstance(error, StepFailed) else StepFailed(str(error), step, 1) from None
         except KeyboardInterrupt:
@@ -186,7 +188,56 @@ def _ctrl_c_waits() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
-def _wait(submitted: Submitted, job: submitit.Job[int], step: int, *, watch: bool) -> None:
+class Logs:
+    """Of the jobs of one link, printed as they grow."""
+
+    def __init__(self, *, several: bool):
+        """
+        Args:
+            several: each line says whose it is.
+        """
+        self._several = several
+        self._followers: list[Follower] = []
+
+    def add(self, submitted: Submitted, job: submitit.Job[int]) -> None:
+        """Follow this one too."""
+        label = submitted.call.name if self._several else ""
+        self._followers.append(
+            Follower(submitted.job, submitted.log, lambda _: _state(submitted, job), every=0.0, label=label)
+        )
+
+    def look(self) -> None:
+        """Print what is new."""
+        for one in self._followers:
+            one.look()
+
+
+def _pause(logs: Logs | None) -> None:
+    if logs is not None:
+        logs.look()
+    time.sleep(BETWEEN_LOOKS)
+
+
+def _wait_for_all(started: Sequence[tuple[Submitted, submitit.Job[int]]], step: int, logs: Logs | None) -> None:
+    """Until all have ended, also where one has failed.
+
+    Raises:
+        StepFailed: one has not done its work; the words of all that have not.
+    """
+    failures: list[StepFailed] = []
+    for one, job in started:
+        try:
+            _wait(one, job, step, logs)
+        except StepFailed as failed:
+            failures.append(failed)
+    if len(failures) > 1:
+        first = failures[0]
+        raise StepFailed("; ".join(map(str, failures)), step, first.status, was_said=first.was_said)
+    if failures:
+        raise failures[0]
+
+
+def _wait(submitted: Submitted, job: submitit.Job[int], step: int, logs: Logs | None) -> None:
     """Until a job has ended.
 
     Raises:
@@ -200,10 +251,10 @@ def _wait(submitted: Submitted, job: submitit.Job[int], step: int, *, watch: boo
             status = end.code if isinstance(end.code, int) else 1
             raise StepFailed(f"{name} ended with status {status}", step, status, was_said=True) from None
         return
-    if watch:
-        follow(submitted.job, submitted.log, lambda _: _state(submitted, job))
     while not job.done():
-        time.sleep(BETWEEN_LOOKS)
+        _pause(logs)
+    if logs is not None:
+        logs.look()
     end = _end(submitted)
     if end is None:  # killed, or it could not begin
         error, last = last_words(submitted.log)

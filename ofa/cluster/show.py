@@ -203,5 +203,6 @@ def _counts(rows: Sequence[Row]) -> str:
     counted = {state: sum(one.state == state for one in rows) for state in State}
     parts = ", ".join(f"{number} {state}" for state, number in counted.items() if number)
     of_jobs = sum(one.command is not None for one in rows)
-    counts = f"{len(rows) - of_jobs} runs" + (f" and {of_jobs} other job{'s' * (of_jobs > 1)}" if of_jobs else "")
+    runs = len(rows) - of_jobs
+    counts = f"{runs} run{'s' * (runs != 1)}" + (f" and {of_jobs} other job{'s' * (of_jobs > 1)}" if of_jobs else "")
     return f"{counts}{': ' if rows else ''}{parts}"

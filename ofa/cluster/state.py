@@ -92,8 +92,10 @@ def state_at_rest(place: Place, attempts: Sequence[Attempt], owner: Owner, how: 
     noted, who outlives it where its own end was no orderly one."""
     last = attempts[-1] if attempts else None
     if owner.host is not None:
-        crashed = last is not None and last.end is not None and last.end.status > 0
-        return State.FAILED if how.error or crashed else State.KILLED
+        end = last.end if last is not None else None
+        if end is not None and _was_unheard(end) and not _was_started_again(end, owner):
+            return State.UNFINISHED
+        return State.FAILED if how.error or (end is not None and end.status > 0) else State.KILLED
     if last is not None and last.end is not None and not _was_started_again(last.end, owner):
         return state_after(last.end, done=State.UNFINISHED)
     if how.error or how.saved:
@@ -116,17 +118,16 @@ def state_after(end: End, *, done: State) -> State:
         return done
     if end.status == STOPPED_AND_SAVED:  # an error says why its job did not go back into the queue, as it asked to
         return State.GIVEN_UP if end.error else State.STOPPED
-    unheard = end.reason == UNSAVED and end.status in UNHEARD
-    return State.UNFINISHED if unheard else State.FAILED
+    return State.UNFINISHED if _was_unheard(end) else State.FAILED
 
 
 def last_noted_error(attempts: Sequence[Attempt]) -> str | None:
-    """Of the last attempt that had one."""
-    ends = [attempt.end for attempt in attempts if attempt.end is not None and attempt.end.error]
-    if not ends:
+    """Of the last attempt whose end is on record; None: it had none, and what was before is mended."""
+    end = next((attempt.end for attempt in reversed(attempts) if attempt.end is not None), None)
+    if end is None or not end.error:
         return None
-    error = (ends[-1].error or "").removeprefix("error: ")
-    return f"{UNSAVED}: {error}" if ends[-1].reason == UNSAVED else error
+    error = end.error.removeprefix("error: ")
+    return f"{UNSAVED}: {error}" if end.reason == UNSAVED else error
 
 
 def early_end(place: Place, attempts: Sequence[Attempt], owner: Owner, now: float) -> str | None:
@@ -154,6 +155,11 @@ def beginning(attempts: Sequence[Attempt], owner: Owner) -> float:
     if attempts and attempts[-1].end is None:
         return datetime.fromisoformat(attempts[-1].time).timestamp()
     return 0.0
+
+
+def _was_unheard(end: End) -> bool:
+    """Whether it was told to end before it could save."""
+    return end.reason == UNSAVED and end.status in UNHEARD
 
 
 def _was_started_again(end: End, owner: Owner) -> bool:

@@ -21,6 +21,11 @@ def how_to_watch(chain: Sequence[Link]) -> str:
     return f"watch: {shlex.join(['python', 'launch/status.py', *([RUNS, *elsewhere] if elsewhere else []), '--watch'])}"
 
 
+def how_a_chain_goes_on(chain: Sequence[Link]) -> str:
+    """Who keeps a chain of this machine going."""
+    return f"{len(chain)} steps, each after the success of the one before: this command waits; Ctrl-C leaves jobs alone"
+
+
 def how_to_stop(jobs: Sequence[Submitted]) -> str:
     """The command that ends jobs of this machine."""
     saves = any(one.call.saves for one in jobs)

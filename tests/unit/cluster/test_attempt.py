@@ -101,6 +101,33 @@ def test_a_signal_reaches_the_run_and_is_no_crash(start, tmp_path):
     assert (attempt.step, attempt.end.status, attempt.end.step, attempt.end.reason) == (0, 75, 12, SAVED)
 
 
+GOES_SLOWLY = """
+import pathlib, signal, sys, time
+def save(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    print("stopped and saved: start the same command again to continue", file=sys.stderr, flush=True)
+    time.sleep(60)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("ready").touch()
+time.sleep(60)
+"""
+
+
+def test_a_second_signal_on_the_way_out_makes_nothing_of_what_was_saved(start, tmp_path):
+    job = start(GOES_SLOWLY)
+    until = time.monotonic() + 60
+    while not (tmp_path / "ready").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    (task,) = Path(f"/proc/{job.job_id}/task/{job.job_id}/children").read_text().split()
+    os.kill(int(task), signal.SIGTERM)
+    while "stopped and saved" not in (job.stdout() or "") and time.monotonic() < until:
+        time.sleep(0.05)
+    os.kill(int(task), signal.SIGTERM)
+    said(job)
+    (attempt,) = read_attempts(tmp_path / "run")
+    assert (attempt.end.status, attempt.end.reason) == (75, SAVED)
+
+
 SECOND_GOES = """
 import os, pathlib, sys, time
 if os.environ["RANK"] == "1":

@@ -9,6 +9,7 @@ import pytest
 
 from ofa.cluster.attempts import ATTEMPTS_FILE, read_attempts, write_end, write_start
 from ofa.cluster.command import ScriptCall
+from ofa.cluster.errors import StepFailed
 from ofa.cluster.here import check_here, meaningless_here, run_here, start_here
 from ofa.cluster.jobs_file import live_local_job, note_job
 from ofa.cluster.resources import Resources
@@ -16,6 +17,8 @@ from ofa.cluster.shares import cores_at, fitting
 from ofa.cluster.submit import Link
 from ofa.cluster.verdict import Limits
 from ofa.slurm.errors import SubmitError
+
+HELP = ("--help",)
 
 
 def link(*arguments):
@@ -29,6 +32,23 @@ def test_a_job_that_is_followed_to_its_end_is_said_to_have_ended_as_it_did(tmp_p
         run_here([link("--help"), link("nowhere")], "local", tmp_path / "jobs", watch=True, begun=print)
     said = [line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines() if line.startswith("job ")]
     assert [state for state in said if state != "RUNNING"] == ["COMPLETED", "FAILED"]
+
+
+def test_an_array_of_which_one_fails_is_waited_for_and_followed_as_it_grows(tmp_path, monkeypatch, capsys):
+    """The first one's log is there before the last one begins; each line says whose it is."""
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    given = {"a": ("nowhere",), "b": HELP}
+    calls = [ScriptCall("verify", None, Path("runs", name), words) for name, words in given.items()]
+    chain = [Link((*calls, *calls[1:]), Resources(), Limits(), at_a_time=1), link("--help")]
+    monkeypatch.setattr("ofa.cluster.here.check_free_here", lambda _: seen.append(capsys.readouterr().out))
+    with pytest.raises(StepFailed, match="verify:a failed") as caught:
+        run_here(chain, "local", tmp_path / "jobs", watch=True, begun=lambda _: None)
+    assert caught.value.step == 0 and "verify:b" not in str(caught.value)
+    assert len(read_attempts(Path("runs", "b"))) == 2, "those after the failed one were done, to the end"
+    assert not seen[0] and "verify:a: " in seen[1] and "verify:b: usage" in seen[2]
+    last = capsys.readouterr().out.splitlines()
+    assert last and all(line.startswith("verify:b: ") for line in last)
 
 
 def test_an_array_has_as_many_jobs_side_by_side_as_it_may(tmp_path, monkeypatch):

@@ -54,6 +54,19 @@ def test_a_result_without_its_whole_model_is_not_finished(make):
     assert found.state == State.UNFINISHED and "start the same command again" in found.error
 
 
+def test_an_error_that_a_clean_end_has_followed_is_not_the_last(make):
+    folder = make("a").begun().trained(8).saved(8).said(RUNNING, SAVED).given_back()
+    write_end(folder.path, start(folder), status=-15, step=0, reason=UNSAVED, error="ended by SIGTERM")
+    write_end(folder.path, start(folder), status=75, step=8, reason="stopped and saved")
+    assert (look(folder).state, look(folder).error) == (State.STOPPED, None)
+
+
+def test_a_run_that_was_told_to_end_as_it_took_its_lock_was_not_killed(make):
+    folder = make("a").taken_by(HERE, ago=60)
+    write_end(folder.path, start(folder), status=-15, step=0, reason=UNSAVED, error="ended by SIGTERM")
+    assert (look(folder).state, look(folder).error) == (State.UNFINISHED, f"{UNSAVED}: ended by SIGTERM")
+
+
 def test_a_run_that_goes_on_tells_nothing_of_an_error_before(make, hold):
     folder = make("a").begun().said(FAILED, RUNNING).trained(40)
     hold(folder)

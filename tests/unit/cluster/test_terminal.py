@@ -111,8 +111,8 @@ def test_a_chain_that_breaks_says_what_was_not_begun_and_how_to_go_on(project):
     assert last.startswith("error: verify failed: ") and "empty is neither a run" in last
     assert "; not begun: pretrain:mine; mend that, then go on with: python " in last
     typed = shlex.split(last.rpartition("go on with: python ")[2])
-    own = ["--time", "3600", "--grace", "60", "--cluster", "local", "launch/verify.py", "empty"]
-    assert typed[1:] == [*own, "--then", "--time", "7200", *LONG]
+    own = ["--time", "3600s", "--grace", "60", "--cluster", "local", "launch/verify.py", "empty"]
+    assert typed[1:] == [*own, "--then", "--time", "7200s", *LONG]
 
 
 @pytest.mark.parametrize(("then", "lines"), [((), []), (("--then", *LONG), ["error: verify ended with status 1; not"])])

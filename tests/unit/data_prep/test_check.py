@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.__main__ import cores, main
+from data_prep.check import found
+from data_prep.documents import DataPrepError
 from data_prep.tokenizer import build
 from ofa.config import TokenizerConfig
 from tests.dumps import dump, page
@@ -118,3 +120,10 @@ def test_a_job_has_as_many_workers_as_it_was_given_cores(monkeypatch):
     for given, expected in (("1", 1), (str(bound + 5), bound), ("", bound)):
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", given)
         assert cores() == expected
+
+
+@pytest.mark.parametrize("output", ["there.json", "there.json/x"])
+def test_a_file_in_the_place_of_the_output_is_refused(tools, text, tmp_path, output):
+    (tmp_path / "there.json").write_text("{}")
+    with pytest.raises(DataPrepError, match=r"cannot be made: .*there.json is a file; choose another --output"):
+        found(tools.config_for(text), tmp_path / output)

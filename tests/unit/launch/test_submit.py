@@ -46,6 +46,7 @@ def test_a_dry_run_shows_every_command_of_the_chain_and_writes_nothing(project):
         (("--time", "3m", "--grace", "150", *RUN), ["leaves 30 s of 3 minutes, and a run needs 60 s to start"]),
         (("--time", "4m", "--grace", "121", *RUN), ["leaves 119 s of 4 minutes", "Slurm may signal 60 s early"]),
         (("--each", "seed", *RUN), ["--each seed: expected"]),
+        (("--gpus-per-node", "999", *RUN), ["--gpus-per-node 999: this machine has "]),
         ((*RUN, "--then", *RUN), ["two jobs would have the run folder runs/mine"]),
         ((*RUN, "--set", "optimizer.lr=-1"), ["optimizer.lr"]),
         (("--nodes", "2", *RUN), ["--cluster local has one node"]),
@@ -55,6 +56,20 @@ def test_a_dry_run_shows_every_command_of_the_chain_and_writes_nothing(project):
 )
 def test_mistakes_are_refused_and_leave_nothing(project, arguments, words):
     refused(project, *LOCAL, *arguments, words=words, script_name="submit.py")
+
+
+def test_a_limit_without_a_unit_is_asked_about(project):
+    """60 are minutes to sbatch, and seconds to other options."""
+    answer = command("submit.py", *LOCAL, "--time", "60", *RUN, cwd=project)
+    assert answer.status == 2 and "--time: 60 of what? say 60m for minutes, 60h or 60s" in answer.err
+
+
+def test_an_array_over_configs_needs_no_other_config(project):
+    (project / "other.json").write_bytes((project / "mine.json").read_bytes())
+    answer = command("submit.py", *LOCAL, "--dry-run", "--each", "config=mine.json,other.json", "pretrain", cwd=project)
+    assert answer.status == 0, answer
+    for line, name in zip(answer.out.splitlines(), ("mine", "other"), strict=True):
+        assert f"/{name}.json" in line and f"--run-dir runs/{name}" in line
 
 
 def test_debug_has_one_process(project):

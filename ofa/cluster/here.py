@@ -101,6 +101,8 @@ def run_here(
             for call in link.calls:
                 while sum(not job.done() for _, job in started) >= link.at_a_time:
                     _pause(logs)
+                if logs is not None:
+                    logs.look()  # the last words of what has made room
                 taken = {place for place, (_, job) in zip(places, started, strict=True) if not job.done()}
                 place = free_place(taken)
                 one = replace(link, calls=(call,))

@@ -78,8 +78,7 @@ def test_how_it_ended_is_told_by_its_last_attempt(job, status, error, state):
     write_end(folder, start(folder, restart=1), status=status, step=0, reason="x", error=error)
     found = look(folder, {})
     assert (found.state, found.attempts) == (state, 2)
-    of_last = (error or "error: before").removeprefix("error: ")
-    assert found.error == (None if state == State.FINISHED else of_last)
+    assert found.error == (error and error.removeprefix("error: ")), "what was before is mended"
     assert (found.step, found.total, found.loss, found.eta) == (None, None, None, None)
 
 
@@ -123,7 +122,7 @@ def test_the_table_has_them_behind_the_runs_the_last_of_each_command(make, job, 
     assert report.startswith("job 10: report runs/ofa_90  ")
     assert report.split()[4:] == ["failed", "1", "no", "matplotlib"], "what has no meaning for it is left out"
     assert prepare.startswith("job 17: data_prep --config configs/tiny/docstrings.json  pending: Resources")
-    assert counts == "1 runs and 2 other jobs: 1 finished, 1 pending, 1 failed"
+    assert counts == "1 run and 2 other jobs: 1 finished, 1 pending, 1 failed"
 
 
 def test_a_damaged_list_of_one_costs_no_other_row(job, tmp_path, monkeypatch):

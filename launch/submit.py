@@ -109,7 +109,7 @@ def _limit(text: str) -> float:
 
 def _link(options: argparse.Namespace) -> "Link":
     """One link of the chain."""
-    call = read_call([options.script, *_first_config(options.each, options.arguments), *options.arguments])
+    call = read_call([options.script, *options.arguments], options.each)
     calls = tuple(expanded(call, options.each)) if options.each else (call,)
     if options.gpus_per_node and options.tasks_per_node:
         raise SubmitError("--tasks-per-node is for nodes without GPUs: each GPU has one process")
@@ -135,13 +135,6 @@ def _link(options: argparse.Namespace) -> "Link":
     limits = Limits(options.max_requeues, options.max_crashes, options.max_kills)
     usual = AT_A_TIME if options.cluster == "slurm" else fitting(resources)
     return Link(calls, resources, limits, options.at_a_time or usual)
-
-
-def _first_config(each: list[str], arguments: list[str]) -> list[str]:
-    """What stands for `--config` where an array over configs is all that is given."""
-    configs = [values.split(",")[0] for key, _, values in (one.partition("=") for one in each) if key == "config"]
-    is_given = any(word == "--config" or word.startswith("--config=") for word in arguments)
-    return [] if is_given or not configs else ["--config", configs[0]]
 
 
 def main() -> int:

@@ -68,8 +68,12 @@ class ScriptCall:
         return (*start, *config, *folder, *self.arguments)
 
 
-def read_call(words: Sequence[str]) -> ScriptCall:
+def read_call(words: Sequence[str], each: Sequence[str] = ()) -> ScriptCall:
     """A script's name or path and its arguments.
+
+    Args:
+        words: as they are typed.
+        each: as that of `expanded`: an array over configs says with its first one which it is, if nothing else does.
 
     Raises:
         SubmitError: there is no such script, or it lacks its config.
@@ -89,13 +93,15 @@ def read_call(words: Sequence[str]) -> ScriptCall:
     given, rest = _known().parse_known_args(arguments)
     sets = [part for one in given.set for part in ("--set", one)]
     has_config = script in (DATA_PREP, "sweep", *TRAINING)
-    if has_config and given.config is None:
-        raise SubmitError(f"{first} needs --config FILE")
     if not has_config:
         return ScriptCall(script, None, None, tuple(arguments))
-    folder = None if script == DATA_PREP else Path(given.run_dir or run_folder(given.config))
-    find(given.config)
-    return ScriptCall(script, given.config, folder, (*rest, *sets))
+    of_array = next((one.removeprefix("config=").split(",")[0] for one in each if one.startswith("config=")), None)
+    config = given.config or of_array
+    if not config:
+        raise SubmitError(f"{first} needs --config FILE")
+    folder = None if script == DATA_PREP else Path(given.run_dir or run_folder(config))
+    find(config)
+    return ScriptCall(script, config, folder, (*rest, *sets))
 
 
 def expanded(call: ScriptCall, each: Sequence[str]) -> list[ScriptCall]:

@@ -23,7 +23,7 @@ from ofa.cluster.follow import BETWEEN_LOOKS, Follower
 from ofa.cluster.jobs_file import submitting
 from ofa.cluster.local_executor import LocalExecutor
 from ofa.cluster.resources import Resources
-from ofa.cluster.shares import cores_at, cores_of, free_place, gpus_of, visible_gpus
+from ofa.cluster.shares import at_place, cores_at, cores_of, free_place, visible_gpus
 from ofa.cluster.submit import Link, Submitted, check_free_here, job_name, note, task
 from ofa.cluster.tails import last_words
 from ofa.cluster.verdict import DONE, SAVED, STOPPED_AND_SAVED
@@ -95,25 +95,24 @@ def run_here(
     for step, link in enumerate(chain):
         started: list[tuple[Submitted, submitit.Job[int]]] = []
         places: list[int] = []
-        logs = Logs(several=len(link.calls) > 1) if watch and cluster == "local" else None
+        followers: list[Follower] = []
         side_by_side = min(link.at_a_time, len(link.calls))
         try:
             for call in link.calls:
                 while sum(not job.done() for _, job in started) >= link.at_a_time:
-                    _pause(logs)
-                if logs is not None:
-                    logs.look()  # the last words of what has made room
+                    _pause(followers)
+                _look(followers)  # for the last words of what has made room
                 taken = {place for place, (_, job) in zip(places, started, strict=True) if not job.done()}
                 place = free_place(taken)
                 one = replace(link, calls=(call,))
                 started += start_here(one, cluster, folder, place=place, places=side_by_side)
                 places.append(place)
                 begun(started[-1][0])
-                if logs is not None:
-                    logs.add(*started[-1])
+                if watch and cluster == "local":
+                    followers.append(_follower(*started[-1], is_alone=len(link.calls) == 1))
             last = [one for one, _ in started]
             if link is not chain[-1] or watch or cluster == "debug":
-                _wait_for_all(started, step, logs)
+                _wait_for_all(started, step, followers)
         except SubmitError as error:
             raise error if isinstance(error, StepFailed) else StepFailed(str(error), step, 1) from None
         except KeyboardInterrupt:
@@ -162,7 +161,7 @@ def start_here(
 
 def _variables(asked: Resources, place: int, places: int) -> dict[str, str]:
     """Those by which a job keeps to its GPUs, none where it asked for none, and has as many threads as cores."""
-    gpus = gpus_of(place, visible_gpus(), asked.gpus_per_node) if asked.gpus_per_node else []
+    gpus = at_place(place, visible_gpus(), asked.gpus_per_node) if asked.gpus_per_node else []
     own = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
     threads = asked.cpus_per_task or (cores_of(places * asked.processes) if places > 1 else None)
     return own if threads is None else {**own, "OMP_NUM_THREADS": str(threads)}
@@ -190,37 +189,25 @@ def _ctrl_c_waits() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
-class Logs:
-    """Of the jobs of one link, printed as they grow."""
-
-    def __init__(self, *, several: bool):
-        """
-        Args:
-            several: each line says whose it is.
-        """
-        self._several = several
-        self._followers: list[Follower] = []
-
-    def add(self, submitted: Submitted, job: submitit.Job[int]) -> None:
-        """Follow this one too."""
-        label = submitted.call.name if self._several else ""
-        self._followers.append(
-            Follower(submitted.job, submitted.log, lambda _: _state(submitted, job), every=0.0, label=label)
-        )
-
-    def look(self) -> None:
-        """Print what is new."""
-        for one in self._followers:
-            one.look()
+def _follower(submitted: Submitted, job: submitit.Job[int], *, is_alone: bool) -> Follower:
+    """Of a job's log; each line says whose it is, unless it is alone."""
+    label = "" if is_alone else submitted.call.name
+    return Follower(submitted.job, submitted.log, lambda _: _state(submitted, job), every=0.0, label=label)
 
 
-def _pause(logs: Logs | None) -> None:
-    if logs is not None:
-        logs.look()
+def _look(followers: Sequence[Follower]) -> None:
+    for one in followers:
+        one.look()
+
+
+def _pause(followers: Sequence[Follower]) -> None:
+    _look(followers)
     time.sleep(BETWEEN_LOOKS)
 
 
-def _wait_for_all(started: Sequence[tuple[Submitted, submitit.Job[int]]], step: int, logs: Logs | None) -> None:
+def _wait_for_all(
+    started: Sequence[tuple[Submitted, submitit.Job[int]]], step: int, followers: Sequence[Follower]
+) -> None:
     """Until all have ended, also where one has failed.
 
     Raises:
@@ -229,7 +216,7 @@ def _wait_for_all(started: Sequence[tuple[Submitted, submitit.Job[int]]], step: 
     failures: list[StepFailed] = []
     for one, job in started:
         try:
-            _wait(one, job, step, logs)
+            _wait(one, job, step, followers)
         except StepFailed as failed:
             failures.append(failed)
     if len(failures) > 1:
@@ -239,7 +226,7 @@ def _wait_for_all(started: Sequence[tuple[Submitted, submitit.Job[int]]], step: 
         raise failures[0]
 
 
-def _wait(submitted: Submitted, job: submitit.Job[int], step: int, logs: Logs | None) -> None:
+def _wait(submitted: Submitted, job: submitit.Job[int], step: int, followers: Sequence[Follower]) -> None:
     """Until a job has ended.
 
     Raises:
@@ -254,9 +241,8 @@ def _wait(submitted: Submitted, job: submitit.Job[int], step: int, logs: Logs | 
             raise StepFailed(f"{name} ended with status {status}", step, status, was_said=True) from None
         return
     while not job.done():
-        _pause(logs)
-    if logs is not None:
-        logs.look()
+        _pause(followers)
+    _look(followers)
     end = _end(submitted)
     if end is None:  # killed, or it could not begin
         error, last = last_words(submitted.log)

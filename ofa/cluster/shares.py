@@ -6,8 +6,11 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
+from typing import TypeVar
 
 from ofa.cluster.resources import Resources
+
+ThingT = TypeVar("ThingT")
 
 
 def visible_gpus() -> list[str]:
@@ -25,15 +28,15 @@ def free_place(taken: Collection[int]) -> int:
     return next(place for place in count() if place not in taken)
 
 
-def gpus_of(place: int, gpus: Sequence[str], each: int = 1) -> list[str]:
-    """Those of a place; where there are more places than GPUs for them, several have the same.
+def at_place(place: int, things: Sequence[ThingT], each: int = 1) -> list[ThingT]:
+    """Those of a place; where there are more places than things for them, several have the same.
 
     Args:
         place: from 0.
-        gpus: of the machine.
-        each: how many a place has, no more than there are.
+        things: GPUs or cores of the machine.
+        each: how many a place has; above those that there are, some stand there twice.
     """
-    return [gpus[(place * each + number) % len(gpus)] for number in range(each)]
+    return [things[(place * each + number) % len(things)] for number in range(each)]
 
 
 def cores_of(places: int) -> int:
@@ -42,15 +45,8 @@ def cores_of(places: int) -> int:
 
 
 def cores_at(place: int, each: int) -> set[int]:
-    """The numbers of the cores of a place, of those that this process may use; where there are more places than cores
-    for them, several have the same.
-
-    Args:
-        place: from 0.
-        each: how many a place has.
-    """
-    cores = sorted(os.sched_getaffinity(0))
-    return {cores[(place * each + number) % len(cores)] for number in range(each)}
+    """The numbers of the cores of a place, of those that this process may use; arguments as those of `at_place`."""
+    return set(at_place(place, sorted(os.sched_getaffinity(0)), each))
 
 
 @contextmanager

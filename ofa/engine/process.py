@@ -20,7 +20,7 @@ if not torch.cuda.is_available():
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
 
 import deepspeed  # noqa: E402  (reads the environment set above)
-from deepspeed.runtime.bf16_optimizer import BF16_Optimizer  # noqa: E402, F401  (for ofa.engine.scattered_gradients)
+import deepspeed.runtime.bf16_optimizer  # noqa: E402
 from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
 
 STOCK_LINEAR = torch.nn.functional.linear

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ofa import dist
-from ofa.engine.process import BF16_Optimizer, deepspeed
+from ofa.engine.process import deepspeed
 
 PIECE = 2**16
 """Elements whose squares are added up in one go: a CPU adds in fp32, and over all of BERT-base's that loses 1 %."""
@@ -23,7 +23,7 @@ PIECE = 2**16
 
 def scatter_gradients(engine: Any) -> None:
     """Let a DeepSpeed engine reduce in this way, if its optimizer is the one of ZeRO 1 in bf16."""
-    if isinstance(engine.optimizer, BF16_Optimizer):
+    if isinstance(engine.optimizer, deepspeed.runtime.bf16_optimizer.BF16_Optimizer):
         optimizer: Any = engine.optimizer
         scattered = _ScatteredGradients(optimizer, engine.communication_data_type)
         optimizer.reduce_gradients = scattered.reduce

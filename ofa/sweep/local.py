@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 
-from ofa.cluster.shares import cores_of, free_place, gpus_of, visible_gpus
+from ofa.cluster.shares import at_place, cores_of, free_place, visible_gpus
 from ofa.config import TrainingConfig
 from ofa.sweep.cells import Cell
 from ofa.sweep.output import open_output, output_path, why_it_failed
@@ -59,7 +59,7 @@ class LocalStarter:
             if config.engine.threads is None:
                 more = ["--set", f"engine.threads={threads}", *more]
             if len(self._gpus) > 1:
-                environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus_of(place, self._gpus))
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(at_place(place, self._gpus))
         return LocalRun(cell, more, environment)
 
     def look_after(self, cell: Cell) -> None:
